@@ -1,0 +1,219 @@
+"""Claims: what a paper says, what would count for it and against it, and the verdict.
+
+A claim is written before the run. It names a *measure* that turns a result table into one number
+per seed, a *bound* and a *direction*. It is judged from the 95 % Student-t interval over seeds:
+
+* the whole interval on the claim's side of the bound: **reproduced**;
+* the whole interval on the other side: **not reproduced**;
+* otherwise, or when some seed has no number: **inconclusive**.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from bnbook.errors import BnbookError
+
+Verdict = Literal["reproduced", "not reproduced", "inconclusive"]
+LEVEL = 0.95
+"""Coverage of the intervals that claims are judged by."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One sentence that a run can contradict.
+
+    Attributes
+    ----------
+    id : str
+        ``paper.place.what``, such as ``ioffe.fig1a.speed``.
+    paper, section : str
+        Where the sentence stands, or, for a control of our own, what it answers.
+    statement : str
+        What the paper says, in our words.
+    quantity : str
+        What is measured for each seed, in words, with its unit.
+    measure : callable
+        Result table -> Series of one number per seed, NaN where a seed has none.
+    bound : float
+        The number that the interval is held against.
+    direction : {"above", "below"}
+        On which side of the bound the claim says that the quantity lies.
+    scale : {"linear", "log"}
+        On which scale the interval is computed; ratios take ``log`` (a geometric mean).
+    digits : int
+        Decimals shown.
+    unit : str
+        Shown after the value.
+    """
+
+    id: str
+    paper: str
+    section: str
+    statement: str
+    quantity: str
+    measure: Callable[[pd.DataFrame], pd.Series]
+    bound: float
+    direction: Literal["above", "below"] = "above"
+    scale: Literal["linear", "log"] = "linear"
+    digits: int = 2
+    unit: str = ""
+
+    @property
+    def criterion(self) -> str:
+        """The rule of the verdict, in words."""
+        bound = f"{self.bound:g}{self.unit}"
+        return (
+            f"Reproduced when the 95 % interval over seeds lies {self.direction} {bound},"
+            f" not reproduced when it lies on the other side, inconclusive otherwise or when a"
+            " seed has no value."
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """Everything about the claim except its code, for a JSON file."""
+        facts = {k: v for k, v in self.__dict__.items() if k != "measure"}
+        return {**facts, "criterion": self.criterion}
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A claim's value, its 95 % interval over seeds, and the verdict."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+    undefined: int
+    verdict: Verdict
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields, for a JSON file."""
+        return asdict(self)
+
+
+def interval(
+    samples: Sequence[float], scale: Literal["linear", "log"] = "linear"
+) -> tuple[float, float, float]:
+    """Mean and two-sided 95 % Student-t interval of independent samples.
+
+    Parameters
+    ----------
+    samples : sequence of float
+        At least two finite numbers; positive when `scale` is ``log``.
+    scale : {"linear", "log"}
+        ``log`` gives the geometric mean and an interval that is symmetric in the logarithm.
+
+    Returns
+    -------
+    value, low, high : float
+
+    Raises
+    ------
+    BnbookError
+        With fewer than two samples, a sample that is not finite, or one that is not positive on
+        the log scale.
+    """
+    x = np.asarray(samples, dtype=float)
+    if x.ndim != 1 or x.size < 2 or not np.isfinite(x).all():
+        raise BnbookError(f"an interval needs two or more finite samples, found {x.tolist()}.")
+    if scale == "log":
+        if (x <= 0).any():
+            raise BnbookError(f"a log interval needs positive samples, found {x.tolist()}.")
+        value, low, high = interval(np.log(x).tolist())
+        return math.exp(value), math.exp(low), math.exp(high)
+    mean = float(x.mean())
+    half = float(stats.t.ppf((1 + LEVEL) / 2, x.size - 1) * x.std(ddof=1) / math.sqrt(x.size))
+    return mean, mean - half, mean + half
+
+
+def judge(claim: Claim, table: pd.DataFrame) -> Judgement:
+    """Judge a claim from a result table.
+
+    Parameters
+    ----------
+    claim : Claim
+        The claim.
+    table : pandas.DataFrame
+        The experiment's table.
+
+    Returns
+    -------
+    Judgement
+        ``undefined`` counts the seeds whose measure is NaN (the event never happened). With any
+        of them the verdict is at most inconclusive; with none defined it is not reproduced.
+    """
+    samples = claim.measure(table).astype(float)
+    if claim.scale == "log" and (samples <= 0).any():
+        samples = samples.where(samples > 0)
+    defined = samples.dropna()
+    undefined = int(len(samples) - len(defined))
+    if defined.empty:
+        return Judgement(None, None, None, len(samples), undefined, "not reproduced")
+    if len(defined) == 1:
+        value = float(defined.iloc[0])
+        return Judgement(value, None, None, len(samples), undefined, "inconclusive")
+    value, low, high = interval(defined.tolist(), claim.scale)
+    verdict = "inconclusive" if undefined else _verdict(claim, low, high)
+    return Judgement(value, low, high, len(samples), undefined, verdict)
+
+
+def _verdict(claim: Claim, low: float, high: float) -> Verdict:
+    if low > claim.bound:
+        return "reproduced" if claim.direction == "above" else "not reproduced"
+    if high < claim.bound:
+        return "reproduced" if claim.direction == "below" else "not reproduced"
+    return "inconclusive"
+
+
+def conflict(recorded: Mapping[str, Any], fresh: Mapping[str, Any]) -> bool:
+    """Tell whether a fresh judgement contradicts the recorded one.
+
+    It does when the verdicts differ and the difference is beyond the intervals: they do not
+    overlap, or one of the two has none.
+
+    Parameters
+    ----------
+    recorded, fresh : mapping
+        `Judgement.as_dict` of the two.
+
+    Returns
+    -------
+    bool
+    """
+    if recorded["verdict"] == fresh["verdict"]:
+        return False
+    ends = [recorded["low"], recorded["high"], fresh["low"], fresh["high"]]
+    if any(end is None for end in ends):
+        return True
+    return bool(recorded["high"] < fresh["low"] or fresh["high"] < recorded["low"])
+
+
+def format_value(claim: Mapping[str, Any], number: float | None) -> str:
+    """Round a claim's number to its digits, with its unit; an en dash when there is none."""
+    if number is None:
+        return "–"  # noqa: RUF001
+    text = f"{number:.{claim['digits']}f}"
+    if float(text) == 0:
+        text = text.lstrip("-")
+    return f"{text.replace('-', '−')}{claim['unit']}"
+
+
+def format_interval(claim: Mapping[str, Any], judgement: Mapping[str, Any]) -> str:
+    """Write the interval as ``low to high``, rounded as the value is."""
+    if judgement["low"] is None:
+        return "–"  # noqa: RUF001
+    bare = {**claim, "unit": ""}
+    low, high = (format_value(bare, judgement[end]) for end in ("low", "high"))
+    return f"{low} to {high}{claim['unit']}"
+
+
+def assess(claims: Sequence[Claim], table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Judge claims from one table: claim id -> `Judgement.as_dict`."""
+    return {claim.id: judge(claim, table).as_dict() for claim in claims}

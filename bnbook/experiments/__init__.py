@@ -1,0 +1,77 @@
+"""One module per experiment, found by its name.
+
+An experiment module imports torch only while it runs, so that judging claims and drawing figures
+need none. What it offers is the `Experiment` protocol.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, cast, runtime_checkable
+
+import pandas as pd
+
+from bnbook.claims import Claim
+from bnbook.errors import BnbookError
+
+
+@runtime_checkable
+class Experiment(Protocol):
+    """What every experiment module offers.
+
+    Attributes
+    ----------
+    TITLE : str
+        What it is, in a few words.
+    PROFILES : mapping
+        Profile name -> frozen config.
+    CLAIMS : sequence of Claim
+        Written before the run.
+    FIGURES : mapping
+        Name -> function that draws a table on a new figure.
+    """
+
+    __name__: str
+    TITLE: str
+    PROFILES: Mapping[str, Any]
+    CLAIMS: Sequence[Claim]
+    FIGURES: Mapping[str, Callable[[pd.DataFrame], Any]]
+
+    def configure(self, profile: str, seed: int = 0, **changes: Any) -> Any:
+        """Return the profile's config with seeds shifted, fields changed, and data chosen."""
+
+    def parts(self, config: Any) -> list[Any]:
+        """Split a config into configs that can run apart, in any order."""
+
+    def run(self, config: Any, device: str = "auto") -> pd.DataFrame:
+        """Run a config: a pure function, one tidy table."""
+
+    def facts(self, table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+        """Numbers that the prose needs beside the claims, by name."""
+
+
+def names() -> list[str]:
+    """Names of the experiments, in alphabetical order."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
+def find(name: str) -> Experiment:
+    """Return the experiment of that name.
+
+    Raises
+    ------
+    BnbookError
+        When there is none; the error lists those there are.
+    """
+    if name not in names():
+        raise BnbookError(
+            f"expected the name of an experiment, one of {', '.join(names())}; found {name!r}."
+        )
+    return cast(Experiment, importlib.import_module(f"{__name__}.{name}"))
+
+
+def stem(experiment: Experiment) -> str:
+    """Return the experiment's short name: its module's, and its folder's under ``results/``."""
+    return experiment.__name__.rpartition(".")[2]

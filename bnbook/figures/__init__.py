@@ -1,0 +1,1 @@
+"""Drawing result tables. One module per experiment; colours and saving in `style`."""

@@ -1,0 +1,127 @@
+"""Colours, type and saving, the same for every figure of the book."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from scipy import stats
+
+COLOURS = {"without BN": "#D55E00", "with BN": "#0072B2"}
+"""An arm's colour, from Okabe and Ito's set, which colour-blind readers can tell apart."""
+MARKERS = {"without BN": "s", "with BN": "o"}
+LINES = {"without BN": (4, 1.5), "with BN": ""}
+"""Dashes, so that arms differ in more than colour."""
+
+
+def use() -> None:
+    """Set seaborn's ticks style and the book's defaults for every figure that follows."""
+    sns.set_theme(
+        context="notebook",
+        style="ticks",
+        rc={
+            "axes.spines.right": False,
+            "axes.spines.top": False,
+            "axes.titlesize": "medium",
+            "axes.titlelocation": "left",
+            "figure.constrained_layout.use": True,
+            "figure.dpi": 110,
+            "font.family": "DejaVu Sans",
+            "font.size": 10,
+            "axes.labelsize": 10,
+            "xtick.labelsize": 9,
+            "ytick.labelsize": 9,
+            "legend.fontsize": 9,
+            "legend.frameon": False,
+            "lines.linewidth": 1.6,
+            "svg.hashsalt": "bnbook",
+        },
+    )
+
+
+def new_figure(rows: int, columns: int, width: float, height: float, **options: object) -> Figure:
+    """Return a figure in the book's style, without pyplot's global state.
+
+    Parameters
+    ----------
+    rows, columns : int
+        Panels.
+    width, height : float
+        Inches.
+    **options
+        Passed to `Figure.subplots`, such as ``sharey``.
+
+    Returns
+    -------
+    Figure
+        Its axes are in ``figure.axes``, row by row.
+    """
+    use()
+    figure = Figure(figsize=(width, height))
+    figure.subplots(rows, columns, **options)  # type: ignore[arg-type]
+    return figure
+
+
+def save(figure: Figure, path: Path) -> bool:
+    """Save as SVG, byte for byte the same for the same figure; an equal file is left alone.
+
+    Parameters
+    ----------
+    figure : Figure
+        The figure.
+    path : pathlib.Path
+        Ends in ``.svg``.
+
+    Returns
+    -------
+    bool
+        Whether the file changed.
+    """
+    sink = io.BytesIO()
+    with mpl.rc_context({"svg.hashsalt": "bnbook"}):
+        figure.savefig(sink, format="svg", metadata={"Date": None})
+    if path.is_file() and path.read_bytes() == sink.getvalue():
+        return False
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}")
+    aside.write_bytes(sink.getvalue())
+    aside.replace(path)
+    return True
+
+
+def mean_band(table: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
+    """Mean over seeds at each x, with its 95 % Student-t interval.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        One row per seed and x.
+    x, y : str
+        Columns.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Index x; columns ``mean``, ``low``, ``high`` (NaN with one seed).
+    """
+    groups = table.groupby(x)[y]
+    mean, n = groups.mean(), groups.count()
+    half = stats.t.ppf(0.975, np.maximum(n - 1, 1)) * groups.std() / np.sqrt(n)
+    return pd.DataFrame({"mean": mean, "low": mean - half, "high": mean + half})
+
+
+def draw_band(ax: Axes, band: pd.DataFrame, arm: str, **options: object) -> None:
+    """Draw a mean as a line in the arm's colour, its interval as a band around it."""
+    dashes = LINES[arm]
+    (line,) = ax.plot(band.index, band["mean"], color=COLOURS[arm], **options)  # type: ignore[arg-type]
+    if dashes:
+        line.set_dashes(dashes)  # type: ignore[arg-type]
+    ax.fill_between(
+        band.index.to_numpy(), band["low"], band["high"], color=COLOURS[arm], alpha=0.2, lw=0
+    )

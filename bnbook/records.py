@@ -1,0 +1,383 @@
+"""Result tables on disk: one Parquet file each, with its provenance and digest inside.
+
+A record is written aside and renamed, so a reader sees the old file or the new one, never a part.
+It carries a digest of its own content, so a table that was cut short or edited by hand is refused.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+import json
+import os
+import platform
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from bnbook.errors import BnbookError
+
+PROFILES = ("quick", "standard", "paper")
+"""The profiles, from the smallest run to the papers' own settings."""
+
+_PROVENANCE_KEY = b"bnbook.provenance"
+_DIGEST_KEY = b"bnbook.digest"
+
+
+@dataclass(frozen=True)
+class Record:
+    """A result table and where it came from.
+
+    Attributes
+    ----------
+    table : pandas.DataFrame
+        One row per run and step.
+    provenance : dict
+        Experiment, profile, config, seeds, data, device, versions, commit, seconds.
+    digest : str
+        SHA-256 (hex) of the table's values and the provenance.
+    """
+
+    table: pd.DataFrame
+    provenance: dict[str, Any]
+    digest: str
+
+
+def root() -> Path:
+    """Return the project's folder: the nearest at or above here with a ``_toc.yml``, else here."""
+    here = Path.cwd()
+    return next((p for p in (here, *here.parents) if (p / "_toc.yml").is_file()), here)
+
+
+def recorded() -> Path:
+    """Return the folder of the committed results."""
+    return root() / "results"
+
+
+def fresh() -> Path:
+    """Return the folder of results made here and not committed."""
+    return root() / "_build" / "results"
+
+
+def path(folder: Path, experiment: str, profile: str) -> Path:
+    """Return where an experiment's record of a profile stands under a results folder."""
+    return folder / experiment / f"{profile}.parquet"
+
+
+def content_digest(table: pa.Table, provenance: bytes) -> str:
+    """SHA-256 over column names, types and values, in order, and the provenance.
+
+    It does not depend on Parquet's encoding, so another version of the library that stores the
+    same table gives the same digest.
+
+    Parameters
+    ----------
+    table : pyarrow.Table
+        The table, of any number of columns of numbers, strings and booleans.
+    provenance : bytes
+        The provenance as stored: JSON, UTF-8.
+
+    Returns
+    -------
+    str
+        64 hexadecimal digits.
+    """
+    sha = hashlib.sha256(provenance)
+    for name in table.column_names:
+        values = table.column(name).combine_chunks()
+        sha.update(f"\0{name}\0{_canonical(values.type)}\0".encode())
+        if pa.types.is_floating(values.type):
+            sha.update(values.to_numpy(zero_copy_only=False).tobytes())
+        else:
+            sha.update(json.dumps(values.to_pylist()).encode())
+    return sha.hexdigest()
+
+
+def _canonical(kind: pa.DataType) -> str:
+    return "string" if pa.types.is_large_string(kind) else str(kind)
+
+
+def write(path: Path, table: pd.DataFrame, provenance: dict[str, Any]) -> str:
+    """Write a record: aside first, then in one rename over what stands there.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        Where the record goes; its folder is made if needed.
+    table : pandas.DataFrame
+        The table; its index is dropped.
+    provenance : dict
+        JSON-serialisable facts about the run.
+
+    Returns
+    -------
+    str
+        The record's digest.
+    """
+    stored = pa.Table.from_pandas(table, preserve_index=False).replace_schema_metadata(None)
+    facts = json.dumps(provenance, sort_keys=True, ensure_ascii=False).encode()
+    digest = content_digest(stored, facts)
+    stored = stored.replace_schema_metadata({_PROVENANCE_KEY: facts, _DIGEST_KEY: digest.encode()})
+    sink = pa.BufferOutputStream()
+    pq.write_table(stored, sink, compression="zstd")
+    write_bytes(path, sink.getvalue().to_pybytes())
+    return digest
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace a file in one step: a reader sees the old content or the new, never a part.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        The file; its folder is made if needed.
+    content : bytes
+        All that the file is to hold.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(aside).chmod(0o644)
+        Path(aside).replace(path)
+    except BaseException:
+        Path(aside).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Replace a JSON file in one step (see `write_bytes`), readable and with sorted keys."""
+    write_bytes(path, (as_json(content) + "\n").encode())
+
+
+def as_json(content: Any) -> str:
+    """Return JSON text, readable and with sorted keys: equal content gives equal text."""
+    return json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False)
+
+
+def read(path: Path) -> Record:
+    """Read a record and check that it is what was written.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        A file that `write` made.
+
+    Returns
+    -------
+    Record
+
+    Raises
+    ------
+    BnbookError
+        When the file is missing, cut short, edited, or not a record. The file is left as it is.
+    """
+    if not path.is_file():
+        raise BnbookError(
+            f"expected a record at {path}, found none. Make it with `bnbook run`"
+            " (recorded tables: `git checkout -- results`)."
+        )
+    content = path.read_bytes()
+    found = hashlib.sha256(content).hexdigest()
+    again = "It was left as it is; restore it with `git checkout` or record it again."
+    try:
+        stored = pq.read_table(pa.BufferReader(content))
+    except (pa.ArrowException, OSError) as error:
+        raise BnbookError(
+            f"{path} cannot be read as Parquet, it was cut short or overwritten:"
+            f" {len(content)} bytes with SHA-256 {found}. {again}"
+        ) from error
+    metadata = stored.schema.metadata or {}
+    if _PROVENANCE_KEY not in metadata or _DIGEST_KEY not in metadata:
+        raise BnbookError(
+            f"{path} is a Parquet file without a record's provenance and digest"
+            f" (SHA-256 of the file {found}): it was written by other means. {again}"
+        )
+    expected = metadata[_DIGEST_KEY].decode()
+    actual = content_digest(stored.replace_schema_metadata(None), metadata[_PROVENANCE_KEY])
+    if actual != expected:
+        raise BnbookError(
+            f"{path} was edited after it was recorded: its content has digest {actual},"
+            f" the record says {expected}. {again}"
+        )
+    return Record(stored.to_pandas(), json.loads(metadata[_PROVENANCE_KEY]), expected)
+
+
+def source_digest(module: str, function: str | None = None) -> str:
+    """SHA-256 of the package's source that a module, or one function of it, depends on.
+
+    Imports of `bnbook` modules are followed, transitively. Comments and docstrings do not count,
+    so that rewording them leaves results valid; with `function`, nor do the module's definitions
+    that it never reaches, so that rewording a claim or restyling a figure does too.
+
+    Parameters
+    ----------
+    module : str
+        Full name, such as ``bnbook.experiments.ioffe_fig1``.
+    function : str, optional
+        Name of a function at the module's top level.
+
+    Returns
+    -------
+    str
+        64 hexadecimal digits.
+    """
+    tree = _tree(module)
+    if function is not None:
+        tree = _reachable(tree, function)
+    seen = {module: ast.dump(tree)}
+    todo = imports(tree)
+    while todo := todo - seen.keys():
+        name = todo.pop()
+        tree = _tree(name)
+        seen[name] = ast.dump(tree)
+        todo |= imports(tree)
+    listing = json.dumps(sorted(seen.items()))
+    return hashlib.sha256(listing.encode()).hexdigest()
+
+
+def imports(tree: ast.AST) -> set[str]:
+    """Names of the `bnbook` modules that a syntax tree imports, anywhere in it."""
+    names = set[str]()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name for name in names if name.split(".")[0] == "bnbook" and _origin(name)}
+
+
+@cache
+def _origin(name: str) -> Path | None:
+    try:
+        spec = importlib.util.find_spec(name)
+    except ModuleNotFoundError:
+        return None
+    return Path(spec.origin) if spec and spec.origin else None
+
+
+def _tree(name: str) -> ast.Module:
+    """Parse a module, without its docstrings."""
+    path = _origin(name)
+    if path is None:
+        raise BnbookError(f"expected a module named {name} with source code, found none.")
+    tree = ast.parse(path.read_text("utf-8"))
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and body:
+            body[:] = [line for line in body if not _is_docstring(line)] or [ast.Pass()]
+    return tree
+
+
+def _reachable(tree: ast.Module, function: str) -> ast.Module:
+    """Keep the top-level statements that define what a function uses, directly or not."""
+    defines = [(_defined(statement), statement) for statement in tree.body]
+    wanted, kept = {function}, list[ast.stmt]()
+    while added := [s for names, s in defines if names & wanted and s not in kept]:
+        kept += added
+        wanted |= {n.id for s in added for n in ast.walk(s) if isinstance(n, ast.Name)}
+    if not kept:
+        raise BnbookError(f"expected a function named {function} in the module, found none.")
+    used = [s for s in tree.body if s in kept]
+    return ast.Module([_only(s, wanted) for s in used], type_ignores=[])
+
+
+def _defined(statement: ast.stmt) -> set[str]:
+    if isinstance(statement, ast.FunctionDef | ast.ClassDef):
+        return {statement.name}
+    if isinstance(statement, ast.Import | ast.ImportFrom):
+        return {alias.asname or alias.name.split(".")[0] for alias in statement.names}
+    return {
+        node.id
+        for node in ast.walk(statement)
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+    }
+
+
+def _only(statement: ast.stmt, wanted: set[str]) -> ast.stmt:
+    """Keep, of a ``from m import a, b``, the names that are wanted."""
+    if isinstance(statement, ast.ImportFrom):
+        names = [a for a in statement.names if (a.asname or a.name) in wanted]
+        return ast.ImportFrom(statement.module, names, statement.level)
+    return statement
+
+
+def _is_docstring(node: ast.AST) -> bool:
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )
+
+
+def environment(device: str) -> dict[str, Any]:
+    """Return the facts about this machine that a record states.
+
+    Parameters
+    ----------
+    device : str
+        ``cpu``, or the name of the GPU that the run used.
+
+    Returns
+    -------
+    dict
+        Device, processor, cores, operating system, versions and the commit of the code.
+    """
+    return {
+        "device": device,
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "versions": {
+            "python": platform.python_version(),
+            **{name: _version(name) for name in ("bnbook", "torch", "numpy", "pandas")},
+        },
+        "commit": _commit(),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _commit() -> str | None:
+    """Return the commit of the code, with ``+`` when files differ from it, or None without git."""
+    here = Path(__file__).parent
+    git = ["git", "-C", str(here)]
+    try:
+        head = subprocess.run(
+            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        changed = subprocess.run(
+            [*git, "status", "--porcelain", "--", str(here)],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head + ("+" if changed else "")

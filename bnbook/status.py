@@ -1,0 +1,155 @@
+"""Where the results stand: recorded and fresh tables, judged and held against each other."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bnbook import claims, experiments, ledger, records
+from bnbook.errors import BnbookError
+from bnbook.experiments import Experiment
+
+
+class Row(NamedTuple):
+    """One claim judged from one table."""
+
+    experiment: str
+    claim: dict[str, Any]
+    profile: str
+    source: str
+    judgement: dict[str, Any]
+    conflict: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the row as a flat mapping, for JSON."""
+        return {
+            "id": self.claim["id"],
+            **{k: self.claim[k] for k in ("paper", "statement", "criterion", "unit")},
+            **self.judgement,
+            "profile": self.profile,
+            "source": self.source,
+            "conflict": self.conflict,
+        }
+
+
+def entries(experiment: Experiment, folder: Path) -> dict[str, dict]:
+    """Judge every record that an experiment has under a results folder: profile -> entry."""
+    found = {}
+    for profile in records.PROFILES:
+        path = records.path(folder, experiments.stem(experiment), profile)
+        if path.is_file():
+            record = records.read(path)
+            found[profile] = ledger.entry(experiment.CLAIMS, experiment.facts(record.table), record)
+    return found
+
+
+def content(experiment: Experiment, folder: Path) -> dict[str, Any]:
+    """Return what an experiment's ledger file should hold, from its records."""
+    name = experiments.stem(experiment)
+    return ledger.describe(name, experiment.TITLE, experiment.CLAIMS, entries(experiment, folder))
+
+
+def rewrite_ledger(folder: Path) -> list[Path]:
+    """Write the ledger file of every experiment that has records; return the paths."""
+    written = []
+    for name in experiments.names():
+        judged = content(experiments.find(name), folder)
+        if judged["profiles"]:
+            written.append(ledger.write(folder, name, judged))
+    return written
+
+
+def rows(recorded: Path, fresh: Path) -> Iterator[Row]:
+    """Judge the recorded tables and the fresh ones.
+
+    Parameters
+    ----------
+    recorded, fresh : pathlib.Path
+        The two results folders.
+
+    Yields
+    ------
+    Row
+        Recorded first. A fresh row is in conflict when it contradicts the recorded judgement of
+        the same profile beyond the intervals (`claims.conflict`).
+
+    Raises
+    ------
+    BnbookError
+        When a ledger file is not what its records and claims give.
+    """
+    on_file = ledger.read(recorded)
+    for name in experiments.names():
+        experiment = experiments.find(name)
+        ours = content(experiment, recorded)
+        if ours["profiles"] and records.as_json(ours) != records.as_json(on_file.get(name)):
+            raise BnbookError(
+                f"{ledger.path(recorded, name)} is not what the records and claims of {name} give."
+                " It was left as it is; `make judge` writes it again."
+            )
+        by_id = {claim["id"]: claim for claim in ours["claims"]}
+        for profile, entry in ours["profiles"].items():
+            for key, judgement in entry["judgements"].items():
+                yield Row(name, by_id[key], profile, "recorded", judgement, False)
+        for profile, entry in entries(experiment, fresh).items():
+            known = ours["profiles"].get(profile, {"judgements": {}})["judgements"]
+            for key, judgement in entry["judgements"].items():
+                against = key in known and claims.conflict(known[key], judgement)
+                yield Row(name, by_id[key], profile, "fresh", judgement, against)
+
+
+def compare(
+    experiment: Experiment, profile: str, recorded: Path, fresh: Path
+) -> Iterator[tuple[dict[str, Any], dict[str, Any], dict[str, Any], bool]]:
+    """Yield (claim, recorded judgement, fresh judgement, conflict) for each claim.
+
+    Raises
+    ------
+    BnbookError
+        When one of the two records is missing.
+    """
+    name = experiments.stem(experiment)
+    ours, yours = (
+        ledger.entry(experiment.CLAIMS, {}, records.read(records.path(folder, name, profile)))
+        for folder in (recorded, fresh)
+    )
+    for claim in experiment.CLAIMS:
+        pair = ours["judgements"][claim.id], yours["judgements"][claim.id]
+        yield claim.describe(), *pair, claims.conflict(*pair)
+
+
+def differences(ours: Mapping[str, Any], yours: Mapping[str, Any]) -> list[str]:
+    """Say in words what differs between two records' provenance, seeds and machines included."""
+    fields = ("data_digest", "config", "source_digest", "device", "processor", "versions")
+    return [
+        f"{field}: ours {ours.get(field)}, yours {yours.get(field)}"
+        for field in fields
+        if ours.get(field) != yours.get(field)
+    ]
+
+
+README_TABLE = re.compile(r"(<!-- claims: made by `make judge` -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def readme(text: str, folder: Path) -> str:
+    """Return a README's text with its table of claims made from the ledger.
+
+    Raises
+    ------
+    BnbookError
+        When the markers between which the table stands are missing.
+    """
+    if not README_TABLE.search(text):
+        raise BnbookError("README.md lacks the markers of its table of claims; it was left as is.")
+    head = "| claim | value | 95 % interval | n | profile | verdict |\n|---|---|---|---|---|---|\n"
+    lines = [
+        f"| {claim['statement']} ({claim['paper']}, {claim['section']}; `{claim['id']}`)"
+        f" | {claims.format_value(claim, judged['value'])}"
+        f" | {claims.format_interval(claim, judged)}"
+        f" | {judged['n']} | {profile} | **{judged['verdict']}** |"
+        for claim, profile, judged in ledger.judged(ledger.read(folder))
+    ]
+    table = head + "\n".join(lines) + "\n"
+    return README_TABLE.sub(lambda match: match[1] + table + match[2], text)
