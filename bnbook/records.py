@@ -14,6 +14,7 @@ import os
 import platform
 import subprocess
 import tempfile
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -215,7 +216,7 @@ def read(path: Path) -> Record:
     return Record(stored.to_pandas(), json.loads(metadata[_PROVENANCE_KEY]), expected)
 
 
-def source_digest(module: str, function: str | None = None) -> str:
+def source_digest(module: str, function: str | None = None, without: Collection[str] = ()) -> str:
     """SHA-256 of the package's source that a module, or one function of it, depends on.
 
     Imports of `bnbook` modules are followed, transitively. Comments and docstrings do not count,
@@ -228,6 +229,8 @@ def source_digest(module: str, function: str | None = None) -> str:
         Full name, such as ``bnbook.experiments.ioffe_fig1``.
     function : str, optional
         Name of a function at the module's top level.
+    without : collection of str
+        Modules that do not count, nor what they import.
 
     Returns
     -------
@@ -239,7 +242,7 @@ def source_digest(module: str, function: str | None = None) -> str:
         tree = _reachable(tree, function)
     seen = {module: ast.dump(tree)}
     todo = imports(tree)
-    while todo := todo - seen.keys():
+    while todo := todo - seen.keys() - set(without):
         name = todo.pop()
         tree = _tree(name)
         seen[name] = ast.dump(tree)

@@ -151,8 +151,11 @@ def run(
 
 
 def source_digest(experiment: Experiment) -> str:
-    """Return the digest of the source that an experiment's ``run`` depends on."""
-    return records.source_digest(experiment.__name__, "run")
+    """Return the digest of the source that an experiment's ``run`` depends on.
+
+    The loading of data does not count: the key has the digest of the data itself.
+    """
+    return records.source_digest(experiment.__name__, "run", without={"bnbook.datasets"})
 
 
 def _finished(
@@ -160,7 +163,8 @@ def _finished(
 ) -> Iterator[None]:
     if workers == 1 or len(missing) < 2:
         for path, part in missing:
-            yield _run_part(name, part, device, path)
+            _run_part(name, part, device, path)
+            yield
         return
     threads = max(1, (os.cpu_count() or 1) // workers)
     pool = ProcessPoolExecutor(
@@ -170,7 +174,8 @@ def _finished(
         futures = [pool.submit(_run_part, name, part, device, path) for path, part in missing]
         try:
             for future in as_completed(futures):
-                yield future.result()
+                future.result()
+                yield
         except BrokenProcessPool as error:
             raise BnbookError(
                 f"a worker process of {name} died, perhaps for want of memory. Finished parts are"

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from bnbook.errors import BnbookError
 
+_BATCH_STREAM = 1 << 32  # keeps the batches of a seed apart from its initial weights
+
 Probe = Callable[[], Mapping[str, Tensor]]
 """Measures the model as it stands: names -> tensors whose first axis is the member."""
 
@@ -55,7 +57,7 @@ def minibatches(num_examples: int, batch_size: int, steps: int, seed: int) -> Te
     per_epoch = num_examples // batch_size
     if not 1 <= batch_size <= num_examples:
         raise BnbookError(f"batch_size must lie in [1, {num_examples}], found {batch_size}.")
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(_BATCH_STREAM + seed)
     epochs = [
         torch.randperm(num_examples, generator=generator)[: per_epoch * batch_size]
         for _ in range(-(-steps // per_epoch))

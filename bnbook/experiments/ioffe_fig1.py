@@ -289,7 +289,7 @@ def _tidy(config: Config, history: list[dict[str, Any]], moved: list[float]) -> 
 
 def final(table: pd.DataFrame) -> pd.DataFrame:
     """Rows of the last step."""
-    return table[table["step"] == table["step"].max()]
+    return table.loc[table["step"] == table["step"].max()]
 
 
 def tuned_rates(table: pd.DataFrame) -> dict[str, float]:
@@ -297,14 +297,15 @@ def tuned_rates(table: pd.DataFrame) -> dict[str, float]:
 
     Of equal rates the smallest is taken.
     """
-    mean = final(table).groupby(["arm", "learning_rate"])["validation_accuracy"].mean()
-    return {str(arm): float(mean[arm].idxmax()) for arm in mean.index.unique("arm")}
+    runs = final(table)
+    mean = runs.pivot_table(index="learning_rate", columns="arm", values="validation_accuracy")
+    return {str(arm): float(rate) for arm, rate in mean.idxmax().items()}
 
 
 def at_rates(table: pd.DataFrame, rates: Mapping[str, float]) -> pd.DataFrame:
     """Rows of each arm at the rate given for it."""
-    chosen = table["learning_rate"] == table["arm"].map(rates)
-    return table[chosen]
+    chosen: pd.DataFrame = table.loc[table["learning_rate"] == table["arm"].map(rates)]
+    return chosen
 
 
 def steps_to_target(table: pd.DataFrame) -> pd.DataFrame:
@@ -334,19 +335,19 @@ def steps_to_target(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _first(reached: pd.Series) -> float:
-    return float(reached.idxmax()) if reached.any() else float("nan")
+    return float(str(reached.idxmax())) if reached.any() else float("nan")
 
 
 def speedup(table: pd.DataFrame) -> pd.Series:
     """Steps of the tuned baseline divided by steps of tuned BN, to the same accuracy, per seed."""
     steps = steps_to_target(table)
-    return steps[WITHOUT] / steps[WITH]
+    return pd.Series(steps[WITHOUT] / steps[WITH])
 
 
 def accuracy_gap(table: pd.DataFrame, rates: Mapping[str, float]) -> pd.Series:
     """Final test accuracy with BN minus without, in percentage points, per seed."""
     runs = final(at_rates(table, rates)).set_index(["arm", "seed"])["test_accuracy"]
-    return 100 * (runs[WITH] - runs[WITHOUT])
+    return pd.Series(100 * (runs[WITH] - runs[WITHOUT]))
 
 
 def tuned_gap(table: pd.DataFrame) -> pd.Series:
@@ -361,13 +362,13 @@ def common_gap(table: pd.DataFrame) -> pd.Series:
 
 def gap_closed(table: pd.DataFrame) -> pd.Series:
     """Share of `common_gap` that is gone when each arm is tuned, per seed."""
-    return 1 - tuned_gap(table) / common_gap(table)
+    return pd.Series(1 - tuned_gap(table) / common_gap(table))
 
 
 def movement_ratio(table: pd.DataFrame) -> pd.Series:
     """Movement of the percentiles without BN divided by with BN, tuned arms, per seed."""
     runs = final(at_rates(table, tuned_rates(table))).set_index(["arm", "seed"])["movement"]
-    return runs[WITHOUT] / runs[WITH]
+    return pd.Series(runs[WITHOUT] / runs[WITH])
 
 
 CLAIMS = (

@@ -81,7 +81,7 @@ def draw_rates(ax: Axes, table: pd.DataFrame, rates: Mapping[str, float]) -> Non
         band = 100 * style.mean_band(last[last["arm"] == arm], "learning_rate", "test_accuracy")
         style.draw_band(ax, band, arm, marker=style.MARKERS[arm], ms=4, label=arm)
         ax.plot(
-            chosen, band.loc[chosen, "mean"], "o", ms=12, mfc="none", mec=style.COLOURS[arm],
+            chosen, band["mean"][chosen], "o", ms=12, mfc="none", mec=style.COLOURS[arm],
             mew=1.4,
         )  # fmt: skip
     ax.set(xscale="log", xlabel="learning rate", ylabel="final test accuracy (%)", ylim=(0, 101))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -16,7 +17,7 @@ from scipy import stats
 COLOURS = {"without BN": "#D55E00", "with BN": "#0072B2"}
 """An arm's colour, from Okabe and Ito's set, which colour-blind readers can tell apart."""
 MARKERS = {"without BN": "s", "with BN": "o"}
-LINES = {"without BN": (4, 1.5), "with BN": ""}
+DASHES: dict[str, tuple[float, ...]] = {"without BN": (4, 1.5), "with BN": ()}
 """Dashes, so that arms differ in more than colour."""
 
 
@@ -45,7 +46,7 @@ def use() -> None:
     )
 
 
-def new_figure(rows: int, columns: int, width: float, height: float, **options: object) -> Figure:
+def new_figure(rows: int, columns: int, width: float, height: float, **options: Any) -> Figure:
     """Return a figure in the book's style, without pyplot's global state.
 
     Parameters
@@ -64,7 +65,7 @@ def new_figure(rows: int, columns: int, width: float, height: float, **options: 
     """
     use()
     figure = Figure(figsize=(width, height))
-    figure.subplots(rows, columns, **options)  # type: ignore[arg-type]
+    figure.subplots(rows, columns, **options)
     return figure
 
 
@@ -116,12 +117,12 @@ def mean_band(table: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
     return pd.DataFrame({"mean": mean, "low": mean - half, "high": mean + half})
 
 
-def draw_band(ax: Axes, band: pd.DataFrame, arm: str, **options: object) -> None:
+def draw_band(ax: Axes, band: pd.DataFrame, arm: str, **options: Any) -> None:
     """Draw a mean as a line in the arm's colour, its interval as a band around it."""
-    dashes = LINES[arm]
-    (line,) = ax.plot(band.index, band["mean"], color=COLOURS[arm], **options)  # type: ignore[arg-type]
+    dashes = DASHES[arm]
+    (line,) = ax.plot(band.index, band["mean"], color=COLOURS[arm], **options)
     if dashes:
-        line.set_dashes(dashes)  # type: ignore[arg-type]
+        line.set_dashes(dashes)
     ax.fill_between(
         band.index.to_numpy(), band["low"], band["high"], color=COLOURS[arm], alpha=0.2, lw=0
     )
