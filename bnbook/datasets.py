@@ -248,8 +248,10 @@ def get(name: str, folder: Folder | None = None) -> Path:
     files = [f"{file}.gz" for split in SPLITS for file in _IDX_FILES[split]]
 
     def download(stage: Path) -> None:
-        import pooch
-
+        try:
+            import pooch
+        except ImportError as error:
+            raise OSError(f"downloading needs pooch: pip install pooch ({error})") from error
         for file in [_CIFAR_ARCHIVE] if name == "cifar10" else files:
             url = _SPECS[name].url + file
             try:
@@ -356,7 +358,7 @@ def _install(name: str, folder: Folder | None, fill: Callable[[Path], None]) -> 
             if target.exists():
                 target.rename(target.with_name(f"{name}.replaced-{time.time_ns()}"))
             stage.rename(target)
-    except (OSError, ImportError) as error:
+    except OSError as error:
         untouched = f"No file in {target} was deleted or overwritten."
         raise BnbookError(f"{error}\n{untouched}\n{_WAYS.format(name)}") from error
     return target

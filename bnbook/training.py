@@ -54,9 +54,9 @@ def minibatches(num_examples: int, batch_size: int, steps: int, seed: int) -> Te
     BnbookError
         When a batch is larger than the training set.
     """
-    per_epoch = num_examples // batch_size
     if not 1 <= batch_size <= num_examples:
         raise BnbookError(f"batch_size must lie in [1, {num_examples}], found {batch_size}.")
+    per_epoch = num_examples // batch_size
     generator = torch.Generator().manual_seed(_BATCH_STREAM + seed)
     epochs = [
         torch.randperm(num_examples, generator=generator)[: per_epoch * batch_size]

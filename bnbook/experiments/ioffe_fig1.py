@@ -89,7 +89,7 @@ PROFILES: Mapping[str, Config] = {
         data="mnist or fashion-mnist or mnist5k",
         steps=50_000,
         validation=10_000,
-        seeds=tuple(range(10)),
+        seeds=(0, 1, 2, 3, 4, 5),
     ),
 }
 
