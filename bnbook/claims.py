@@ -146,12 +146,12 @@ def judge(claim: Claim, table: pd.DataFrame) -> Judgement:
     Returns
     -------
     Judgement
-        ``undefined`` counts the seeds whose measure is NaN (the event never happened). With any
+        ``undefined`` counts the seeds whose measure is no finite number (the event never happened,
+        or a ratio is over zero). With any
         of them the verdict is at most inconclusive; with none defined it is not reproduced.
     """
     samples = claim.measure(table).astype(float)
-    if claim.scale == "log" and (samples <= 0).any():
-        samples = samples.where(samples > 0)
+    samples = samples.where(np.isfinite(samples) & ((samples > 0) | (claim.scale != "log")))
     defined = samples.dropna()
     undefined = int(len(samples) - len(defined))
     if defined.empty:

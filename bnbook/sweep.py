@@ -92,7 +92,7 @@ def run(
     *,
     device: str = "auto",
     workers: int = 1,
-    cache: Path = CACHE,
+    cache: Path | None = None,
 ) -> Outcome:
     """Run the parts of a config that the cache does not hold.
 
@@ -106,8 +106,8 @@ def run(
         ``auto``, ``cpu`` or ``cuda``.
     workers : int
         Processes; 1 runs in this one. The cores are shared out among them.
-    cache : pathlib.Path
-        Folder of finished parts.
+    cache : pathlib.Path, optional
+        Folder of finished parts; `CACHE` unless told otherwise.
 
     Returns
     -------
@@ -127,7 +127,7 @@ def run(
     kind = training.choose_device(device).type
     name, source = experiments.stem(experiment), source_digest(experiment)
     paths = {
-        cache / name / f"{part_key(part, source, kind)}.parquet": part
+        (cache or CACHE) / name / f"{part_key(part, source, kind)}.parquet": part
         for part in experiment.parts(config)
     }
     missing = [(path, part) for path, part in paths.items() if not path.is_file()]

@@ -20,7 +20,7 @@ def pytest_collection_modifyitems(config, items):
     )
 
 
-@pytest.fixture(autouse=True)
-def _two_threads():
-    """Let torch use no more cores than a small machine has, so that timings stay alike."""
-    torch.set_num_threads(min(2, torch.get_num_threads()))
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread():
+    """One thread: the tests' tensors are small, and threads that wait for a busy core spin."""
+    torch.set_num_threads(1)

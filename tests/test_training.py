@@ -45,11 +45,11 @@ def test_sgd_on_a_quadratic_in_closed_form():
 
 
 def test_probes_run_in_evaluation_mode_and_training_goes_on_in_training_mode():
-    class Modes(Scalar):
-        flags: list[bool] = []
+    flags = []
 
+    class Modes(Scalar):
         def forward(self, x):
-            self.flags.append(self.training)
+            flags.append(self.training)
             return super().forward(x)
 
     model = Modes([0.0])
@@ -58,7 +58,7 @@ def test_probes_run_in_evaluation_mode_and_training_goes_on_in_training_mode():
         model, *data, torch.zeros(2, 2, dtype=torch.int64), torch.ones(1).double(), half_square,
         probes=[lambda: {"seen": model(data[0])}], at=(0, 1, 2),
     )  # fmt: skip
-    assert model.flags == [False, True, False, True, False]
+    assert flags == [False, True, False, True, False]
 
 
 def test_minibatches_are_permutations_and_repeat():

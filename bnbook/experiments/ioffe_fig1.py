@@ -289,7 +289,8 @@ def _tidy(config: Config, history: list[dict[str, Any]], moved: list[float]) -> 
 
 def final(table: pd.DataFrame) -> pd.DataFrame:
     """Rows of the last step."""
-    return table.loc[table["step"] == table["step"].max()]
+    last: pd.DataFrame = table.loc[table["step"] == table["step"].max()]
+    return last
 
 
 def tuned_rates(table: pd.DataFrame) -> dict[str, float]:

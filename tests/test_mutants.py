@@ -1,0 +1,160 @@
+"""BN broken on purpose: a check that has never been seen to fail is no evidence.
+
+Each mutant is a bug that public reproductions have. The tests of values must reject each, and a
+layer that does nothing must turn the claims red.
+"""
+
+import pytest
+import torch
+from torch import nn
+
+from bnbook import claims, norm
+from bnbook.experiments import ioffe_fig1
+from bnbook.norm import BatchNorm
+
+
+class PooledStatistics(BatchNorm):
+    """One mean and variance for all features."""
+
+    def _reduced(self, x):
+        super()._reduced(x)
+        return tuple(range(x.dim()))
+
+    def _track(self, mu, var, m):
+        super()._track(
+            mu.flatten().expand(self.num_features), var.flatten().expand(self.num_features), m
+        )
+
+
+class BiasedRunningVariance(BatchNorm):
+    """The running variance forgets m / (m - 1)."""
+
+    def _track(self, mu, var, m):
+        super()._track(mu, var * (m - 1) / m, m)
+
+
+class ReversedMomentum(BatchNorm):
+    """`momentum` weighs the old average."""
+
+    def _track(self, mu, var, m):
+        self.momentum = 1 - self.momentum
+        super()._track(mu, var, m)
+        self.momentum = 1 - self.momentum
+
+
+class BatchStatisticsAtTestTime(BatchNorm):
+    """Evaluation normalises with the batch it is given."""
+
+    def forward(self, x):
+        training, self.training = self.training, True
+        before = [buffer.clone() for buffer in self.buffers()]
+        y = super().forward(x)
+        self.training = training
+        if not training:
+            for buffer, old in zip(self.buffers(), before, strict=True):
+                buffer.copy_(old)
+        return y
+
+
+class DetachedStatistics(BatchNorm):
+    """The gradient ignores that the statistics depend on the input (section 2 of the paper)."""
+
+    def forward(self, x):
+        frozen = super().forward(x.detach())
+        if not self.training:
+            return super().forward(x)
+        over = self._reduced(x)
+        var = x.detach().var(over, unbiased=False, keepdim=True)
+        slope = self._as(x, self.weight.detach()) / (var + self.eps).sqrt()
+        return frozen + slope * (x - x.detach())
+
+
+class StatisticsMoveInEvaluation(BatchNorm):
+    """Probes with the network in eval() still move the running statistics."""
+
+    def forward(self, x):
+        if not self.training:
+            over = self._reduced(x)
+            mu, var = x.mean(over, keepdim=True), x.var(over, unbiased=False, keepdim=True)
+            self._track(mu, var, x.numel() // self.num_features)
+        return super().forward(x)
+
+
+MUTANTS = {
+    PooledStatistics: {"output", "input gradient", "running mean", "running variance", "eval"},
+    BiasedRunningVariance: {"running variance", "eval"},
+    ReversedMomentum: {"running mean", "running variance", "eval"},
+    BatchStatisticsAtTestTime: {"eval"},
+    DetachedStatistics: {"input gradient"},
+    StatisticsMoveInEvaluation: {"eval", "still in eval"},
+}
+
+
+def disagreements(layer_class):
+    """What differs from torch's layer after ten steps, by name."""
+    torch.manual_seed(0)
+    ours, theirs = layer_class(4).double(), nn.BatchNorm1d(4).double()
+    for _ in range(10):
+        x = torch.randn(7, 4, dtype=torch.float64) * torch.tensor([1.0, 2, 3, 4]) + 1
+        cotangent = torch.randn(7, 4, dtype=torch.float64)
+        found = []
+        for layer in (ours, theirs):
+            leaf = x.clone().requires_grad_()
+            y = layer(leaf)
+            found.append((y, *torch.autograd.grad((y * cotangent).sum(), leaf)))
+    ours.eval()
+    theirs.eval()
+    statistics = [
+        (layer.running_mean.clone(), layer.running_var.clone()) for layer in (ours, theirs)
+    ]
+    found = [
+        (*f, *s, layer(x), layer.running_mean)
+        for f, s, layer in zip(found, statistics, (ours, theirs), strict=True)
+    ]
+    names = "output", "input gradient", "running mean", "running variance", "eval", "still in eval"
+    same = [torch.allclose(a, b, rtol=1e-10, atol=1e-10) for a, b in zip(*found, strict=True)]
+    wrong = {name for name, agrees in zip(names, same, strict=True) if not agrees}
+    # Statistics that were wrong before evaluation say nothing about moving in it.
+    return wrong - {"still in eval"} if "running mean" in wrong else wrong
+
+
+def test_the_layer_itself_passes():
+    assert disagreements(BatchNorm) == set()
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.__name__)
+def test_every_mutant_is_caught_where_it_is_wrong(mutant):
+    assert disagreements(mutant) == MUTANTS[mutant]
+
+
+class NoNormalisation(BatchNorm):
+    """Scale and shift only."""
+
+    def forward(self, x):
+        return self.weight * x + self.bias
+
+
+def verdicts():
+    config = ioffe_fig1.configure(
+        "quick",
+        data="digits",
+        steps=200,
+        learning_rates=(0.01, 0.1),
+        probe_intervals=10,
+        seeds=(0, 1, 2, 3),
+        hidden=(50, 50, 50),
+        validation=300,
+        probe_images=200,
+    )
+    table = ioffe_fig1.run(config, "cpu")
+    return {c.id: claims.judge(c, table).verdict for c in ioffe_fig1.CLAIMS}
+
+
+def test_claims_turn_red_for_a_layer_that_does_nothing(monkeypatch):
+    """At rates too small for the plain network, BN wins; a layer that does nothing does not."""
+    healthy = verdicts()
+    monkeypatch.setattr(norm, "BatchNorm", NoNormalisation)
+    broken = verdicts()
+    assert healthy["ioffe.fig1a.accuracy"] == healthy["ioffe.fig1bc.stability"] == "reproduced"
+    assert broken["ioffe.fig1a.accuracy"] != "reproduced"
+    assert broken["ioffe.fig1bc.stability"] != "reproduced"

@@ -1,0 +1,100 @@
+"""The ledger and its checks, on results made up in a folder."""
+
+import json
+
+import pytest
+
+from bnbook import ledger, records, status
+from bnbook.errors import BnbookError
+from bnbook.experiments import ioffe_fig1
+from tests.test_ioffe_fig1 import made_up
+
+FACTS = {"experiment": "ioffe_fig1", "profile": "quick", "seeds": 3, "data": "mnist5k"}
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """A recorded and a fresh results folder, the same table in both."""
+    both = tmp_path / "results", tmp_path / "fresh"
+    for folder in both:
+        records.write(records.path(folder, "ioffe_fig1", "quick"), made_up(), FACTS)
+    status.rewrite_ledger(both[0])
+    return both
+
+
+def test_the_ledger_file_holds_claims_judgements_facts_and_the_record(folders):
+    content = ledger.read(folders[0])["ioffe_fig1"]
+    entry = content["profiles"]["quick"]
+    assert [c["id"] for c in content["claims"]] == [c.id for c in ioffe_fig1.CLAIMS]
+    assert entry["judgements"]["ioffe.fig1a.speed"]["value"] == pytest.approx(4)
+    assert entry["facts"]["with_rate"]["value"] == 1.0
+    assert entry["record"]["data"] == "mnist5k"
+    path = records.path(folders[0], "ioffe_fig1", "quick")
+    assert entry["record"]["digest"] == records.read(path).digest
+
+
+def test_the_best_profile_is_shown(folders):
+    record = records.path(folders[0], "ioffe_fig1", "standard")
+    records.write(record, made_up(speed=2), {**FACTS, "profile": "standard"})
+    status.rewrite_ledger(folders[0])
+    shown = {
+        claim["id"]: (profile, j) for claim, profile, j in ledger.judged(ledger.read(folders[0]))
+    }
+    profile, judgement = shown["ioffe.fig1a.speed"]
+    assert profile == "standard"
+    assert judgement["value"] == pytest.approx(2)
+
+
+def test_a_fresh_run_that_agrees(folders):
+    rows = list(status.rows(*folders))
+    assert [row.source for row in rows] == ["recorded"] * 4 + ["fresh"] * 4
+    assert not any(row.conflict for row in rows)
+
+
+def test_a_fresh_run_that_contradicts(folders):
+    records.write(records.path(folders[1], "ioffe_fig1", "quick"), made_up(gap=-0.05), FACTS)
+    contradicted = {row.claim["id"] for row in status.rows(*folders) if row.conflict}
+    assert {"ioffe.fig1a.accuracy", "ioffe.fig1a.speed"} <= contradicted
+    found = {c["id"]: c2 for c, *_, c2 in status.compare(ioffe_fig1, "quick", *folders)}
+    assert found["ioffe.fig1a.accuracy"]
+    assert not found["ioffe.fig1bc.stability"]
+
+
+def test_a_ledger_file_edited_by_hand_is_refused(folders):
+    path = ledger.path(folders[0], "ioffe_fig1")
+    content = json.loads(path.read_text())
+    content["profiles"]["quick"]["judgements"]["ioffe.fig1a.speed"]["value"] = 14.0
+    path.write_text(json.dumps(content))
+    with pytest.raises(BnbookError, match="is not what the records and claims of ioffe_fig1 give"):
+        list(status.rows(*folders))
+
+
+def test_a_ledger_file_that_is_not_json(folders):
+    ledger.path(folders[0], "ioffe_fig1").write_text("{")
+    with pytest.raises(BnbookError, match="is not a ledger file"):
+        ledger.read(folders[0])
+
+
+def test_differences_are_named():
+    ours = {"device": "cpu", "processor": "A", "config": {"steps": 1}}
+    assert status.differences(ours, ours) == []
+    yours = {**ours, "processor": "B"}
+    assert status.differences(ours, yours) == ["processor: ours A, yours B"]
+
+
+def test_the_readmes_table_is_made_between_its_markers(folders):
+    text = "# T\n<!-- claims: made by `make judge` -->\nold\n<!-- end -->\nrest\n"
+    made = status.readme(text, folders[0])
+    assert "old" not in made
+    assert made.endswith("<!-- end -->\nrest\n")
+    assert "| 4.0× | 4.0 to 4.0× | 3 | quick | **reproduced** |" in made
+    assert status.readme(made, folders[0]) == made
+    with pytest.raises(BnbookError, match="lacks the markers"):
+        status.readme("# T", folders[0])
+
+
+def test_the_committed_ledger_and_readme_are_current():
+    root = records.root()
+    assert list(status.rows(root / "results", root / "nothing-fresh"))
+    text = (root / "README.md").read_text("utf-8")
+    assert status.readme(text, root / "results") == text
