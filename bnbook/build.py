@@ -10,6 +10,7 @@ import ast
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
@@ -27,7 +28,10 @@ from bnbook.figures import style
 EXECUTED = Path("_build/executed/notebooks")
 FIGURES = Path("_build/figures")
 HTML = Path("_build/html")
+PICTURE = "ioffe_fig1-accuracy.svg"
+"""The README's picture."""
 LAST_LINES = 12
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def notebooks(root: Path) -> list[Path]:
@@ -241,14 +245,16 @@ def draw_figures(root: Path) -> list[Path]:
         profile = ledger.best_profile(content)
         experiment = experiments.find(name)
         stamp = root / FIGURES / name
-        source = records.source_digest(experiment.__name__)
-        key = _digest([content["profiles"][profile]["record"]["digest"], source])
+        digest = content["profiles"][profile]["record"]["digest"]
+        key = _digest([digest, records.source_digest(experiment.__name__)])
         paths = {n: root / FIGURES / f"{name}-{n}.svg" for n in experiment.FIGURES}
         current = _key_file(stamp).is_file() and _key_file(stamp).read_text() == key
         if current and all(path.is_file() for path in paths.values()):
             continue
         table = records.read(records.path(root / "results", name, profile)).table
-        changed += [p for n, p in paths.items() if style.save(experiment.FIGURES[n](table), p)]
+        for figure, path in paths.items():
+            if style.save(experiment.FIGURES[figure](table), path, digest):
+                changed.append(path)
         _key_file(stamp).write_text(key)
     return changed
 
@@ -281,12 +287,11 @@ def make_pages(root: Path) -> bool:
     if _is_current(made, key):
         return False
     _key_file(made).unlink(missing_ok=True)
-    command = [sys.executable, "-m", "jupyter_book.cli.main", "build", ".", "-W", "-n"]
-    done = subprocess.run(
-        [*command, "--keep-going", "-q"], cwd=root, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        said = (done.stdout + done.stderr).splitlines()
+    code = "from jupyter_book.cli.main import main; main()"
+    command = [sys.executable, "-c", code, "build", ".", "-W", "-n", "--keep-going", "-q"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    if done.returncode or not (made / "index.html").is_file():
+        said = ANSI.sub("", done.stdout + done.stderr).splitlines()
         telling = [s for s in said if "WARNING" in s or "ERROR" in s] or said[-LAST_LINES:]
         raise BnbookError("the pages could not be built:\n" + "\n".join(telling))
     _key_file(made).write_text(key)

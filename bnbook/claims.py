@@ -175,8 +175,9 @@ def _verdict(claim: Claim, low: float, high: float) -> Verdict:
 def conflict(recorded: Mapping[str, Any], fresh: Mapping[str, Any]) -> bool:
     """Tell whether a fresh judgement contradicts the recorded one.
 
-    It does when the verdicts differ and the difference is beyond the intervals: they do not
-    overlap, or one of the two has none.
+    It does when the verdicts differ and the difference is beyond the intervals, that is, when
+    these do not overlap. Where one of the two has no interval, only "reproduced" and "not
+    reproduced" contradict each other.
 
     Parameters
     ----------
@@ -187,11 +188,11 @@ def conflict(recorded: Mapping[str, Any], fresh: Mapping[str, Any]) -> bool:
     -------
     bool
     """
-    if recorded["verdict"] == fresh["verdict"]:
+    verdicts = {recorded["verdict"], fresh["verdict"]}
+    if len(verdicts) == 1:
         return False
-    ends = [recorded["low"], recorded["high"], fresh["low"], fresh["high"]]
-    if any(end is None for end in ends):
-        return True
+    if recorded["low"] is None or fresh["low"] is None:
+        return "inconclusive" not in verdicts
     return bool(recorded["high"] < fresh["low"] or fresh["high"] < recorded["low"])
 
 

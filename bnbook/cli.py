@@ -25,7 +25,7 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="List, get, import and verify data sets.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
-out = Console(highlight=False)
+out = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 
 Profile = Annotated[str, typer.Option(help="quick, standard or paper.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -140,15 +140,13 @@ def _exit_on_conflict(rows: list[status.Row]) -> None:
 
 
 def _print_rows(rows: list[status.Row]) -> None:
-    table = Table(
-        "claim", "paper", "statement", "value", "95 % interval", "n", "verdict", "profile"
-    )
+    table = Table("claim, paper, statement", show_lines=True)
+    for header in ("value", "95 % interval", "n", "verdict", "profile"):
+        table.add_column(header, no_wrap=True)
     for row in rows:
         where = row.profile if row.source == "recorded" else f"{row.profile}, fresh"
         table.add_row(
-            row.claim["id"],
-            row.claim["paper"],
-            row.claim["statement"],
+            f"{row.claim['id']} ({row.claim['paper']}): {row.claim['statement']}",
             claims.format_value(row.claim, row.judgement["value"]),
             claims.format_interval(row.claim, row.judgement),
             str(row.judgement["n"]),
@@ -191,7 +189,9 @@ def compare(
 
 @app.command()
 def judge() -> None:
-    """Make results/claims and the README's table from the recorded tables."""
+    """Make results/claims, and the README's table and picture, from the recorded tables."""
+    from bnbook import build as book
+
     root = records.root()
     for path in status.rewrite_ledger(root / "results"):
         out.print(f"wrote {path.relative_to(root)}")
@@ -199,6 +199,10 @@ def judge() -> None:
     text = readme.read_text("utf-8")
     records.write_bytes(readme, status.readme(text, root / "results").encode())
     out.print("wrote README.md")
+    book.draw_figures(root)
+    picture = root / "book" / "_static" / book.PICTURE
+    records.write_bytes(picture, (root / book.FIGURES / book.PICTURE).read_bytes())
+    out.print(f"wrote {picture.relative_to(root)}")
 
 
 @app.command()

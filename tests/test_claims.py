@@ -108,7 +108,10 @@ def test_conflicts_need_another_verdict_and_intervals_apart():
     assert not conflict(yes, judgement("inconclusive", -1, 1.5))
     assert conflict(yes, judgement("not reproduced", -2, -1))
     assert conflict(judgement("not reproduced", -2, -1), yes)
-    assert conflict(yes, judgement("not reproduced", None, None))
+    never = judgement("not reproduced", None, None)
+    assert conflict(yes, never)
+    assert not conflict(never, judgement("inconclusive", 1, 2))
+    assert not conflict(never, never)
 
 
 def test_printing():

@@ -28,8 +28,7 @@ def bnbook(monkeypatch, capsys):
 
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["bnbook", *arguments])
-        monkeypatch.setenv("COLUMNS", "250")
-        cli.out = cli.Console(highlight=False)
+        cli.out = cli.Console(highlight=False, width=250)
         with pytest.raises(SystemExit) as done:
             cli.main()
         captured = capsys.readouterr()

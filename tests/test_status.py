@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from bnbook import ledger, records, status
+from bnbook import build, ledger, records, status
 from bnbook.errors import BnbookError
 from bnbook.experiments import ioffe_fig1
 from tests.test_ioffe_fig1 import made_up
@@ -98,3 +98,8 @@ def test_the_committed_ledger_and_readme_are_current():
     assert list(status.rows(root / "results", root / "nothing-fresh"))
     text = (root / "README.md").read_text("utf-8")
     assert status.readme(text, root / "results") == text
+    content = ledger.read(root / "results")["ioffe_fig1"]
+    digest = content["profiles"][ledger.best_profile(content)]["record"]["digest"]
+    picture = (root / "book" / "_static" / build.PICTURE).read_text("utf-8")
+    assert f"record {digest}" in picture
+    assert f"book/_static/{build.PICTURE}" in text

@@ -69,7 +69,7 @@ def new_figure(rows: int, columns: int, width: float, height: float, **options: 
     return figure
 
 
-def save(figure: Figure, path: Path) -> bool:
+def save(figure: Figure, path: Path, record: str) -> bool:
     """Save as SVG, byte for byte the same for the same figure; an equal file is left alone.
 
     Parameters
@@ -78,6 +78,8 @@ def save(figure: Figure, path: Path) -> bool:
         The figure.
     path : pathlib.Path
         Ends in ``.svg``.
+    record : str
+        Digest of the record that was drawn; the file states it.
 
     Returns
     -------
@@ -86,7 +88,7 @@ def save(figure: Figure, path: Path) -> bool:
     """
     sink = io.BytesIO()
     with mpl.rc_context({"svg.hashsalt": "bnbook"}):
-        figure.savefig(sink, format="svg", metadata={"Date": None})
+        figure.savefig(sink, format="svg", metadata={"Date": None, "Source": f"record {record}"})
     if path.is_file() and path.read_bytes() == sink.getvalue():
         return False
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,44 @@
+"""Pages for every reader: words for each picture, and no table heads that say nothing."""
+
+from __future__ import annotations
+
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util import logging
+
+logger = logging.getLogger(__name__)
+
+
+def check_pictures(_app: Sphinx, doctree: nodes.document) -> None:
+    """Warn of images without a text alternative and figures without a caption.
+
+    A Sphinx ``doctree-read`` listener, so that the outputs of notebooks are seen in every format.
+    """
+    for image in doctree.findall(nodes.image):
+        if not image.get("alt", "").strip():
+            _warn(
+                image,
+                f"the image {image.get('uri', '')} has no text alternative: give a figure"
+                " `:alt:`, and a notebook's cell the metadata"
+                ' {"mystnb": {"image": {"alt": "…"}}}.',
+            )
+    for figure in doctree.findall(nodes.figure):
+        if not any(isinstance(child, nodes.caption) for child in figure.children):
+            _warn(figure, "a figure has no caption: say in its first sentence what it shows.")
+
+
+def _warn(node: nodes.Node, message: str) -> None:
+    logger.warning(message, location=node, type="bnbook", subtype="picture")
+
+
+def drop_empty_heads(_app: Sphinx, doctree: nodes.document) -> None:
+    """Drop the heads that Markdown demands of tables that need none."""
+    for head in list(doctree.findall(nodes.thead)):
+        if not head.astext().strip():
+            head.parent.remove(head)
+
+
+def setup(app: Sphinx) -> None:
+    """Connect the listeners."""
+    app.connect("doctree-read", check_pictures)
+    app.connect("doctree-read", drop_empty_heads)

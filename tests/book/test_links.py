@@ -1,0 +1,171 @@
+"""Links of the built pages lead somewhere, and nothing is loaded from elsewhere."""
+
+import json
+import re
+from functools import cache
+from pathlib import Path
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from bs4 import BeautifulSoup
+
+from bnbook import ledger
+from bnbook.pages import evidence
+
+ROOT = Path(__file__).parents[2]
+REPOSITORY = "/bnbook/bnbook"
+FROM_REPOSITORY = {
+    "github.com": rf"{REPOSITORY}/(?:edit|blob|tree)/main/(.+)",
+    "colab.research.google.com": rf"/github{REPOSITORY}/blob/main/(.+)",
+}
+LOADED = {"script": "src", "img": "src", "iframe": "src", "source": "src", "object": "data"}
+
+
+@cache
+def parse(path: Path) -> BeautifulSoup:
+    return BeautifulSoup(path.read_text("utf-8"), "html.parser")
+
+
+def links(path: Path, within: str = "") -> list[str]:
+    return [a["href"] for a in parse(path).select(f"{within} a[href]")]
+
+
+def source_named_by(url: str) -> str | None:
+    """Return the path in the repository that an edit, launch or source link names."""
+    parts = urlsplit(url)
+    if parts.netloc == "mybinder.org":
+        assert parts.path == f"/v2/gh{REPOSITORY}/main"
+        return parse_qs(parts.query)["urlpath"][0].removeprefix("lab/tree/")
+    pattern = FROM_REPOSITORY.get(parts.netloc)
+    found = re.fullmatch(pattern, unquote(parts.path)) if pattern else None
+    return found[1] if found else None
+
+
+def source_of(page: str) -> str:
+    """Return the path in the repository of the file that a page was made from."""
+    names = [str(Path(page).with_suffix(suffix)) for suffix in (".md", ".ipynb")]
+    (found,) = [name for name in names if (ROOT / name).is_file()]
+    return found
+
+
+def test_each_page_offers_its_own_source(book, pages):
+    wrong = []
+    for page in pages:
+        buttons = links(book / page, ".header-article-items")
+        named = {source_named_by(url) for url in buttons} - {None}
+        own = source_of(page)
+        hosts = {urlsplit(url).netloc for url in buttons}
+        wanted = {"github.com"}
+        if own.endswith(".ipynb"):
+            wanted |= {"mybinder.org", "colab.research.google.com"}
+        if named != {own} or not wanted <= hosts:
+            wrong.append((page, named, hosts))
+    assert not wrong
+
+
+def test_each_page_has_an_issue_link_that_names_it(book, pages):
+    wrong = []
+    for page in pages:
+        urls = [urlsplit(url) for url in links(book / page, ".header-article-items")]
+        titles = [parse_qs(u.query)["title"] for u in urls if u.path == f"{REPOSITORY}/issues/new"]
+        if titles != [[f"Issue on page /{page}"]]:
+            wrong.append((page, titles))
+    assert not wrong
+
+
+def test_downloads_are_the_files_of_the_repository(book, pages):
+    wrong, downloads = [], []
+    for page in pages:
+        for url in links(book / page, ".header-article-items"):
+            if "_sources/" in url:
+                file = ((book / page).parent / unquote(url)).resolve()
+                original = ROOT / file.relative_to(book / "_sources")
+                downloads.append(page)
+                if file.read_bytes() != original.read_bytes():
+                    wrong.append((page, url))
+    assert not wrong
+    assert downloads == pages
+
+
+def test_downloaded_notebooks_hold_no_outputs(book, pages):
+    notebooks = [name for name in map(source_of, pages) if name.endswith(".ipynb")]
+    assert notebooks
+    for name in notebooks:
+        cells = json.loads((book / "_sources" / name).read_text("utf-8"))["cells"]
+        assert [c["outputs"] for c in cells if c["cell_type"] == "code" and c["outputs"]] == []
+
+
+def test_internal_links_and_anchors_resolve(book, pages):
+    broken, followed = [], 0
+    for page in pages:
+        for url in links(book / page):
+            parts = urlsplit(url)
+            if parts.scheme or parts.netloc:
+                continue
+            target = ((book / page).parent / unquote(parts.path)).resolve()
+            target = target if parts.path else book / page
+            anchor = unquote(parts.fragment)
+            followed += 1
+            if not target.is_file():
+                broken.append((page, url, "no such file"))
+            elif anchor and target.suffix == ".html" and not parse(target).find(id=anchor):
+                broken.append((page, url, "no such anchor"))
+    assert not broken
+    assert followed > 10 * len(pages)
+
+
+def test_links_to_the_repository_name_files_that_are_there(book, pages):
+    broken = [
+        (page, url)
+        for page in pages
+        for url in links(book / page)
+        if (name := source_named_by(url)) and not (ROOT / name).exists()
+    ]
+    assert not broken
+
+
+def test_nothing_is_loaded_from_elsewhere(book):
+    loaded = []
+    for path in book.rglob("*.html"):
+        page = parse(path)
+        for tag, attribute in LOADED.items():
+            loaded += [(path.name, node[attribute]) for node in page.select(f"{tag}[{attribute}]")]
+        loaded += [
+            (path.name, node["href"])
+            for node in page.select("link[href]")
+            if not {"next", "prev", "canonical"} & set(node.get("rel", []))
+        ]
+    outside = [(page, url) for page, url in loaded if urlsplit(url).netloc]
+    assert not outside
+    assert ("index.html", "_static/book.css") in [(p, u.split("?")[0]) for p, u in loaded]
+
+
+def test_stylesheets_load_nothing_from_elsewhere(book):
+    outside = [
+        (path.name, url)
+        for path in (book / "_static").rglob("*.css")
+        for url in re.findall(
+            r"(?:url\(|@import\s+)[\"']?((?:https?:)?//[^\"')]+)", path.read_text()
+        )
+    ]
+    assert not outside
+
+
+def test_the_ledger_page_shows_every_recorded_number(book):
+    found = evidence.read(ROOT / "results")
+    page = parse(book / "book" / "ledger.html")
+    shown = 0
+    for content in found.contents.values():
+        for claim in content["claims"]:
+            section = page.find(id=evidence.anchor(claim))
+            assert section is not None, claim["id"]
+            table = section.find("table").get_text(" ")
+            for profile, about in content["profiles"].items():
+                judgement = about["judgements"][claim["id"]]
+                texts = evidence.claim_texts(claim, judgement, profile)
+                for field in ("profile", "value", "interval", "verdict"):
+                    assert texts[field] in table, (claim["id"], profile, field)
+                    shown += 1
+    profiles = [
+        len(c["claims"]) * len(c["profiles"]) for c in ledger.read(ROOT / "results").values()
+    ]
+    assert shown == 4 * sum(profiles)

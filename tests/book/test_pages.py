@@ -1,0 +1,319 @@
+"""Roles, directives and the overlay of notebooks, in a made-up book."""
+
+import copy
+import json
+import re
+
+import nbformat
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from nbformat import v4
+
+from bnbook.pages import assets, evidence
+
+PIXEL = (
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJ"
+    "AAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
+DASH = "\N{EN DASH}"
+HOME = "# Home\n\n```{{toctree}}\n:glob:\n*/*\n```\n\nX {} Y\n"
+
+
+def printed(site, content, source: str) -> str:
+    """Return what a page prints between X and Y."""
+    site.write_ledger(content)
+    site.write("index.md", HOME.format(source))
+    assert site.build() == (0, "")
+    return re.search(r"X (.*) Y", site.text())[1]
+
+
+def test_roles_print_the_stored_values(site, content):
+    expected = {
+        "{claim}`toy.fig1.speed`": "7.1× (95 % interval 6.4 to 7.8×)",
+        "{claim}`toy.fig1.speed @quick`": "3.2× (95 % interval 2.5 to 4.1×)",
+        "{claim}`toy.fig1.speed value`": "7.1×",
+        "{claim}`toy.fig1.speed interval @quick`": "2.5 to 4.1×",
+        "{claim}`toy.fig1.gap low`": "−1.70 points",
+        "{claim}`toy.fig1.gap high`": "−1.41 points",
+        "{claim}`toy.fig1.gap value @quick`": "0.00 points",
+        "{claim}`toy.fig1.speed n`": "10",
+        "{claim}`toy.fig1.gap verdict`": "not reproduced",
+        "{claim}`toy.fig1.gap profile`": "standard",
+        "{claim}`toy.fig1.gap statement`": "BN ends higher.",
+        "{claim}`toy.fig1.gap quantity`": "steps without, divided by steps with",
+        "{claim}`toy.fig1.gap criterion`": "Reproduced above 1.",
+        "{claim}`toy.fig1.gap paper`": "A & B 2015",
+        "{claim}`toy.fig1.gap section`": "4.1, figure 1(a)",
+        "{claim}`toy.fig1.never`": "no value (in none of 10 seeds)",
+        "{claim}`toy.fig1.never @quick`": "1.00 (no interval)",
+        "{fact}`toy_fig1.steps`": "50,000",
+        "{fact}`toy_fig1.few`": "9999",
+        "{fact}`toy_fig1.accuracy`": "98.00 %",
+        "{fact}`toy_fig1.accuracy @quick`": "97.12 %",
+        "{fact}`toy_fig1.accuracy interval`": "97.05 to 97.20 %",
+        "{fact}`toy_fig1.accuracy low`": "97.05 %",
+        "{provenance}`toy_fig1`": (
+            "Recorded at standard : n = 10 seeds, data set mnist, on 2 CPU cores (Intel Xeon"
+            " Processor), 31 minutes of computing, torch 2.13.0, 2026-11-22, record digest"
+            " ab12cd34… , commit 0123456789 ."
+        ),
+    }
+    found = printed(site, content, " | ".join(expected)).split(" | ")
+    assert dict(zip(expected, found, strict=True)) == expected
+
+
+def test_a_claim_leads_to_its_entry_in_the_ledger(site, content):
+    printed(site, content, "{claim}`toy.fig1.speed` {claim}`toy.fig1.gap verdict`")
+    index, ledger = site.page("index"), site.page("book/ledger")
+    number = index.find(class_="claim").a
+    badge = index.find(class_="verdict-not-reproduced")
+    assert number["href"] == "book/ledger.html#claim-toy-fig1-speed"
+    assert badge.a["href"] == "book/ledger.html#claim-toy-fig1-gap"
+    assert ledger.find(id="claim-toy-fig1-gap").find(["h2", "h3"]).text.startswith("BN ends higher")
+
+
+def rows(table) -> list[list[str]]:
+    cells = [[cell.get_text(" ", strip=True) for cell in row("td")] for row in table("tr")]
+    return [[text.replace("\u00a0", " ") for text in row] for row in cells if row]
+
+
+def test_the_table_of_claims(site, content):
+    site.write_ledger(content)
+    site.write("book/one.md", "# One\n\n```{claims} toy_fig1\n:name: tab\n```\n\n{numref}`tab`\n")
+    assert site.build() == (0, "")
+    where, no = "A & B 2015, section 4.1, figure 1(a)", "not reproduced"
+    assert rows(site.page("book/one").find("table")) == [
+        [f"BN trains faster. {where}", "7.1×", "6.4 to 7.8×", "10", "reproduced"],
+        [f"BN ends higher. {where}", "−1.56 points", "−1.70 to −1.41 points", "10", no],
+        [f"BN reaches the moon. {where}", DASH, DASH, "0 of 10", no],
+    ]
+    assert "The 3 claims of this experiment, judged from the standard record." in site.text(
+        "book/one"
+    )
+
+
+def test_the_ledger_lists_every_claim_at_every_profile(site, content):
+    site.write_ledger(content)
+    assert site.build() == (0, "")
+    page = site.page("book/ledger")
+    assert page.find(class_="tally").text == (
+        "3 claims: 1 reproduced, 2 not reproduced, 0 inconclusive."
+    )
+    section = page.find(id="claim-toy-fig1-never")
+    assert rows(section.find("table")) == [
+        ["standard", DASH, DASH, "0 of 10", "not reproduced"],
+        ["quick", "1.00", DASH, "1 of 3", "inconclusive"],
+    ]
+    assert "Judged: Reproduced above 1." in " ".join(section.get_text().split())
+    assert "toy.fig1.never" in section.code.text
+    assert [p.code.text for p in page("p", class_="provenance")] == ["standard", "quick"]
+
+
+FAULTS = {
+    "{claim}`toy.fig1.sped`": "toy.fig1.gap, toy.fig1.never, toy.fig1.speed",
+    "{claim}`toy.fig1.gap valeu`": "found 'valeu'; there are: criterion, high, interval",
+    "{claim}`toy.fig1.gap @paper`": "expected a recorded profile of toy_fig1, found 'paper'",
+    "{claim}`toy.fig1.gap value now`": "expected `name [field] [@profile]`",
+    "{fact}`toy_fig1.stops`": "found 'stops'; there are: accuracy, few, steps",
+    "{fact}`toy_fig1.steps interval`": "found 'interval'; there are: value",
+    "{fact}`toy_fig2.steps`": "found 'toy_fig2'; there are: toy_fig1",
+    "{provenance}`toy_fig1 value`": "expected `experiment [@profile]`",
+    "```{claims} toy_fig3\n```": "found 'toy_fig3'; there are: toy_fig1",
+    "```{provenance} toy_fig1 @paper\n```": "found 'paper'; there are: quick, standard",
+    "{doc}`nowhere`": "unknown document",
+    "{ref}`no-such-label`": "undefined label",
+    "![](no.png)": "image file not readable",
+}
+
+
+def test_a_fault_fails_every_build_until_it_is_mended(site, content):
+    site.write_ledger(content)
+    for number, source in enumerate(FAULTS):
+        site.write(f"book/fault-{number}.md", f"# Fault {number}\n\n{source}\n")
+    for _ in range(2):
+        status, warnings = site.build()
+        assert status == 1
+        for number, message in enumerate(FAULTS.values()):
+            said = [line for line in warnings.splitlines() if f"fault-{number}.md" in line]
+            assert any(message in line for line in said), (message, said)
+    for number in range(len(FAULTS)):
+        site.write(f"book/fault-{number}.md", f"# Fault {number}, mended\n")
+    assert site.build() == (0, "")
+
+
+def test_a_broken_ledger_file_is_named(site, content):
+    site.write_ledger(content)
+    site.write("results/claims/other.json", "{")
+    status, warnings = site.build()
+    assert status == 1
+    assert "other.json is not a ledger file" in warnings
+    assert "Traceback" not in warnings
+
+
+def test_an_empty_ledger_says_how_to_fill_it(site):
+    status, warnings = site.build()
+    assert status == 1
+    assert "`bnbook judge`" in warnings
+
+
+def test_new_numbers_reach_the_pages_that_print_them(site, content):
+    site.write("book/other.md", "# No numbers here\n")
+    assert printed(site, content, "{claim}`toy.fig1.speed value`") == "7.1×"
+    untouched = site.root / "_build/html/book/other.html"
+    before = untouched.stat().st_mtime_ns
+    changed = copy.deepcopy(content)
+    changed["profiles"]["standard"]["judgements"]["toy.fig1.speed"]["value"] = 6.96
+    site.write_ledger(changed)
+    assert site.build() == (0, "")
+    assert "X 7.0× Y" in site.text()
+    assert "7.0×" in site.text("book/ledger")
+    assert untouched.stat().st_mtime_ns == before
+
+
+def test_a_new_experiment_reaches_the_ledger_and_a_removed_one_leaves(site, content):
+    site.write_ledger(content)
+    assert site.build() == (0, "")
+    other = json.loads(json.dumps(content).replace("toy", "duo"))
+    site.write_ledger({**other, "title": "A second network"})
+    assert site.build() == (0, "")
+    assert "A second network" in site.text("book/ledger")
+    (site.root / "results/claims/duo_fig1.json").unlink()
+    assert site.build() == (0, "")
+    assert "A second network" not in site.text("book/ledger")
+
+
+def notebook(executed: bool, profile="quick", alt="A rising line.", cell="plot()"):
+    image = {"mystnb": {"image": {"alt": alt}}} if alt else {}
+    cells = [
+        v4.new_markdown_cell("# A run\n\nThe question.", id="a"),
+        v4.new_code_cell(f'profile = "{profile}"', id="b", metadata={"tags": ["parameters"]}),
+        v4.new_code_cell(cell, id="c", metadata=image),
+    ]
+    if executed:
+        data = {"image/png": PIXEL, "text/plain": "<Figure>"}
+        plain = pd.DataFrame({"loss": [0.5], "n": [3]})
+        tables = [{"text/html": t.to_html()} for t in (plain, plain.rename_axis("arm"))]
+        cells[2].outputs = [v4.new_output("display_data", shown) for shown in (data, *tables)]
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    return v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
+
+
+def write_notebooks(site, **options) -> None:
+    site.write("notebooks/01-a.ipynb", nbformat.writes(notebook(False)))
+    write_executed(site, **options)
+
+
+def write_executed(site, **options) -> None:
+    site.write("_build/executed/notebooks/01-a.ipynb", nbformat.writes(notebook(True, **options)))
+
+
+def test_a_notebook_is_shown_as_executed(site, content):
+    site.write_ledger(content)
+    write_notebooks(site)
+    assert site.build() == (0, "")
+    assert site.page("notebooks/01-a").find("img")["alt"] == "A rising line."
+    text = site.text("notebooks/01-a")
+    assert "Quick run This notebook was executed at the quick profile" in text
+    assert text.index("The question.") < text.index("Quick run") < text.index("profile =")
+    download = (site.root / "_build/html/_sources/notebooks/01-a.ipynb.txt").read_text("utf-8")
+    assert PIXEL not in download
+    heads = [[th.text for th in t.thead("th")] for t in site.page("notebooks/01-a")("table")]
+    assert heads == [["loss", "n"], ["arm", "loss", "n"]]
+
+
+def test_only_a_quick_run_has_the_banner(site, content):
+    site.write_ledger(content)
+    write_notebooks(site, profile="standard")
+    assert site.build() == (0, "")
+    assert "Quick run" not in site.text("notebooks/01-a")
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (None, "expected the executed notebook at _build/executed/notebooks/01-a.ipynb"),
+        ({"cell": "plot(2)"}, "was made from other cells"),
+        ({"alt": ""}, "has no text alternative"),
+    ],
+)
+def test_a_faulty_notebook_fails_every_build_until_it_is_mended(site, content, fault, message):
+    site.write_ledger(content)
+    write_notebooks(site, **(fault or {}))
+    if fault is None:
+        (site.root / "_build/executed/notebooks/01-a.ipynb").unlink()
+    for _ in range(2):
+        status, warnings = site.build()
+        assert status == 1
+        assert message in warnings
+        assert "01-a.ipynb" in warnings
+    write_executed(site)
+    assert site.build() == (0, "")
+    assert site.page("notebooks/01-a").find("img")["alt"] == "A rising line."
+
+
+def test_a_new_execution_reaches_the_page(site, content):
+    site.write_ledger(content)
+    write_notebooks(site)
+    assert site.build() == (0, "")
+    write_executed(site, alt="A falling line.")
+    assert site.build() == (0, "")
+    assert site.page("notebooks/01-a").find("img")["alt"] == "A falling line."
+
+
+def test_a_figure_needs_a_caption_and_an_alternative(site, content):
+    site.write_ledger(content)
+    site.write("index.md", HOME.format("\n```{figure} a.svg\n```\n"))
+    site.write("a.svg", '<svg xmlns="http://www.w3.org/2000/svg" width="1" height="1"/>')
+    status, warnings = site.build()
+    assert status == 1
+    assert "a.svg has no text alternative" in warnings
+    assert "a figure has no caption" in warnings
+
+
+def test_a_table_without_headings_has_no_head(site, content):
+    site.write_ledger(content)
+    site.write(
+        "book/one.md", "# One\n\n| | |\n|---|---|\n| a | b |\n\n| x | |\n|---|---|\n| c | d |\n"
+    )
+    assert site.build() == (0, "")
+    bare, headed = site.page("book/one")("table")
+    assert (bare.find("th"), rows(bare)) == (None, [["a", "b"]])
+    assert [th.text for th in headed("th")] == ["x", ""]
+
+
+def test_formulas_are_typeset_from_files_beside_the_pages(site, content):
+    printed(site, content, "$x^2$")
+    scripts = [script.get("src", "") for script in site.page("index")("script")]
+    assert [s.split("?")[0] for s in scripts if "mathjax" in s] == [
+        f"_static/mathjax/{assets.SCRIPT}"
+    ]
+    folder = site.root / "_build/html/_static/mathjax"
+    files = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    fonts = [file for file in files if file.startswith(f"{assets.FONTS}/")]
+    assert files == sorted([assets.SCRIPT, *fonts])
+    assert len(fonts) == 23
+    assert sum((folder / file).stat().st_size for file in files) < 2_000_000
+
+
+@given(
+    number=st.floats(-1e6, 1e6),
+    digits=st.integers(0, 4),
+    unit=st.sampled_from(["", "×", " %", " points"]),
+)
+def test_printed_digits_round_from_the_stored_value(number, digits, unit):
+    texts = [
+        evidence.fact_number({"digits": digits, "unit": unit}, number),
+        evidence.claim_texts(
+            {**dict.fromkeys(evidence.DESCRIPTIONS, ""), "digits": digits, "unit": unit},
+            {"value": number, "low": None, "high": None, "n": 3, "verdict": "inconclusive"},
+            "quick",
+        )["value"].replace("\u00a0", " "),
+    ]
+    for text in texts:
+        assert text.endswith(unit)
+        shown = text.removesuffix(unit).replace("−", "-").replace(",", "")
+        assert len(shown.partition(".")[2]) == digits
+        assert abs(float(shown) - number) <= 0.5 * 10**-digits * (1 + 1e-9) + 1e-9
+        assert shown not in ("-0", "-0.0", "-0.00", "-0.000", "-0.0000")
