@@ -153,9 +153,10 @@ def run(
 def source_digest(experiment: Experiment) -> str:
     """Return the digest of the source that an experiment's ``run`` depends on.
 
-    The loading of data does not count: the key has the digest of the data itself.
+    The loading of data does not count, the key has the digest of the data itself; nor does the
+    version of the package.
     """
-    return records.source_digest(experiment.__name__, "run", without={"bnbook.datasets"})
+    return records.source_digest(experiment.__name__, "run", without={"bnbook", "bnbook.datasets"})
 
 
 def _finished(

@@ -300,7 +300,7 @@ def tuned_rates(table: pd.DataFrame) -> dict[str, float]:
     """
     runs = final(table)
     mean = runs.pivot_table(index="learning_rate", columns="arm", values="validation_accuracy")
-    return {arm: float(mean[arm].idxmax()) for arm in (WITHOUT, WITH) if arm in mean}
+    return {arm: float(mean.index[int(mean[arm].argmax())]) for arm in (WITHOUT, WITH) if arm in mean}
 
 
 def at_rates(table: pd.DataFrame, rates: Mapping[str, float]) -> pd.DataFrame:

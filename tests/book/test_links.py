@@ -82,7 +82,7 @@ def test_downloads_are_the_files_of_the_repository(book, pages):
                 downloads.append(page)
                 if file.read_bytes() != original.read_bytes():
                     wrong.append((page, url))
-    assert not wrong
+    assert not wrong, f"{wrong} differ from the files; if those were edited, run `make book`"
     assert downloads == pages
 
 

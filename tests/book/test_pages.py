@@ -113,7 +113,7 @@ def test_the_ledger_lists_every_claim_at_every_profile(site, content):
 
 FAULTS = {
     "{claim}`toy.fig1.sped`": "toy.fig1.gap, toy.fig1.never, toy.fig1.speed",
-    "{claim}`toy.fig1.gap valeu`": "found 'valeu'; there are: criterion, high, interval",
+    "{claim}`toy.fig1.gap colour`": "found 'colour'; there are: criterion, high, interval",
     "{claim}`toy.fig1.gap @paper`": "expected a recorded profile of toy_fig1, found 'paper'",
     "{claim}`toy.fig1.gap value now`": "expected `name [field] [@profile]`",
     "{fact}`toy_fig1.stops`": "found 'stops'; there are: accuracy, few, steps",
