@@ -14,29 +14,30 @@ import pytest
 import torch
 
 from bnbook import datasets
-from bnbook.datasets import _IDX_FILES as IDX
+from bnbook.datasets import catalogue, finding, reading
+from bnbook.datasets.catalogue import IDX_FILES as IDX
 from bnbook.errors import BnbookError
 
-DEBIAN = datasets._DEBIAN["fashion-mnist"]
+DEBIAN = finding._DEBIAN["fashion-mnist"]
 
 
 def real(name):
     """Skip unless the data set is here; the place is as `load` finds it."""
-    status = datasets._status(name, PLACES[name])
+    status = finding.status_of(name, PLACES[name])
     if status.where is None:
         pytest.skip(f"{name} is not on this machine: set BNBOOK_DATA, or bnbook data get {name}")
     return Path(status.where)
 
 
-PLACES = {name: datasets._places(name) for name in datasets.NAMES}  # before `alone` hides them
+PLACES = {name: finding.places_of(name) for name in datasets.NAMES}  # before `alone` hides them
 
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch, tmp_path):
     """See nothing of this machine's data."""
     monkeypatch.delenv("BNBOOK_DATA", raising=False)
-    monkeypatch.setattr(datasets, "_DEBIAN", {})
-    monkeypatch.setattr(datasets, "_cache", lambda: tmp_path / "cache")
+    monkeypatch.setattr(finding, "_DEBIAN", {})
+    monkeypatch.setattr(finding, "_cache", lambda: tmp_path / "cache")
 
 
 def error_of(function, *args, **kwargs):
@@ -61,9 +62,9 @@ def made_up_idx(monkeypatch, name, seed):
         labels = rng.integers(0, 10, count, dtype=np.uint8)
         contents |= dict(zip(IDX[split], (idx(images), idx(labels)), strict=True))
     for file, content in contents.items():
-        monkeypatch.setitem(datasets._SHA256, f"{name}/{file}", hashlib.sha256(content).hexdigest())
-    spec = datasets._SPECS[name]._replace(train=6, test=4)
-    monkeypatch.setitem(datasets._SPECS, name, spec)
+        monkeypatch.setitem(catalogue.SHA256, f"{name}/{file}", hashlib.sha256(content).hexdigest())
+    spec = catalogue.SPECS[name]._replace(train=6, test=4)
+    monkeypatch.setitem(catalogue.SPECS, name, spec)
     return contents
 
 
@@ -103,9 +104,9 @@ def cifar(monkeypatch):
         planes = rng.integers(0, 256, (count, 3072), dtype=np.uint8)
         records[split] = np.concatenate([labels, planes], axis=1)
         known = cifar_digest([bytes(record) for record in records[split]])
-        monkeypatch.setitem(datasets._SHA256, f"cifar10/{split}", known)
+        monkeypatch.setitem(catalogue.SHA256, f"cifar10/{split}", known)
     monkeypatch.setitem(
-        datasets._SPECS, "cifar10", datasets._SPECS["cifar10"]._replace(train=10, test=3)
+        catalogue.SPECS, "cifar10", catalogue.SPECS["cifar10"]._replace(train=10, test=3)
     )
     return records
 
@@ -201,9 +202,9 @@ def test_the_digests_of_whole_sets_do_not_change():
 
 
 def test_a_package_that_changed_its_data_is_refused(monkeypatch):
-    images, labels = datasets._digits()
+    images, labels = reading._digits()
     images[3, 5] ^= 1
-    monkeypatch.setattr(datasets, "_digits", lambda: (images, labels))
+    monkeypatch.setattr(reading, "_digits", lambda: (images, labels))
     text = error_of(datasets.load, "digits", "train")
     assert "digits comes with scikit-learn, but: digits (train) is altered: its sha256 is" in text
 
@@ -320,8 +321,8 @@ def test_places_are_tried_in_the_order_promised(mnist, tmp_path, monkeypatch):
     where = []
     for place in ("cache/mnist", "data", "data/mnist", "mine", "mine/mnist"):
         write(tmp_path / place, mnist)
-        places = datasets._places("mnist", tmp_path / "mine")
-        where.append(datasets._find("mnist", "train", places).where)
+        places = finding.places_of("mnist", tmp_path / "mine")
+        where.append(finding.find("mnist", "train", places).where)
     assert where == [
         str(tmp_path / place)
         for place in ("cache/mnist", "data", "data/mnist", "mine", "mine/mnist")
@@ -378,14 +379,14 @@ def test_the_digest_of_cifar10_ignores_order_and_nothing_else(cifar):
     records = cifar["train"]
     shuffled = records[np.random.default_rng(0).permutation(len(records))]
     np.testing.assert_array_equal(
-        datasets._ordered("cifar10", "train", shuffled),
-        datasets._ordered("cifar10", "train", records),
+        reading._ordered("cifar10", "train", shuffled),
+        reading._ordered("cifar10", "train", records),
     )
     swapped = records.copy()
     swapped[:, 0] = np.roll(swapped[:, 0], 1)
     for other in (swapped, records[:-1], np.concatenate([records, records[:1]])):
-        with pytest.raises(datasets._RefusedError, match=f"{len(other)} images, of 10 expected,"):
-            datasets._ordered("cifar10", "train", other)
+        with pytest.raises(reading.RefusedError, match=f"{len(other)} images, of 10 expected,"):
+            reading._ordered("cifar10", "train", other)
 
 
 def test_damaged_cifar10_is_refused_with_its_reason(cifar, tmp_path):
@@ -551,8 +552,8 @@ def test_no_network_names_the_address_and_the_two_ways(name, tmp_path, monkeypat
     for variable in ("NO_PROXY", "no_proxy"):
         monkeypatch.setenv(variable, "*")
     nobody = "http://127.0.0.1:9/"
-    spec = datasets._SPECS[name]._replace(url=nobody)
-    monkeypatch.setitem(datasets._SPECS, name, spec)
+    spec = catalogue.SPECS[name]._replace(url=nobody)
+    monkeypatch.setitem(catalogue.SPECS, name, spec)
     text = error_of(datasets.get, name, tmp_path / "shelf")
     assert text.startswith(f"could not download {nobody}")
     assert f"No file in {tmp_path / 'shelf' / name} was deleted or overwritten." in text
@@ -565,7 +566,7 @@ def test_without_pooch_only_the_download_fails(tmp_path, monkeypatch):
     monkeypatch.undo()
     monkeypatch.setitem(sys.modules, "pooch", None)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert datasets._cache() == tmp_path / "bnbook"
+    assert finding._cache() == tmp_path / "bnbook"
     assert len(datasets.load("digits").labels) == 1437
     text = error_of(datasets.get, "cifar10", tmp_path)
     assert text.startswith("downloading needs pooch: pip install pooch")
@@ -576,7 +577,7 @@ def test_the_cache_is_poochs(monkeypatch):
     import pooch
 
     monkeypatch.undo()
-    assert datasets._cache() == Path(pooch.os_cache("bnbook"))
+    assert finding._cache() == Path(pooch.os_cache("bnbook"))
 
 
 # ---- The real files
@@ -595,7 +596,7 @@ def test_real_data_have_their_digests_and_class_counts(name, train, test):
     assert torch.bincount(datasets.load(name, folder=place).labels).tolist() == train
     images, labels = datasets.load(name, "test", folder=place)
     assert torch.bincount(labels).tolist()[:3] == test
-    assert images.shape == (10_000, *datasets._SPECS[name].shape)
+    assert images.shape == (10_000, *catalogue.SPECS[name].shape)
     assert (images.min().item(), images.max().item()) == (0.0, 1.0)
 
 

@@ -1,0 +1,128 @@
+"""Named data sets as tensors: each checked against a known digest, none downloaded unasked.
+
+``digits`` and ``mnist5k`` come with Python packages; ``mnist``, ``fashion-mnist`` and ``cifar10``
+are files. `load` looks for those, in this order, in
+
+1. the ``folder`` it is given: ``folder/<name>``, then ``folder`` itself;
+2. ``$BNBOOK_DATA/<name>``, then ``$BNBOOK_DATA`` itself;
+3. ``<cache>/<name>``, where `get` and `import_folder` put them;
+4. for ``fashion-mnist``, the folder of Debian's package ``dataset-fashion-mnist``.
+
+What a file is called proves nothing (MNIST and Fashion-MNIST use the same names): the digest of the
+contents decides, and the images come in the same order whatever format they were read from.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from bnbook.datasets.catalogue import NAMES, SPECS, SPLITS, digest_of, spec_of
+from bnbook.datasets.finding import Folder, Status, find, places_of, status_of, within
+from bnbook.datasets.obtaining import get, import_folder
+from bnbook.errors import BnbookError
+
+__all__ = [
+    "NAMES",
+    "SPLITS",
+    "Images",
+    "Status",
+    "available",
+    "digest",
+    "get",
+    "import_folder",
+    "largest",
+    "load",
+    "verify",
+]
+
+Device = str | torch.device
+
+
+class Images(NamedTuple):
+    """Images (N, C, H, W), float32 in [0, 1], and their labels (N,), int64."""
+
+    images: torch.Tensor
+    labels: torch.Tensor
+
+
+def load(
+    name: str, split: str = "train", *, folder: Folder | None = None, device: Device = "cpu"
+) -> Images:
+    """Load one split of a data set, after checking its digest; never downloads.
+
+    Parameters
+    ----------
+    name : str
+        One of `NAMES`. Of ``digits`` and ``mnist5k``, put in class order, every fifth image is a
+        test image; then the classes take turns, so that the start of a split is balanced.
+        ``cifar10`` comes in the order of its records' digests, the others in file order.
+    split : str
+        One of `SPLITS`.
+    folder : path, optional
+        Where to look first. What comes with a package has no use for it.
+    device : torch.device or str
+        Where to put the tensors. Pixels are scaled on the CPU: their values never differ.
+
+    Returns
+    -------
+    Images
+        ``images`` (N, C, H, W), float32 in [0, 1], and ``labels`` (N,), int64 in 0..9.
+
+    Raises
+    ------
+    BnbookError
+        If there is no such name or split, or if no place holds the data whole and unaltered.
+    """
+    found = find(name, split, places_of(name, folder))
+    images = np.divide(found.images, np.float32(SPECS[name].white), dtype=np.float32)
+    labels = found.labels.astype(np.int64)
+    return Images(torch.from_numpy(images).to(device), torch.from_numpy(labels).to(device))
+
+
+def digest(name: str, *, folder: Folder | None = None) -> str:
+    """Return one sha256 (64 hexadecimal digits) for the whole data set, the key kept in records.
+
+    It is made of the known digests of the parts, and reads nothing: `load` lets no other data
+    through. With a ``folder``, the data there are checked first. Raises as `verify` does.
+    """
+    return digest_of(name) if folder is None else verify(name, folder).digest
+
+
+def verify(name: str, folder: Folder | None = None) -> Status:
+    """Read both splits of a data set and check them; return where they are and the `digest`.
+
+    Looks in ``folder/<name>`` and ``folder`` only; without a ``folder``, wherever `load` looks.
+
+    Raises
+    ------
+    BnbookError
+        If there is no such name, or if no place holds the data whole and unaltered.
+    """
+    status = status_of(name, places_of(name) if folder is None else within(name, folder))
+    if status.reason:
+        raise BnbookError(status.reason)
+    return status
+
+
+def available() -> list[Status]:
+    """Say of every data set, in the order of `NAMES`, whether `load` would find it here.
+
+    Reads and checks all that it finds. What cannot be loaded is a reason given, never an error.
+    """
+    return [status_of(name, places_of(name)) for name in NAMES]
+
+
+def largest(names: Sequence[str]) -> str:
+    """Return which of the named data sets that are here has most images (of equals, the first).
+
+    Raises BnbookError if there is no such name, or if none is here; the text says why, for each.
+    """
+    reasons = [f"none of these data sets is here: {', '.join(names)}"]
+    for name in sorted(names, key=lambda name: -spec_of(name).train - spec_of(name).test):
+        status = status_of(name, places_of(name))
+        if status.where:
+            return name
+        reasons.append(f"{status.reason}")
+    raise BnbookError("\n".join(reasons))
