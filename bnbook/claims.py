@@ -11,13 +11,13 @@ per seed, a *bound* and a *direction*. It is judged from the 95 % Student-t inte
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy.special import stdtrit
 
 from bnbook.errors import BnbookError
 
@@ -129,8 +129,31 @@ def interval(
         value, low, high = interval(np.log(x).tolist())
         return math.exp(value), math.exp(low), math.exp(high)
     mean = float(x.mean())
-    half = float(stats.t.ppf((1 + LEVEL) / 2, x.size - 1) * x.std(ddof=1) / math.sqrt(x.size))
+    half = float(stdtrit(x.size - 1, (1 + LEVEL) / 2) * x.std(ddof=1) / math.sqrt(x.size))
     return mean, mean - half, mean + half
+
+
+def fact(samples: Iterable[float], digits: int, unit: str = "") -> dict[str, Any]:
+    """Describe a number that the prose needs beside the claims.
+
+    Parameters
+    ----------
+    samples : iterable of float
+        One per seed, or a single number that has no interval.
+    digits : int
+        Decimals shown.
+    unit : str
+        Shown after the value.
+
+    Returns
+    -------
+    dict
+        ``value`` (the mean; None without samples), ``low`` and ``high`` (95 % interval; None with
+        fewer than two samples), ``digits``, ``unit``.
+    """
+    x = [float(sample) for sample in samples]
+    value, low, high = interval(x) if len(x) > 1 else (x[0] if x else None, None, None)
+    return {"value": value, "low": low, "high": high, "digits": digits, "unit": unit}
 
 
 def judge(claim: Claim, table: pd.DataFrame) -> Judgement:

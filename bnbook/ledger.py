@@ -148,7 +148,7 @@ def facts_table(facts: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     rows = {
         name: {
             "value": format_value(fact, fact["value"]),
-            "95 % interval": format_interval(fact, {"low": None, **fact}),
+            "95 % interval": format_interval(fact, fact),
         }
         for name, fact in facts.items()
     }

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from bnbook import claims
+from bnbook import claims, tuning
 from bnbook.errors import BnbookError
 from bnbook.experiments import ioffe_fig1 as fig1
 from bnbook.experiments.ioffe_fig1 import WITH, WITHOUT
@@ -231,6 +231,6 @@ def test_figures_draw_every_panel(small_table):
             assert all(map(math.isfinite, drawn)), name
     rates = fig1.tuned_rates(small_table)
     top = fig1.FIGURES["accuracy"](small_table).axes[0].lines[0].get_ydata()[-1]
-    runs = fig1.final(fig1.at_rates(small_table, rates))
+    runs = tuning.final(tuning.at_rates(small_table, rates))
     expected = 100 * runs[runs["arm"] == next(iter(rates))]["test_accuracy"].mean()
     assert top == pytest.approx(expected)

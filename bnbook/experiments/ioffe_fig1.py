@@ -18,7 +18,8 @@ from typing import Any
 
 import pandas as pd
 
-from bnbook.claims import Claim, interval
+from bnbook import claims, tuning
+from bnbook.claims import Claim
 from bnbook.errors import BnbookError
 from bnbook.figures import ioffe_fig1 as figures
 
@@ -287,26 +288,9 @@ def _tidy(config: Config, history: list[dict[str, Any]], moved: list[float]) -> 
 # From the table to numbers. Nothing below needs torch.
 
 
-def final(table: pd.DataFrame) -> pd.DataFrame:
-    """Rows of the last step."""
-    last: pd.DataFrame = table.loc[table["step"] == table["step"].max()]
-    return last
-
-
 def tuned_rates(table: pd.DataFrame) -> dict[str, float]:
-    """Each arm's learning rate: best final validation accuracy, averaged over seeds.
-
-    Of equal rates the smallest is taken.
-    """
-    runs = final(table)
-    mean = runs.pivot_table(index="learning_rate", columns="arm", values="validation_accuracy")
-    return {arm: float(mean.index[int(mean[arm].argmax())]) for arm in (WITHOUT, WITH) if arm in mean}
-
-
-def at_rates(table: pd.DataFrame, rates: Mapping[str, float]) -> pd.DataFrame:
-    """Rows of each arm at the rate given for it."""
-    chosen: pd.DataFrame = table.loc[table["learning_rate"] == table["arm"].map(rates)]
-    return chosen
+    """Each arm's learning rate: best final validation accuracy, averaged over seeds."""
+    return tuning.tuned_rates(table, (WITHOUT, WITH))
 
 
 def steps_to_target(table: pd.DataFrame) -> pd.DataFrame:
@@ -323,20 +307,16 @@ def steps_to_target(table: pd.DataFrame) -> pd.DataFrame:
         Index seed; columns the arms: the first measured step at or above the target of that seed,
         NaN where it is never reached.
     """
-    runs = at_rates(table, tuned_rates(table))
+    runs = tuning.at_rates(table, tuned_rates(table))
     curves = runs.pivot_table(index="step", columns=["arm", "seed"], values="validation_accuracy")
     reached = {
         arm: {
-            seed: _first(curves[arm, seed] >= curves[WITHOUT, seed].max())
+            seed: tuning.first_step(curves[arm, seed] >= curves[WITHOUT, seed].max())
             for seed in curves[arm].columns
         }
         for arm in (WITHOUT, WITH)
     }
     return pd.DataFrame(reached).rename_axis("seed")
-
-
-def _first(reached: pd.Series) -> float:
-    return float(str(reached.idxmax())) if reached.any() else float("nan")
 
 
 def speedup(table: pd.DataFrame) -> pd.Series:
@@ -347,8 +327,8 @@ def speedup(table: pd.DataFrame) -> pd.Series:
 
 def accuracy_gap(table: pd.DataFrame, rates: Mapping[str, float]) -> pd.Series:
     """Final test accuracy with BN minus without, in percentage points, per seed."""
-    runs = final(at_rates(table, rates)).set_index(["arm", "seed"])["test_accuracy"]
-    return pd.Series(100 * (runs[WITH] - runs[WITHOUT]))
+    final = tuning.final_by_arm(table, rates, "test_accuracy")
+    return pd.Series(100 * (final[WITH] - final[WITHOUT]))
 
 
 def tuned_gap(table: pd.DataFrame) -> pd.Series:
@@ -368,8 +348,8 @@ def gap_closed(table: pd.DataFrame) -> pd.Series:
 
 def movement_ratio(table: pd.DataFrame) -> pd.Series:
     """Movement of the percentiles without BN divided by with BN, tuned arms, per seed."""
-    runs = final(at_rates(table, tuned_rates(table))).set_index(["arm", "seed"])["movement"]
-    return pd.Series(runs[WITHOUT] / runs[WITH])
+    final = tuning.final_by_arm(table, tuned_rates(table), "movement")
+    return pd.Series(final[WITHOUT] / final[WITH])
 
 
 CLAIMS = (
@@ -455,32 +435,23 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """
     rates, steps = tuned_rates(table), steps_to_target(table)
     grid = sorted(table["learning_rate"].unique())
-    found: dict[str, dict[str, Any]] = {
-        "rates": {"value": len(grid), "digits": 0, "unit": ""},
-        "steps": {"value": int(table["step"].max()), "digits": 0, "unit": ""},
-        "seeds": {"value": int(table["seed"].nunique()), "digits": 0, "unit": ""},
+    common = dict.fromkeys(rates, COMMON_RATE)
+    tuned, untuned = (tuning.final_by_arm(table, r, "test_accuracy") for r in (rates, common))
+    movement, early = (tuning.final_by_arm(table, r, "movement") for r in (rates, common))
+    found = {
+        "rates": claims.fact([len(grid)], 0),
+        "steps": claims.fact([table["step"].max()], 0),
+        "seeds": claims.fact([table["seed"].nunique()], 0),
+        "common_gap": claims.fact(common_gap(table), 1, " points"),
     }
     for name, arm in (("without", WITHOUT), ("with", WITH)):
-        last = final(at_rates(table, rates)).query("arm == @arm")
-        common = final(at_rates(table, dict.fromkeys(rates, COMMON_RATE))).query("arm == @arm")
         found |= {
-            f"{name}_rate": {"value": rates[arm], "digits": 2, "unit": ""},
-            f"{name}_on_edge": {
-                "value": int(rates[arm] in (grid[0], grid[-1])),
-                "digits": 0,
-                "unit": "",
-            },
-            f"{name}_accuracy": _mean(100 * last["test_accuracy"], 2, " %"),
-            f"{name}_common_accuracy": _mean(100 * common["test_accuracy"], 1, " %"),
-            f"{name}_movement": _mean(last["movement"], 2, ""),
-            f"{name}_steps": _mean(steps[arm].dropna(), 0, ""),
+            f"{name}_rate": claims.fact([rates[arm]], 2),
+            f"{name}_on_edge": claims.fact([rates[arm] in (grid[0], grid[-1])], 0),
+            f"{name}_accuracy": claims.fact(100 * tuned[arm], 2, " %"),
+            f"{name}_common_accuracy": claims.fact(100 * untuned[arm], 1, " %"),
+            f"{name}_movement": claims.fact(movement[arm], 3),
+            f"{name}_common_movement": claims.fact(early[arm], 3),
+            f"{name}_steps": claims.fact(steps[arm].dropna(), 0),
         }
     return found
-
-
-def _mean(samples: pd.Series, digits: int, unit: str) -> dict[str, Any]:
-    if len(samples) < 2:
-        value = float(samples.iloc[0]) if len(samples) else None
-        return {"value": value, "low": None, "high": None, "digits": digits, "unit": unit}
-    value, low, high = interval(samples.tolist())
-    return {"value": value, "low": low, "high": high, "digits": digits, "unit": unit}

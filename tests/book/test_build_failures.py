@@ -28,7 +28,8 @@ def write_notebook(root, source=GOOD, parameters='profile = "quick"'):
     tagged = nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]})
     cells = [nbformat.v4.new_markdown_cell("# Run it"), tagged, nbformat.v4.new_code_cell(source)]
     notebook = nbformat.v4.new_notebook(cells=cells)
-    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook.metadata["kernelspec"] = kernel
     nbformat.write(notebook, root / "notebooks" / "11-it.ipynb")
 
 

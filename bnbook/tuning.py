@@ -1,0 +1,70 @@
+"""Reading tables of arms × learning rates × seeds: the last step, tuned rates, first crossings.
+
+Such a table has the columns ``arm``, ``learning_rate``, ``seed``, ``step`` and measurements.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+
+def final(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the last step."""
+    last: pd.DataFrame = table.loc[table["step"] == table["step"].max()]
+    return last
+
+
+def tuned_rates(
+    table: pd.DataFrame, arms: Sequence[str], by: str = "validation_accuracy"
+) -> dict[str, float]:
+    """Each arm's learning rate: the best final value, averaged over seeds.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        The table.
+    arms : sequence of str
+        The order of the result; arms that the table lacks are left out.
+    by : str
+        A column measured on held-out training data, never on the test set; larger is better.
+
+    Returns
+    -------
+    dict
+        Arm -> rate. Of equally good rates the smallest.
+    """
+    mean = final(table).pivot_table(index="learning_rate", columns="arm", values=by)
+    return {arm: float(mean.index[int(mean[arm].argmax())]) for arm in arms if arm in mean}
+
+
+def at_rates(table: pd.DataFrame, rates: Mapping[str, float]) -> pd.DataFrame:
+    """Rows of each arm at the rate given for it."""
+    chosen: pd.DataFrame = table.loc[table["learning_rate"] == table["arm"].map(rates)]
+    return chosen
+
+
+def final_by_arm(table: pd.DataFrame, rates: Mapping[str, float], column: str) -> pd.DataFrame:
+    """Final values of a column at each arm's rate.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        The table.
+    rates : mapping
+        Arm -> learning rate.
+    column : str
+        A measurement.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Index seed, columns the arms.
+    """
+    return final(at_rates(table, rates)).pivot_table(index="seed", columns="arm", values=column)
+
+
+def first_step(reached: pd.Series) -> float:
+    """First step, the index, at which a condition holds; NaN when it never does."""
+    return float(reached.index[int(reached.argmax())]) if reached.any() else float("nan")
