@@ -65,6 +65,29 @@ def final_by_arm(table: pd.DataFrame, rates: Mapping[str, float], column: str) -
     return final(at_rates(table, rates)).pivot_table(index="seed", columns="arm", values=column)
 
 
+def usable_rates(table: pd.DataFrame, arm: str, column: str, within: float) -> int:
+    """Count the rates whose final value, averaged over seeds, is within some margin of the best.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        The table.
+    arm : str
+        The arm.
+    column : str
+        A measurement; larger is better.
+    within : float
+        The margin, in units of the column.
+
+    Returns
+    -------
+    int
+    """
+    last = final(table)
+    mean = last[last["arm"] == arm].groupby("learning_rate")[column].mean()
+    return int((mean >= mean.max() - within).sum())
+
+
 def first_step(reached: pd.Series) -> float:
     """First step, the index, at which a condition holds; NaN when it never does."""
     return float(reached.index[int(reached.argmax())]) if reached.any() else float("nan")

@@ -99,6 +99,15 @@ def test_facts():
     assert facts["without_steps"]["value"] == 80
     assert facts["with_on_edge"]["value"] == 0
     assert facts["steps"]["value"] == 200
+    assert facts["with_usable"]["value"] == 1
+    assert facts["with_largest_accuracy"]["value"] == pytest.approx(60.1)
+    assert facts["without_common_movement"]["value"] == pytest.approx(0.6)
+
+
+def test_usable_rates_count_those_near_the_best():
+    table = made_up()
+    for within, count in ((0.01, 1), (0.13, 2), (0.3, 3)):
+        assert tuning.usable_rates(table, WITH, "test_accuracy", within) == count
 
 
 def test_probe_steps():

@@ -435,8 +435,10 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """
     rates, steps = tuned_rates(table), steps_to_target(table)
     grid = sorted(table["learning_rate"].unique())
-    common = dict.fromkeys(rates, COMMON_RATE)
-    tuned, untuned = (tuning.final_by_arm(table, r, "test_accuracy") for r in (rates, common))
+    common, most = dict.fromkeys(rates, COMMON_RATE), dict.fromkeys(rates, grid[-1])
+    tuned, untuned, largest = (
+        tuning.final_by_arm(table, r, "test_accuracy") for r in (rates, common, most)
+    )
     movement, early = (tuning.final_by_arm(table, r, "movement") for r in (rates, common))
     found = {
         "rates": claims.fact([len(grid)], 0),
@@ -446,12 +448,16 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     }
     for name, arm in (("without", WITHOUT), ("with", WITH)):
         found |= {
-            f"{name}_rate": claims.fact([rates[arm]], 2),
+            f"{name}_rate": claims.fact([rates[arm]], 0 if rates[arm] >= 1 else 2),
             f"{name}_on_edge": claims.fact([rates[arm] in (grid[0], grid[-1])], 0),
             f"{name}_accuracy": claims.fact(100 * tuned[arm], 2, " %"),
             f"{name}_common_accuracy": claims.fact(100 * untuned[arm], 1, " %"),
             f"{name}_movement": claims.fact(movement[arm], 3),
             f"{name}_common_movement": claims.fact(early[arm], 3),
             f"{name}_steps": claims.fact(steps[arm].dropna(), 0),
+            f"{name}_usable": claims.fact(
+                [tuning.usable_rates(table, arm, "test_accuracy", 0.01)], 0
+            ),
+            f"{name}_largest_accuracy": claims.fact(100 * largest[arm], 1, " %"),
         }
     return found

@@ -89,13 +89,15 @@ def draw_rates(ax: Axes, table: pd.DataFrame, rates: Mapping[str, float]) -> Non
 
 
 def accuracy(table: pd.DataFrame, rates: Mapping[str, float]) -> Figure:
-    """Test accuracy of the tuned networks, whole and enlarged near the top."""
+    """Test accuracy of the tuned networks: from the first steps, and enlarged near the top."""
     figure = style.new_figure(1, 2, 8, 3.2)
     whole, top = figure.axes
     draw_accuracy(whole, table, rates)
     draw_accuracy(top, table, rates)
     best = 100 * table["test_accuracy"].max()
-    whole.set(ylim=(0, 101), title="all of it")
+    first = table.loc[table["step"] > 0, "step"].min()
+    whole.set(xscale="log", xlim=(first, table["step"].max()), ylim=(0, 101))
+    whole.set(title="from the first steps")
     top.set(ylim=(best - 6, best + 0.3), ylabel="", title="the last points")
     top.get_legend().remove()  # type: ignore[union-attr]
     return figure
