@@ -135,6 +135,7 @@ def _notebook_key(path: Path, parameters: Mapping[str, Any]) -> str:
 def _execute(root: Path, path: Path, parameters: Mapping[str, Any]) -> None:
     """Execute one notebook to a temporary name, clean it, and move it into place."""
     import papermill
+    from jupyter_core.utils import ensure_event_loop
     from papermill.exceptions import PapermillExecutionError
     from traitlets.config import Config
 
@@ -157,13 +158,14 @@ def _execute(root: Path, path: Path, parameters: Mapping[str, Any]) -> None:
         )
         notebook = nbformat.read(aside, as_version=4)
     except PapermillExecutionError as error:
-        lines = "\n".join(error.traceback[-1:]).splitlines()[-LAST_LINES:]
+        lines = ANSI.sub("", "\n".join(error.traceback)).splitlines()[-LAST_LINES:]
         cell = _cell_number(aside, error.cell_index)
         raise BnbookError(
             f"{name}, cell {cell} raised {error.ename}: {error.evalue}\n" + "\n".join(lines)
         ) from error
     finally:
         aside.unlink(missing_ok=True)
+        ensure_event_loop().close()  # this thread's, which the kernel's client leaves open
     _refuse_stderr(notebook, name)
     content = _clean(notebook, parameters["profile"]).encode()
     if not target.is_file() or target.read_bytes() != content:
@@ -292,8 +294,10 @@ def make_pages(root: Path) -> bool:
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     if done.returncode or not (made / "index.html").is_file():
         said = ANSI.sub("", done.stdout + done.stderr).splitlines()
-        telling = [s for s in said if "WARNING" in s or "ERROR" in s] or said[-LAST_LINES:]
-        raise BnbookError("the pages could not be built:\n" + "\n".join(telling))
+        telling = [s for s in said if re.search(r"WARNING|ERROR|^\w*(Error|Exception): ", s)]
+        raise BnbookError(
+            "the pages could not be built:\n" + "\n".join(telling or said[-LAST_LINES:])
+        )
     _key_file(made).write_text(key)
     return True
 

@@ -264,11 +264,17 @@ def imports(tree: ast.AST) -> set[str]:
 
 @cache
 def _origin(name: str) -> Path | None:
-    try:
-        spec = importlib.util.find_spec(name)
-    except ModuleNotFoundError:
+    """Find a module's file without importing anything: a submodule stands beside its package."""
+    package, *inner = name.split(".")
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
         return None
-    return Path(spec.origin) if spec and spec.origin else None
+    path = Path(spec.origin)
+    if not inner:
+        return path
+    base = path.parent.joinpath(*inner)
+    places = (base.with_suffix(".py"), base / "__init__.py")
+    return next((place for place in places if place.is_file()), None)
 
 
 def _tree(name: str) -> ast.Module:

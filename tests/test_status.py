@@ -9,7 +9,10 @@ from bnbook.errors import BnbookError
 from bnbook.experiments import ioffe_fig1
 from tests.test_ioffe_fig1 import made_up
 
-FACTS = {"experiment": "ioffe_fig1", "profile": "quick", "seeds": 3, "data": "mnist5k"}
+FACTS = {
+    "experiment": "ioffe_fig1", "profile": "quick", "seeds": 3, "data": "mnist5k",
+    "seconds": 12.5, "date": "2026-01-02", "config": {}, **records.environment("cpu"),
+}  # fmt: skip
 
 
 @pytest.fixture
