@@ -5,6 +5,7 @@ import hashlib
 import io
 import os
 import shutil
+import subprocess
 import sys
 import tarfile
 from pathlib import Path
@@ -573,11 +574,19 @@ def test_without_pooch_only_the_download_fails(tmp_path, monkeypatch):
     assert "bnbook data import cifar10 FOLDER" in text
 
 
-def test_the_cache_is_poochs(monkeypatch):
-    import pooch
+def test_the_cache_follows_xdg(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert finding._cache() == tmp_path / "bnbook"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert finding._cache() == Path.home() / ".cache" / "bnbook"
 
-    monkeypatch.undo()
-    assert finding._cache() == Path(pooch.os_cache("bnbook"))
+
+def test_loading_says_nothing_on_stderr_in_a_fresh_kernel():
+    """Pooch, imported where ipywidgets is missing, warns: loading must not import it."""
+    code = "import ipykernel, sys; from bnbook import datasets; datasets.load('mnist5k')"
+    code += "; sys.exit('pooch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 # ---- The real files

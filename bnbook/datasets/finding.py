@@ -27,11 +27,7 @@ class Status(NamedTuple):
 
 
 def _cache() -> Path:
-    try:
-        import pooch
-    except ImportError:
-        return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "bnbook")
-    return Path(pooch.os_cache("bnbook"))
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "bnbook")
 
 
 def home_of(name: str, folder: Folder | None = None) -> Path:
