@@ -5,6 +5,7 @@ import hashlib
 import io
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tarfile
@@ -575,6 +576,7 @@ def test_without_pooch_only_the_download_fails(tmp_path, monkeypatch):
 
 
 def test_the_cache_follows_xdg(monkeypatch, tmp_path):
+    monkeypatch.undo()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert finding._cache() == tmp_path / "bnbook"
     monkeypatch.delenv("XDG_CACHE_HOME")
@@ -613,3 +615,15 @@ def test_real_fashion_mnist_is_never_taken_for_mnist():
     place = real("fashion-mnist")
     text = error_of(datasets.load, "mnist", "test", folder=place)
     assert "t10k-images-idx3-ubyte.gz is fashion-mnist's, not mnist's" in text
+
+
+@pytest.mark.network
+def test_a_real_download(tmp_path):
+    """The official files of MNIST, when their host can be reached."""
+    host = catalogue.SPECS["mnist"].url.split("/")[2]
+    try:
+        socket.create_connection((host, 443), timeout=3).close()
+    except OSError as error:
+        pytest.skip(f"no network: {host} cannot be reached ({error})")
+    place = datasets.get("mnist", tmp_path)
+    assert datasets.load("mnist", "test", folder=place).images.shape == (10_000, 1, 28, 28)

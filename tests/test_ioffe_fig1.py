@@ -215,6 +215,15 @@ def test_the_loss_is_that_of_a_loop_written_by_hand(small, small_table):
     assert run["validation_accuracy"].iloc[-1] == pytest.approx(accuracy, abs=0.011)
 
 
+@pytest.mark.gpu
+def test_a_gpu_run_agrees_with_the_cpu(small, small_table):
+    """Same batches and weights: after 30 steps the losses agree to single precision."""
+    on_gpu = fig1.run(small, "cuda")
+    keys = ["arm", "learning_rate", "seed", "step"]
+    pd.testing.assert_frame_equal(on_gpu[keys], small_table[keys])
+    assert on_gpu["loss"].sub(small_table["loss"]).abs().max() < 1e-2
+
+
 def test_validation_does_not_overlap_training(small):
     (train_x, _), (valid_x, _), (test_x, _) = fig1._splits(small, torch.device("cpu"))
     assert (len(train_x), len(valid_x), len(test_x)) == (3800, 200, 1000)
