@@ -128,15 +128,6 @@ def write(folder: Path, name: str, content: Mapping[str, Any]) -> Path:
     return file
 
 
-def table(ledger: Mapping[str, Mapping[str, Any]], profile: str | None = None) -> pd.DataFrame:
-    """Return the ledger as a table, one row per claim: see `judged`."""
-    rows = [
-        {**{k: claim[k] for k in ("id", "paper", "statement")}, **judgement, "profile": chosen}
-        for claim, chosen, judgement in judged(ledger, profile)
-    ]
-    return pd.DataFrame(rows)
-
-
 def fields(config: Any) -> pd.DataFrame:
     """Return a frozen config as a table, one row per field, for a notebook."""
     values = {field: str(value) for field, value in asdict(config).items()}

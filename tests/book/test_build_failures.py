@@ -24,13 +24,13 @@ sphinx:
 """
 
 
-def write_notebook(root, source=GOOD, parameters='profile = "quick"'):
+def write_notebook(root, source=GOOD, parameters='profile = "quick"', name="11-it"):
     tagged = nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]})
     cells = [nbformat.v4.new_markdown_cell("# Run it"), tagged, nbformat.v4.new_code_cell(source)]
     notebook = nbformat.v4.new_notebook(cells=cells)
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     notebook.metadata["kernelspec"] = kernel
-    nbformat.write(notebook, root / "notebooks" / "11-it.ipynb")
+    nbformat.write(notebook, root / "notebooks" / f"{name}.ipynb")
 
 
 @pytest.fixture
@@ -75,6 +75,8 @@ class TestNotebooks:
         made = nbformat.read(executed, as_version=4)
         assert made.cells[-1].outputs[0].text == "2\n"
         assert made.metadata["bnbook"] == {"profile": "quick"}
+        write_notebook(project, "print(3)", name="12-other")
+        assert self.run(project) == [project / "notebooks" / "12-other.ipynb"]
         assert self.run(project) == []
         before = executed.stat().st_mtime_ns
         write_notebook(project, GOOD + "\n# a comment")
