@@ -88,6 +88,35 @@ def usable_rates(table: pd.DataFrame, arm: str, column: str, within: float) -> i
     return int((mean >= mean.max() - within).sum())
 
 
-def first_step(reached: pd.Series) -> float:
-    """First step, the index, at which a condition holds; NaN when it never does."""
+def steps_to(
+    table: pd.DataFrame, rates: Mapping[str, float], column: str, targets: Mapping[int, float]
+) -> pd.DataFrame:
+    """First measured step at which each arm, at its rate, reaches a seed's target.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        The table.
+    rates : mapping
+        Arm -> learning rate.
+    column : str
+        A measurement; larger is better.
+    targets : mapping
+        Seed -> value to reach.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Index seed, columns the arms; NaN where the target is never reached.
+    """
+    runs = at_rates(table, rates)
+    curves = runs.pivot_table(index="step", columns=["arm", "seed"], values=column)
+    steps = {
+        arm: {seed: _first(curves[arm, seed] >= target) for seed, target in targets.items()}
+        for arm in rates
+    }
+    return pd.DataFrame(steps).rename_axis("seed")
+
+
+def _first(reached: pd.Series) -> float:
     return float(reached.index[int(reached.argmax())]) if reached.any() else float("nan")

@@ -307,16 +307,11 @@ def steps_to_target(table: pd.DataFrame) -> pd.DataFrame:
         Index seed; columns the arms: the first measured step at or above the target of that seed,
         NaN where it is never reached.
     """
-    runs = tuning.at_rates(table, tuned_rates(table))
-    curves = runs.pivot_table(index="step", columns=["arm", "seed"], values="validation_accuracy")
-    reached = {
-        arm: {
-            seed: tuning.first_step(curves[arm, seed] >= curves[WITHOUT, seed].max())
-            for seed in curves[arm].columns
-        }
-        for arm in (WITHOUT, WITH)
-    }
-    return pd.DataFrame(reached).rename_axis("seed")
+    rates = tuned_rates(table)
+    baseline = tuning.at_rates(table, {WITHOUT: rates[WITHOUT]})
+    best = baseline.groupby("seed")["validation_accuracy"].max()
+    targets = {int(str(seed)): float(value) for seed, value in best.items()}
+    return tuning.steps_to(table, rates, "validation_accuracy", targets)
 
 
 def speedup(table: pd.DataFrame) -> pd.Series:
@@ -439,6 +434,11 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     tuned, untuned, largest = (
         tuning.final_by_arm(table, r, "test_accuracy") for r in (rates, common, most)
     )
+    seeds = table["seed"].unique()
+    half, most_of = (
+        tuning.steps_to(table, rates, "validation_accuracy", {int(s): level for s in seeds})
+        for level in (0.5, 0.9)
+    )
     movement, early = (tuning.final_by_arm(table, r, "movement") for r in (rates, common))
     found = {
         "rates": claims.fact([len(grid)], 0),
@@ -455,6 +455,8 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
             f"{name}_movement": claims.fact(movement[arm], 3),
             f"{name}_common_movement": claims.fact(early[arm], 3),
             f"{name}_steps": claims.fact(steps[arm].dropna(), 0),
+            f"{name}_steps_to_50": claims.fact(half[arm].dropna(), 0),
+            f"{name}_steps_to_90": claims.fact(most_of[arm].dropna(), 0),
             f"{name}_usable": claims.fact(
                 [tuning.usable_rates(table, arm, "test_accuracy", 0.01)], 0
             ),
