@@ -9,12 +9,14 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
@@ -325,6 +327,22 @@ def test_lock_satisfies_pyproject():
         name = canonicalize_name(requirement.name)
         assert name in versions, f"{requirement} is not in requirements.lock"
         assert requirement.specifier.contains(versions[name]), f"{requirement}: {versions[name]}"
+
+
+OLDEST_PYTHON = "3.11.2"
+"""Debian 12's, on which the lock has to install."""
+
+
+def test_the_lock_installs_on_the_oldest_python_promised():
+    too_new = {}
+    for name in locked((ROOT / "requirements.lock").read_text()):
+        try:
+            wants = metadata(name)["Requires-Python"]
+        except PackageNotFoundError:
+            continue  # not installed here: another system's
+        if wants and OLDEST_PYTHON not in SpecifierSet(wants):
+            too_new[name] = wants
+    assert too_new == {}
 
 
 def test_environment_uses_the_lock():
