@@ -1,9 +1,10 @@
 # One line per target; CI calls the same targets. `make help` lists them.
 PYTHON ?= python3
+NAME ?= ioffe_fig1
 BIN := .venv/bin
 .DEFAULT_GOAL := help
 
-.PHONY: help book test check quick judge readme serve fix clean
+.PHONY: help book test check quick judge serve fix clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1	\2/' | expand -t 18
@@ -39,8 +40,6 @@ quick: .venv/.installed ## run one experiment at the quick profile: make quick N
 
 judge: .venv/.installed ## make results/claims and the README's table from the recorded tables
 	@$(BIN)/bnbook judge
-
-readme: judge ## the same as judge
 
 serve: book ## build, then show the book at http://localhost:8000
 	@$(BIN)/python -m http.server --bind 127.0.0.1 --directory _build/html 8000
