@@ -11,21 +11,43 @@ function nameSidebarArrows() {
   }
 }
 
-// A formula that scrolls in its box can be scrolled from the keyboard too.
-function letFormulasScroll() {
-  for (const formula of document.querySelectorAll("mjx-container[display=true]")) {
-    if (formula.scrollWidth > formula.clientWidth) {
-      formula.tabIndex = 0;
+// On a narrow screen a wide figure scrolls in a box of its own.
+function boxFigures() {
+  for (const image of document.querySelectorAll(".bd-article figure img")) {
+    const box = document.createElement("div");
+    box.className = "figure-box";
+    image.replaceWith(box);
+    box.append(image);
+  }
+}
+
+// Letters in a figure stay legible: its image is shown no smaller than this share of its own width.
+const SMALLEST = 0.6;
+
+function keepFiguresLegible() {
+  for (const image of document.querySelectorAll(".figure-box img")) {
+    image.style.setProperty("--bn-least", `${SMALLEST * image.naturalWidth}px`);
+  }
+}
+
+// A formula or figure that scrolls in its box can be scrolled from the keyboard too.
+function letBoxesScroll() {
+  for (const box of document.querySelectorAll("mjx-container[display=true], .figure-box")) {
+    if (box.scrollWidth > box.clientWidth) {
+      box.tabIndex = 0;
     } else {
-      formula.removeAttribute("tabindex");
+      box.removeAttribute("tabindex");
     }
   }
 }
 
 document.addEventListener("DOMContentLoaded", nameSidebarArrows);
-window.addEventListener("resize", letFormulasScroll);
+document.addEventListener("DOMContentLoaded", boxFigures);
+window.addEventListener("resize", letBoxesScroll);
 window.addEventListener("load", () => {
+  keepFiguresLegible();
+  letBoxesScroll();
   if (window.MathJax && window.MathJax.startup) {
-    window.MathJax.startup.promise.then(letFormulasScroll);
+    window.MathJax.startup.promise.then(letBoxesScroll);
   }
 });

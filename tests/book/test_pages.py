@@ -317,3 +317,13 @@ def test_printed_digits_round_from_the_stored_value(number, digits, unit):
         assert len(shown.partition(".")[2]) == digits
         assert abs(float(shown) - number) <= 0.5 * 10**-digits * (1 + 1e-9) + 1e-9
         assert shown not in ("-0", "-0.0", "-0.00", "-0.000", "-0.0000")
+
+
+def test_a_changed_style_reaches_pages_that_did_not_change(site, content):
+    site.write_ledger(content)
+    site.write("conf.py", (site.root / "conf.py").read_text() + 'html_static_path = ["_static"]\n')
+    site.write("_static/book.css", "a { color: red }")
+    assert site.build() == (0, "")
+    site.write("_static/book.css", "a { color: blue }")
+    assert site.build() == (0, "")
+    assert "blue" in (site.root / "_build" / "html" / "_static" / "book.css").read_text()
