@@ -104,8 +104,12 @@ def _key_file(made: Path) -> Path:
 
 
 def _is_current(made: Path, key: str) -> bool:
+    return made.exists() and _has_key(made, key)
+
+
+def _has_key(made: Path, key: str) -> bool:
     file = _key_file(made)
-    return made.exists() and file.is_file() and file.read_text() == key
+    return file.is_file() and file.read_text() == key
 
 
 def _digest(facts: Any) -> str:
@@ -116,16 +120,12 @@ def _notebook_key(path: Path, parameters: Mapping[str, Any]) -> str:
     """Digest of a notebook, its parameters, the source it imports and the locked versions."""
     notebook = nbformat.read(path, as_version=4)
     code = "\n".join(c.source for c in notebook.cells if c.cell_type == "code")
-    try:
-        imported = sorted(records.imports(ast.parse(code)))
-    except SyntaxError:
-        imported = []  # papermill shows the reader where
     lock = path.parent.parent / "requirements.lock"
     return _digest(
         [
             path.read_text("utf-8"),
             dict(parameters),
-            [records.source_digest(name) for name in imported],
+            records.imported_digest(code),
             lock.read_text("utf-8") if lock.is_file() else "",
             _digests(path.parent.parent, ["results/*/*.parquet"]),
         ]
@@ -167,9 +167,7 @@ def _execute(root: Path, path: Path, parameters: Mapping[str, Any]) -> None:
         aside.unlink(missing_ok=True)
         ensure_event_loop().close()  # this thread's, which the kernel's client leaves open
     _refuse_stderr(notebook, name)
-    content = _clean(notebook, parameters["profile"]).encode()
-    if not target.is_file() or target.read_bytes() != content:
-        records.write_bytes(target, content)
+    records.write_changed(target, _clean(notebook, parameters["profile"]).encode())
 
 
 def _cell_number(executed: Path, index: int) -> int:
@@ -250,8 +248,7 @@ def draw_figures(root: Path) -> list[Path]:
         digest = content["profiles"][profile]["record"]["digest"]
         key = _digest([digest, records.source_digest(experiment.__name__)])
         paths = {n: root / FIGURES / f"{name}-{n}.svg" for n in experiment.FIGURES}
-        current = _key_file(stamp).is_file() and _key_file(stamp).read_text() == key
-        if current and all(path.is_file() for path in paths.values()):
+        if _has_key(stamp, key) and all(path.is_file() for path in paths.values()):
             continue
         table = records.read(records.path(root / "results", name, profile)).table
         for figure, path in paths.items():

@@ -158,6 +158,17 @@ def write_bytes(path: Path, content: bytes) -> None:
         raise
 
 
+def write_changed(path: Path, content: bytes) -> bool:
+    """Replace a file as `write_bytes` does, unless it holds just that; say whether it changed.
+
+    What goes by a file's time, as Sphinx does, then sees only real changes.
+    """
+    if path.is_file() and path.read_bytes() == content:
+        return False
+    write_bytes(path, content)
+    return True
+
+
 def write_json(path: Path, content: Any) -> None:
     """Replace a JSON file in one step (see `write_bytes`), readable and with sorted keys."""
     write_bytes(path, (as_json(content) + "\n").encode())
@@ -240,8 +251,23 @@ def source_digest(module: str, function: str | None = None, without: Collection[
     tree = _tree(module)
     if function is not None:
         tree = _reachable(tree, function)
-    seen = {module: ast.dump(tree)}
-    todo = imports(tree)
+    return _closure_digest({module: ast.dump(tree)}, imports(tree), without)
+
+
+def imported_digest(code: str) -> str:
+    """SHA-256 of the package's source that some code, such as a notebook's, imports.
+
+    Code that cannot be parsed imports nothing.
+    """
+    try:
+        imported = imports(ast.parse(code))
+    except SyntaxError:
+        imported = set()
+    return _closure_digest({}, imported, ())
+
+
+def _closure_digest(seen: dict[str, str], todo: set[str], without: Collection[str]) -> str:
+    """Digest modules' source and, transitively, that of the modules which they import."""
     while todo := todo - seen.keys() - set(without):
         name = todo.pop()
         tree = _tree(name)

@@ -13,6 +13,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.special import stdtrit
 
+from bnbook import records
+from bnbook.claims import LEVEL
+
 COLOURS = {"without BN": "#D55E00", "with BN": "#0072B2"}
 """An arm's colour, from Okabe and Ito's set, which colour-blind readers can tell apart."""
 MARKERS = {"without BN": "s", "with BN": "o"}
@@ -42,7 +45,6 @@ def use() -> None:
             "legend.fontsize": 9,
             "legend.frameon": False,
             "lines.linewidth": 1.6,
-            "svg.hashsalt": "bnbook",
         },
     )
 
@@ -90,13 +92,7 @@ def save(figure: Figure, path: Path, record: str) -> bool:
     sink = io.BytesIO()
     with mpl.rc_context({"svg.hashsalt": "bnbook"}):
         figure.savefig(sink, format="svg", metadata={"Date": None, "Source": f"record {record}"})
-    if path.is_file() and path.read_bytes() == sink.getvalue():
-        return False
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}")
-    aside.write_bytes(sink.getvalue())
-    aside.replace(path)
-    return True
+    return records.write_changed(path, sink.getvalue())
 
 
 def mean_band(table: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
@@ -116,7 +112,7 @@ def mean_band(table: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
     """
     groups = table.groupby(x)[y]
     mean, n = groups.mean(), groups.count()
-    half = stdtrit(np.maximum(n - 1, 1), 0.975) * groups.std() / np.sqrt(n)
+    half = stdtrit(np.maximum(n - 1, 1), (1 + LEVEL) / 2) * groups.std() / np.sqrt(n)
     return pd.DataFrame({"mean": mean, "low": mean - half, "high": mean + half})
 
 

@@ -12,7 +12,7 @@ from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.util import logging
-from sphinx.util.docutils import SphinxRole
+from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 from bnbook.errors import BnbookError
 from bnbook.pages import evidence
@@ -79,6 +79,16 @@ def provenance(profile: str, record: Mapping[str, Any]) -> list[nodes.Node]:
     ]
 
 
+def warn(source: SphinxRole | SphinxDirective, error: BnbookError) -> None:
+    """Warn of what a role or directive could not find, where it stands."""
+    logger.warning(
+        f"{{{source.name}}}: {error}",
+        location=source.get_location(),
+        type="bnbook",
+        subtype=source.name,
+    )
+
+
 class _LedgerRole(SphinxRole):
     """A role that prints something from the ledger; what it cannot find is a warning."""
 
@@ -87,12 +97,7 @@ class _LedgerRole(SphinxRole):
         try:
             return self.render(evidence.Request.parse(self.text)), []
         except BnbookError as error:
-            logger.warning(
-                f"{{{self.name}}}: {error}",
-                location=self.get_location(),
-                type="bnbook",
-                subtype=self.name,
-            )
+            warn(self, error)
             return [nodes.problematic(self.rawtext, self.rawtext)], []
 
     def render(self, request: evidence.Request) -> list[nodes.Node]:

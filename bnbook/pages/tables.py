@@ -11,15 +11,20 @@ from docutils import nodes
 from docutils.parsers.rst import directives
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
-from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
 from bnbook import records
 from bnbook.errors import BnbookError
 from bnbook.pages import evidence
-from bnbook.pages.roles import badge_classes, depend_on, link, provenance, read_evidence, recorded
-
-logger = logging.getLogger(__name__)
+from bnbook.pages.roles import (
+    badge_classes,
+    depend_on,
+    link,
+    provenance,
+    read_evidence,
+    recorded,
+    warn,
+)
 
 _LISTED = "bnbook_ledger_files"
 _VERDICTS = ("reproduced", "not reproduced", "inconclusive")
@@ -121,12 +126,7 @@ class _LedgerDirective(SphinxDirective):
         try:
             return self.render()
         except BnbookError as error:
-            logger.warning(
-                f"{{{self.name}}}: {error}",
-                location=self.get_location(),
-                type="bnbook",
-                subtype=self.name,
-            )
+            warn(self, error)
             return []
 
     def render(self) -> list[nodes.Node]:
