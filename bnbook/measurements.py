@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -60,7 +61,7 @@ def accuracy(model: nn.Module, images: Tensor, labels: Tensor, chunk: int = 1000
 
 
 @torch.no_grad()
-def inputs_to(layer: nn.Module, model: nn.Module, images: Tensor, members: int) -> Tensor:
+def inputs_to(layer: nn.Module, model: nn.Module, images: Tensor) -> Tensor:
     """Return what a layer receives when these images pass through as one training batch.
 
     Batch normalisation uses the images' own statistics, as in training; its running statistics
@@ -71,11 +72,9 @@ def inputs_to(layer: nn.Module, model: nn.Module, images: Tensor, members: int) 
     layer : nn.Module
         A layer of the model.
     model : nn.Module
-        The network.
+        The network, of ``model.members`` members.
     images : Tensor, (N, ...)
         The batch.
-    members : int
-        Number of members, E.
 
     Returns
     -------
@@ -89,7 +88,7 @@ def inputs_to(layer: nn.Module, model: nn.Module, images: Tensor, members: int) 
             model(images)
     finally:
         hook.remove()
-    return seen[0].view(len(images), members, -1)
+    return seen[0].view(len(images), cast(int, model.members), -1)
 
 
 def percentiles(values: Tensor, levels: Sequence[float]) -> Tensor:

@@ -1,12 +1,18 @@
 """Normalisation layers written out in torch, one line per line of the paper's algorithm.
 
 Parameter and buffer names are those of `torch.nn`, so state dicts load both ways.
+
+A model takes a layer as ``norm: num_features -> Module`` with num_features = E*C, C features of
+each of E members (see `bnbook.ensemble`). `BatchNorm` needs to know no more, for its features are
+independent. `GroupNorm` and `LayerNorm` must not mix members: pass ``partial(LayerNorm,
+members=E)``.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
 
 from bnbook.errors import BnbookError
 
@@ -60,10 +66,7 @@ class BatchNorm(nn.Module):
 
     def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
         super().__init__()
-        if num_features < 1:
-            raise BnbookError(f"num_features must be at least 1, found {num_features}.")
-        if not eps > 0:
-            raise BnbookError(f"eps must be positive, found {eps}.")
+        _check_size(num_features, eps)
         if not 0 <= momentum <= 1:
             raise BnbookError(f"momentum must lie in [0, 1], found {momentum}.")
         self.num_features, self.eps, self.momentum = num_features, eps, momentum
@@ -79,13 +82,14 @@ class BatchNorm(nn.Module):
         Parameters
         ----------
         x : Tensor, (N, C), (N, C, L) or (N, C, H, W)
-            Floating point.
+            Floating point; computed in the weights' precision where that is higher.
 
         Returns
         -------
         Tensor, of the shape of x
         """
-        over = self._reduced(x)
+        over, given = self._reduced(x), x.dtype
+        x = _in_full(x, self.weight)
         if self.training:
             mu = x.mean(over, keepdim=True)
             centred = x - mu
@@ -95,7 +99,7 @@ class BatchNorm(nn.Module):
             mu, var = self._as(x, self.running_mean), self._as(x, self.running_var)
             centred = x - mu
         scale = self._as(x, self.weight) * (var + self.eps).rsqrt()
-        return torch.addcmul(self._as(x, self.bias), centred, scale)
+        return torch.addcmul(self._as(x, self.bias), centred, scale).to(given)
 
     def extra_repr(self) -> str:
         """Constructor arguments, for printing."""
@@ -108,11 +112,7 @@ class BatchNorm(nn.Module):
         self.num_batches_tracked += 1
 
     def _reduced(self, x: Tensor) -> tuple[int, ...]:
-        if x.dim() not in (2, 3, 4) or x.shape[1] != self.num_features:
-            raise BnbookError(
-                f"x must have shape (N, {self.num_features}), (N, {self.num_features}, L) or"
-                f" (N, {self.num_features}, H, W), found {tuple(x.shape)}."
-            )
+        _check_shape(x, self.num_features)
         if self.training and x.numel() // self.num_features < 2:
             raise BnbookError(
                 "in training each feature needs two or more values to have a variance, found"
@@ -122,4 +122,180 @@ class BatchNorm(nn.Module):
         return (0, *range(2, x.dim()))
 
     def _as(self, x: Tensor, vector: Tensor) -> Tensor:
-        return vector.view(1, -1, *(1,) * (x.dim() - 2))
+        return _along_features(x, vector)
+
+
+class FusedBatchNorm(BatchNorm):
+    """`BatchNorm` computed by torch's kernel: the same values, in fewer passes over memory.
+
+    For long runs. `BatchNorm` is the one to read; tests hold the two against each other in value,
+    gradient and running statistics. Parameters, attributes and errors are those of `BatchNorm`.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise; see `BatchNorm.forward`."""
+        self._reduced(x)
+        if self.training:
+            self.num_batches_tracked += 1
+        statistics, affine = (self.running_mean, self.running_var), (self.weight, self.bias)
+        return F.batch_norm(x, *statistics, *affine, self.training, self.momentum, self.eps)
+
+
+class GroupNorm(nn.Module):
+    r"""Group normalisation of each example, of E members' features.
+
+    A member's C features are split, in their order, into G groups of equal size. With the sums over
+    the :math:`m` values that one example has in one group, its :math:`C/G` features at all
+    positions,
+
+    .. math::
+        \mu = \frac1m \sum_i x_i, \quad \sigma^2 = \frac1m \sum_i (x_i - \mu)^2, \quad
+        y_i = \gamma \frac{x_i - \mu}{\sqrt{\sigma^2 + \epsilon}} + \beta ,
+
+    :math:`\gamma` and :math:`\beta` one for each feature. No example depends on another, so
+    training and evaluation are the same and there are no running statistics.
+
+    Source: Wu & He 2018, section 3.
+
+    Parameters
+    ----------
+    num_groups : int
+        Groups of a member, G.
+    num_features : int
+        Features of all members, E*C.
+    members : int
+        Number of members, E.
+    eps : float
+        Added to the variance inside the square root.
+
+    Attributes
+    ----------
+    weight, bias : Parameter, (E*C,)
+        :math:`\gamma`, initially 1, and :math:`\beta`, initially 0.
+
+    Raises
+    ------
+    BnbookError
+        When the members' groups do not divide the features, or eps is out of range; in `forward`,
+        when the input's shape does not fit or a group has one value only.
+    """
+
+    def __init__(
+        self, num_groups: int, num_features: int, members: int = 1, eps: float = 1e-5
+    ) -> None:
+        super().__init__()
+        _check_size(num_features, eps)
+        if num_groups < 1 or members < 1 or num_features % (members * num_groups):
+            raise BnbookError(
+                f"num_features must be a multiple of members*num_groups, found {num_features}"
+                f" features, {members} members and {num_groups} groups. num_features counts the"
+                " features of all members, num_groups the groups of one."
+            )
+        self.num_groups, self.num_features = num_groups, num_features
+        self.members, self.eps = members, eps
+        self.weight = nn.Parameter(torch.ones(num_features))
+        self.bias = nn.Parameter(torch.zeros(num_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise.
+
+        Parameters
+        ----------
+        x : Tensor, (N, E*C), (N, E*C, L) or (N, E*C, H, W)
+            Floating point.
+
+        Returns
+        -------
+        Tensor, of the shape of x
+        """
+        _check_shape(x, self.num_features)
+        given, x = x.dtype, _in_full(x, self.weight)
+        groups = self._grouped(x)
+        over = self._reduced(groups)
+        mu = groups.mean(over, keepdim=True)
+        centred = groups - mu
+        var = centred.square().mean(over, keepdim=True)
+        normalised = (centred * (var + self.eps).rsqrt()).view_as(x)
+        bias, weight = _along_features(x, self.bias), _along_features(x, self.weight)
+        return torch.addcmul(bias, normalised, weight).to(given)
+
+    def extra_repr(self) -> str:
+        """Constructor arguments, for printing."""
+        return f"{self.num_groups}, {self.num_features}, members={self.members}, eps={self.eps}"
+
+    def _grouped(self, x: Tensor) -> Tensor:
+        """View x as (N, E*G, C/G, positions...)."""
+        groups: Tensor = x.unflatten(1, (self.members * self.num_groups, -1))
+        if groups[0, 0].numel() < 2:
+            raise BnbookError(
+                "each group needs two or more values to have a variance, found 1, x of shape"
+                f" {tuple(x.shape)} in {groups.shape[1]} groups. Use fewer groups."
+            )
+        return groups
+
+    def _reduced(self, groups: Tensor) -> tuple[int, ...]:
+        return tuple(range(2, groups.dim()))
+
+
+class LayerNorm(GroupNorm):
+    r"""Layer normalisation of each example, of E members' features.
+
+    The mean and variance of one example are those of all of a member's C features: in a
+    convolutional network of all its features at all positions, :math:`m = C H W`. This is
+    `GroupNorm` with one group. :math:`\gamma` and :math:`\beta` belong to a feature and are shared
+    by its positions, where ``torch.nn.LayerNorm([C, H, W])`` has one for each feature and position.
+
+    Source: Ba, Kiros & Hinton 2016, equation 3, "over all the hidden units in the same layer"; Wu &
+    He 2018, section 3.1, for its reading in feature maps.
+
+    Parameters
+    ----------
+    num_features : int
+        Features of all members, E*C.
+    members : int
+        Number of members, E.
+    eps : float
+        Added to the variance inside the square root.
+
+    Attributes
+    ----------
+    weight, bias : Parameter, (E*C,)
+        :math:`\gamma`, initially 1, and :math:`\beta`, initially 0.
+
+    Raises
+    ------
+    BnbookError
+        As `GroupNorm`.
+    """
+
+    def __init__(self, num_features: int, members: int = 1, eps: float = 1e-5) -> None:
+        super().__init__(1, num_features, members, eps)
+
+    def extra_repr(self) -> str:
+        """Constructor arguments, for printing."""
+        return f"{self.num_features}, members={self.members}, eps={self.eps}"
+
+
+def _check_size(num_features: int, eps: float) -> None:
+    if num_features < 1:
+        raise BnbookError(f"num_features must be at least 1, found {num_features}.")
+    if not eps > 0:
+        raise BnbookError(f"eps must be positive, found {eps}.")
+
+
+def _check_shape(x: Tensor, num_features: int) -> None:
+    if x.dim() not in (2, 3, 4) or x.shape[1] != num_features:
+        raise BnbookError(
+            f"x must have shape (N, {num_features}), (N, {num_features}, L) or"
+            f" (N, {num_features}, H, W), found {tuple(x.shape)}."
+        )
+
+
+def _in_full(x: Tensor, weight: Tensor) -> Tensor:
+    """Return x in the weights' precision: moments of bfloat16 numbers need more than its digits."""
+    return x.to(torch.promote_types(x.dtype, weight.dtype))
+
+
+def _along_features(x: Tensor, vector: Tensor) -> Tensor:
+    """Shape a vector of features to multiply x."""
+    return vector.view(1, -1, *(1,) * (x.dim() - 2))

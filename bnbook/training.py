@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import io
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from bnbook import ensemble, members, records, steps
 from bnbook.errors import BnbookError
+from bnbook.session import Every, OutOfTimeError, Session, TrialOverError
+from bnbook.steps import SGD, Loss
 
-_BATCH_STREAM = 1 << 32  # keeps the batches of a seed apart from its initial weights
+__all__ = ["SGD", "choose_device", "fit", "minibatches"]
+
+_BATCH_STREAM = 0xBA7C_0000  # keeps the batches of a seed apart from its initial weights; torch's
+# generator on the CPU takes the low 32 bits of a seed
+
+_CHUNK = 50  # steps between looks at the clock
 
 Probe = Callable[[], Mapping[str, Tensor]]
 """Measures the model as it stands: names -> tensors whose first axis is the member."""
+
+Row = dict[str, Tensor]
 
 
 def choose_device(name: str) -> torch.device:
@@ -70,87 +86,286 @@ def fit(
     images: Tensor,
     labels: Tensor,
     batches: Tensor,
-    learning_rate: Tensor,
-    loss: Callable[[Tensor, Tensor], Tensor],
+    optimiser: SGD,
+    loss: Loss,
     probes: Sequence[Probe] = (),
     at: Sequence[int] = (),
-) -> list[dict[str, Tensor]]:
-    r"""Train E members by plain SGD, :math:`\theta_e \leftarrow \theta_e - \alpha_e \nabla l_e`.
+    *,
+    streams: Sequence[int] | None = None,
+    transform: Callable[[Tensor, int], Tensor] | None = None,
+    drop: bool = True,
+    session: Session = Session(),  # noqa: B008, it is frozen
+) -> list[Row]:
+    r"""Train E members on the minibatches given, and measure them on the way.
 
-    Members' losses are summed for one backward pass; no parameter belongs to two members, so each
-    gets the gradient of its own loss.
+    A member whose training loss stops being finite has diverged. It never touches the others. At
+    the next measurement it is measured a last time; then, with `drop`, it leaves the computation
+    and its later rows repeat that measurement.
 
     Parameters
     ----------
     model : nn.Module
-        Maps (B, ...) images to E members' outputs. Its parameters' first axis holds the members,
+        Maps (N, ...) images, or (N, E*C, ...) when each member has its own, to E members' outputs.
+        The first axis of its parameters and of its buffers, other than scalars, holds the members,
         E or E*C long.
-    images, labels : Tensor, (N, ...) and (N,)
+    images, labels : Tensor, (M, ...) and (M,)
         The training set, on the model's device.
-    batches : Tensor, (steps, B), int64
-        Indices into the training set; see `minibatches`.
-    learning_rate : Tensor, (E,)
-        One per member.
+    batches : Tensor, (steps, N) or (steps, S, N), int64
+        Indices of each step's images: the same for all members, or S streams of minibatches.
+    optimiser : SGD
+        Learning rates and the other settings of the members.
     loss : callable
-        (outputs, labels) -> (E,) losses.
-    probes : sequence of callables
-        Called in evaluation mode without gradients; they leave the model as it was.
+        ``(outputs, labels) -> (E,)``, such as `bnbook.ensemble.cross_entropy`.
+    probes : sequence of callable
+        Each returns names and tensors, the member first. They run in evaluation mode.
     at : sequence of int
-        Steps, from 0 (before the first update) to ``len(batches)``, at which the probes run.
+        Steps, from 0 (before the first update) to ``len(batches)``, at which the probes run; the
+        last step unless told otherwise.
+    streams : sequence of int, length E, optional
+        Which of S streams each member sees; the e-th unless told otherwise.
+    transform : callable, optional
+        ``(images of a batch, step) -> images``: augmentation.
+    drop : bool
+        Whether diverged members leave the computation.
+    session : Session
+        Plan, checkpoint, deadline and progress. With a checkpoint file an interrupted run goes on
+        where it was and ends, on a CPU, with the same bits; the file stays for its owner to remove.
 
     Returns
     -------
     list of dict
-        One per step in `at`: ``step``, ``loss`` (mean training loss since the step before; NaN at
-        the first if it is 0) and what the probes return, all detached.
+        One per step in `at`: ``step``, ``loss`` (E,) (mean training loss since the row before; NaN
+        for the row of step 0), ``diverged_at`` (E,) (the step, from 1, whose loss was not finite;
+        -1 for none) and what the probes return, all detached. The model is left as trained; members
+        that were dropped are no longer in it.
 
     Raises
     ------
     BnbookError
-        When `at` is not increasing within [0, steps], or the learning rates do not fit the model.
+        When `at` is not increasing within [0, steps], the settings do not fit the model, or the
+        checkpoint is another run's.
+    OutOfTimeError
+        When the session's deadline passes. The state is in the checkpoint, if there is one.
+    TrialOverError
+        When the session is a trial.
     """
-    parameters = list(model.parameters())
-    rates = _rates(parameters, learning_rate)
-    if list(at) != sorted(set(at)) or (at and not 0 <= at[0] <= at[-1] <= len(batches)):
-        raise BnbookError(f"at must increase within [0, {len(batches)}], found {list(at)}.")
+    count = len(batches)
+    at = at or (count,)
+    if list(at) != sorted(set(at)) or not 0 <= at[0] <= at[-1] <= count:
+        raise BnbookError(f"at must increase within [0, {count}], found {list(at)}.")
+    optimiser.check(count)
+    if session.plan.channels_last and images.dim() == 4:
+        ensemble.channels_last(model)
+        images = images.contiguous(memory_format=torch.channels_last)
     batches = batches.to(images.device)
-    history: list[dict[str, Tensor]] = []
-    start = 0
-    for stop in at or (len(batches),):
-        total = torch.zeros_like(learning_rate)
+    of = torch.tensor(streams or range(len(optimiser.learning_rate)), device=images.device)
+    run = _Run(model, optimiser, loss, probes, at, drop, session)
+
+    def advance(first: int, stop: int) -> None:
         model.train()
-        for batch in batches[start:stop]:
-            losses = loss(model(images[batch]), labels[batch])
-            _sgd_step(parameters, torch.autograd.grad(losses.sum(), parameters), rates)
-            total += losses.detach()
-        model.eval()
-        with torch.no_grad():
-            measured = {name: value for probe in probes for name, value in probe().items()}
-        history.append(
-            {"step": torch.tensor(stop), "loss": total / (stop - start or torch.nan), **measured}
-        )
-        start = stop
-    return history
+        for step in range(first, stop if run.kept else first):
+            batch = batches[step] if batches.dim() == 2 else batches[step, of[run.kept]]
+            x = images[batch]
+            run.step(step, x if transform is None else transform(x, step), labels[batch])
+
+    with _matmul_precision(session.plan.precision):
+        if session.trial:
+            _time_trial(advance, min(session.trial, count), images.device)
+        run.begin(count)
+        for stop in sorted({*at, *range(_CHUNK, count, _CHUNK), count} - {0}):
+            if stop > run.done:
+                advance(run.done, stop)
+                run.close(stop)
+    return run.history
 
 
-def _rates(parameters: list[nn.Parameter], learning_rate: Tensor) -> list[Tensor]:
-    """Shape the members' rates to multiply each parameter, its member axis unfolded."""
-    members = len(learning_rate)
-    for parameter in parameters:
-        if parameter.shape[0] % members:
-            raise BnbookError(
-                f"learning_rate has {members} members, a parameter has shape"
-                f" {tuple(parameter.shape)}: its first axis must be a multiple."
-            )
-    return [
-        learning_rate.repeat_interleave(p.shape[0] // members).view(-1, *(1,) * (p.dim() - 1))
-        for p in parameters
-    ]
-
-
-@torch.no_grad()
-def _sgd_step(
-    parameters: list[nn.Parameter], gradients: tuple[Tensor, ...], rates: list[Tensor]
+def _time_trial(
+    advance: Callable[[int, int], None], steps: int, device: torch.device, repeats: int = 3
 ) -> None:
-    for parameter, gradient, rate in zip(parameters, gradients, rates, strict=True):
-        parameter.addcmul_(gradient, rate, value=-1)
+    """Warm up, time the same steps a few times, and raise the best with `TrialOverError`."""
+    best = float("inf")
+    for _ in range(1 + repeats):
+        started = time.perf_counter()
+        advance(0, steps)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - started)
+    raise TrialOverError(best / steps)
+
+
+class _Run:
+    """The state of a `fit`, between chunks of steps."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimiser: SGD,
+        loss: Loss,
+        probes: Sequence[Probe],
+        at: Sequence[int],
+        drop: bool,
+        session: Session,
+    ) -> None:
+        self.model, self.optimiser, self.loss = model, optimiser, loss
+        self.probes, self.at, self.drop, self.session = probes, at, drop, session
+        first, count = next(model.parameters()), len(optimiser.learning_rate)
+        self.kept = list(range(count))
+        self.done, self.measured = 0, 0
+        self.total = torch.zeros(count, dtype=first.dtype, device=first.device)
+        self.diverged_at = torch.full((count,), -1, device=first.device)
+        self.history: list[Row] = []
+        self.losses: list[Tensor] = []
+        self.update = steps.choose(model, loss, optimiser, session.plan)
+        self.safe, self.beat = Every(session.interval), Every(1.0)
+
+    def begin(self, count: int) -> None:
+        """Take up what the checkpoint holds, or measure at step 0 if that is asked for."""
+        self.count = count
+        path = self.session.checkpoint
+        if path is not None and path.is_file():
+            self._load(_read(path))
+        elif self.at[0] == 0:
+            self._measure(0)
+
+    def step(self, step: int, x: Tensor, y: Tensor) -> None:
+        schedule = self.optimiser.schedule
+        factor = None if schedule is None else schedule[step]
+        if factor is not None and factor.dim() == 1:
+            factor = factor[self.kept]
+        self.losses.append(self.update(x, y, factor).clone())
+
+    def close(self, stop: int) -> None:
+        """Account for the steps since the last call; measure, report and save as is due."""
+        if self.losses:
+            self._account(torch.stack(self.losses))
+            self.losses = []
+        self.done = stop
+        if stop in self.at:
+            self._measure(stop)
+        if self.beat.due():
+            diverged = int((self.diverged_at >= 0).sum())
+            self.session.report(stop, len(self.diverged_at), diverged)
+        if stop < self.count and (self.session.out_of_time() or self.safe.due()):
+            self._save()
+            if self.session.out_of_time():
+                raise OutOfTimeError(
+                    f"the time was up after {stop} of {self.count} steps. Run the same command"
+                    " again to go on from there."
+                )
+
+    def _account(self, losses: Tensor) -> None:
+        """Add up losses, (steps, E kept), and mark the members that diverged in these steps."""
+        kept = torch.tensor(self.kept, device=losses.device)
+        self.total[kept] += losses.cumsum(0)[-1]  # in order, whatever the number of members
+        bad = ~losses.isfinite()
+        first = self.done + 1 + bad.to(torch.uint8).argmax(0)
+        before = self.diverged_at[kept]
+        self.diverged_at[kept] = torch.where((before < 0) & bad.any(0), first, before)
+
+    def _measure(self, stop: int) -> None:
+        row = {"step": torch.tensor(stop)}
+        since = stop - self.measured
+        gone = torch.ones_like(self.total, dtype=torch.bool)
+        gone[self.kept] = False
+        row["loss"] = (self.total / (since or torch.nan)).masked_fill(gone, torch.nan)
+        row["diverged_at"] = self.diverged_at.clone()
+        if self.kept:
+            self.model.eval()
+            with torch.no_grad():
+                found = {name: value for probe in self.probes for name, value in probe().items()}
+            row |= {name: self._full(name, value) for name, value in found.items()}
+        else:
+            row |= {k: v.clone() for k, v in self.history[-1].items() if k not in row}
+        self.history.append(row)
+        self.total.zero_()
+        self.measured = stop
+        if self.drop:
+            self._drop()
+
+    def _full(self, name: str, value: Tensor) -> Tensor:
+        """Complete a measurement of the members kept by the last one of those dropped."""
+        if len(self.kept) == len(self.diverged_at):
+            return value.detach().clone()
+        full = self.history[-1][name].clone()
+        full[self.kept] = value.detach().to(full)
+        return full
+
+    def _drop(self) -> None:
+        """Let diverged members leave the model and the step."""
+        if not bool((self.diverged_at[self.kept] >= 0).any()):
+            return
+        diverged = self.diverged_at.tolist()
+        positions = [i for i, e in enumerate(self.kept) if diverged[e] < 0]
+        self._narrow(positions)
+
+    def _narrow(self, positions: list[int]) -> None:
+        if not positions:
+            self.kept = []
+            return
+        velocity, before = getattr(self.update, "velocity", []), len(self.kept)
+        members.keep(self.model, positions, before)
+        if self.session.plan.channels_last:
+            ensemble.channels_last(self.model)
+        self.kept = [self.kept[i] for i in positions]
+        optimiser = self.optimiser.of(self.kept)
+        self.update = steps.choose(self.model, self.loss, optimiser, self.session.plan)
+        for new, old in zip(getattr(self.update, "velocity", []), velocity, strict=True):
+            new.copy_(members.narrowed(old, positions, before))
+
+    def _state(self) -> list[Tensor]:
+        """Return the tensors that a checkpoint holds, in a fixed order."""
+        own = [*self.model.parameters(), *self.model.buffers()]
+        return [*own, *getattr(self.update, "velocity", []), self.total, self.diverged_at]
+
+    def _save(self) -> None:
+        if self.session.checkpoint is None:
+            return
+        content = {
+            "done": self.done,
+            "measured": self.measured,
+            "count": self.count,
+            "kept": self.kept,
+            "state": [tensor.detach().cpu() for tensor in self._state()],
+            "history": [{k: v.cpu() for k, v in row.items()} for row in self.history],
+        }
+        sink = io.BytesIO()
+        torch.save(content, sink)
+        records.write_bytes(self.session.checkpoint, sink.getvalue())
+
+    def _load(self, content: dict[str, Any]) -> None:
+        if content["count"] != self.count or not set(content["kept"]) <= set(self.kept):
+            raise BnbookError(
+                f"the checkpoint {self.session.checkpoint} is of a run of {content['count']} steps,"
+                f" this one has {self.count}. It was left as it is; remove it to start afresh."
+            )
+        if content["kept"] != self.kept:
+            self._narrow(content["kept"])
+        device = self.total.device
+        with torch.no_grad():
+            for tensor, value in zip(self._state(), content["state"], strict=True):
+                tensor.copy_(value)
+        self.history = [{k: v.to(device) for k, v in row.items()} for row in content["history"]]
+        self.done, self.measured = content["done"], content["measured"]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = torch.load(path, weights_only=True)
+    except (OSError, RuntimeError, UnpicklingError, EOFError, KeyError) as error:
+        raise BnbookError(
+            f"the checkpoint {path} cannot be read ({error}). It was left as it is; remove it to"
+            " start that run afresh."
+        ) from error
+    return content
+
+
+@contextmanager
+def _matmul_precision(precision: str) -> Iterator[None]:
+    """Allow a GPU's matrix products and convolutions tf32, or forbid it, and put it back."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    matmul.allow_tf32 = cudnn.allow_tf32 = precision != "float32"
+    try:
+        yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before

@@ -118,5 +118,28 @@ def steps_to(
     return pd.DataFrame(steps).rename_axis("seed")
 
 
+def steps_to_reach(table: pd.DataFrame, column: str, target: float) -> pd.DataFrame:
+    """First measured step at which each run reaches a target, the same for all.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        The table.
+    column : str
+        A measurement; larger is better.
+    target : float
+        The value to reach.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Index seed, columns arm and learning rate; NaN where the target is never reached.
+    """
+    keys = ["seed", "arm", "learning_rate"]
+    reached = table.loc[table[column] >= target].groupby(keys)["step"].min()
+    runs = pd.MultiIndex.from_frame(table[keys].drop_duplicates())
+    return reached.reindex(runs).astype(float).unstack(["arm", "learning_rate"]).sort_index(axis=1)
+
+
 def _first(reached: pd.Series) -> float:
     return float(reached.index[int(reached.argmax())]) if reached.any() else float("nan")

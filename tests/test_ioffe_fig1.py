@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from bnbook import claims, tuning
+from bnbook.analysis import ioffe_fig1 as analysis
+from bnbook.arms import WITH, WITHOUT
 from bnbook.errors import BnbookError
 from bnbook.experiments import ioffe_fig1 as fig1
-from bnbook.experiments.ioffe_fig1 import WITH, WITHOUT
 
 RATES = (0.01, 1.0, 10.0)
 
@@ -44,14 +45,17 @@ def made_up(seeds=(0, 1, 2), speed=4, gap=0.02):
 
 def test_measures_on_a_table_with_known_truth():
     table = made_up()
-    assert fig1.tuned_rates(table) == {WITHOUT: 1.0, WITH: 1.0}
+    assert analysis.tuned_rates(table) == {WITHOUT: 1.0, WITH: 1.0}
     # The baseline tops out at step 80; BN reaches the same 0.80 at step 20.
-    assert fig1.steps_to_target(table).to_dict("list") == {WITHOUT: [80.0] * 3, WITH: [20.0] * 3}
-    assert fig1.speedup(table).tolist() == [4.0, 4.0, 4.0]
-    assert fig1.tuned_gap(table).tolist() == pytest.approx([2.0] * 3)
-    assert fig1.common_gap(table).tolist() == pytest.approx([60.0] * 3)
-    assert fig1.gap_closed(table).tolist() == pytest.approx([1 - 2 / 60] * 3)
-    assert fig1.movement_ratio(table).tolist() == pytest.approx([3.0] * 3)
+    assert analysis.steps_to_target(table).to_dict("list") == {
+        WITHOUT: [80.0] * 3,
+        WITH: [20.0] * 3,
+    }
+    assert analysis.speedup(table).tolist() == [4.0, 4.0, 4.0]
+    assert analysis.tuned_gap(table).tolist() == pytest.approx([2.0] * 3)
+    assert analysis.common_gap(table).tolist() == pytest.approx([60.0] * 3)
+    assert analysis.gap_closed(table).tolist() == pytest.approx([1 - 2 / 60] * 3)
+    assert analysis.movement_ratio(table).tolist() == pytest.approx([3.0] * 3)
     verdicts = {c.id: claims.judge(c, table).verdict for c in fig1.CLAIMS}
     assert set(verdicts.values()) == {"reproduced"}
 
@@ -86,9 +90,9 @@ def test_rates_are_tuned_on_validation_never_on_test():
     table = made_up()
     lucky = (table["arm"] == WITHOUT) & (table["learning_rate"] == 0.01)
     table.loc[lucky, "test_accuracy"] = 0.99
-    assert fig1.tuned_rates(table)[WITHOUT] == 1.0
+    assert analysis.tuned_rates(table)[WITHOUT] == 1.0
     table.loc[lucky, "validation_accuracy"] = 0.99
-    assert fig1.tuned_rates(table)[WITHOUT] == 0.01
+    assert analysis.tuned_rates(table)[WITHOUT] == 0.01
 
 
 def test_facts():
@@ -257,7 +261,7 @@ def test_figures_draw_every_panel(small_table):
             assert ax.lines, name
             drawn = ax.lines[0].get_ydata()
             assert all(map(math.isfinite, drawn)), name
-    rates = fig1.tuned_rates(small_table)
+    rates = analysis.tuned_rates(small_table)
     top = fig1.FIGURES["accuracy"](small_table).axes[0].lines[0].get_ydata()[-1]
     runs = tuning.final(tuning.at_rates(small_table, rates))
     expected = 100 * runs[runs["arm"] == next(iter(rates))]["test_accuracy"].mean()

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, Protocol, cast, runtime_checkable
 
 import pandas as pd
 
 from bnbook.claims import Claim
 from bnbook.errors import BnbookError
+from bnbook.session import Session
 
 
 @runtime_checkable
@@ -43,7 +44,13 @@ class Experiment(Protocol):
         """Return the profile's config with seeds shifted, fields changed, and data chosen."""
 
     def parts(self, config: Any) -> list[Any]:
-        """Split a config into configs that can run apart, in any order."""
+        """Split a config into single runs, each a config itself, in the order of the table."""
+
+    def fuses(self, part: Any) -> Hashable:
+        """Return what two single runs must have in common to train as one ensemble."""
+
+    def train(self, parts: Sequence[Any], session: Session) -> list[pd.DataFrame]:
+        """Train single runs that fuse as one ensemble: one tidy table for each, in their order."""
 
     def run(self, config: Any, device: str = "auto") -> pd.DataFrame:
         """Run a config: a pure function, one tidy table."""

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from bnbook import tuning
+from bnbook.arms import WITH, WITHOUT
 from bnbook.figures import style
-
-WITHOUT, WITH = style.COLOURS
 
 
 def draw_accuracy(ax: Axes, table: pd.DataFrame, rates: Mapping[str, float]) -> None:
@@ -132,8 +133,69 @@ def percentiles(table: pd.DataFrame, rates: Mapping[str, float]) -> Figure:
     return figure
 
 
-def rates(table: pd.DataFrame, tuned: Mapping[str, float]) -> Figure:
-    """Final accuracy of both networks over the grid of rates."""
-    figure = style.new_figure(1, 1, 6, 3.4)
-    draw_rates(figure.axes[0], table, tuned)
+def draw_steps(ax: Axes, table: pd.DataFrame, arms: Collection[str], target: float) -> None:
+    """Draw the steps to a fixed validation accuracy against learning rate.
+
+    Parameters
+    ----------
+    ax : Axes
+        Where to draw.
+    table : pandas.DataFrame
+        The experiment's table.
+    arms : collection of str
+        The networks.
+    target : float
+        The accuracy, in [0, 1]. A rate is drawn where every seed reaches it: geometric mean
+        and 95 % interval over seeds.
+    """
+    needed = tuning.steps_to_reach(table, "validation_accuracy", target)
+    for arm in arms:
+        reached = needed.loc[:, [arm]].droplevel("arm", axis="columns").dropna(axis="columns")
+        runs = reached.melt(value_name="steps")
+        runs["steps"] = np.log10(runs["steps"])
+        band = 10 ** style.mean_band(runs, "learning_rate", "steps")
+        style.draw_band(ax, band, arm, marker=style.MARKERS[arm], ms=4)
+    grid = table["learning_rate"]
+    ax.set(
+        xscale="log", yscale="log", xlabel="learning rate", ylabel=f"steps to {target:.0%}",
+        xlim=(grid.min() / 1.3, grid.max() * 1.3),
+    )  # fmt: skip
+
+
+def draw_failures(ax: Axes, table: pd.DataFrame, arms: Collection[str], below: float) -> None:
+    """Draw the share of seeds that end below a test accuracy against learning rate.
+
+    Parameters
+    ----------
+    ax : Axes
+        Where to draw.
+    table : pandas.DataFrame
+        The experiment's table.
+    arms : collection of str
+        The networks.
+    below : float
+        The accuracy, in [0, 1].
+    """
+    last = tuning.final(table)
+    failed = 100 * (last["test_accuracy"] < below).groupby(
+        [last["arm"], last["learning_rate"]]
+    ).mean().unstack(0)
+    for arm in arms:
+        (line,) = ax.plot(
+            failed.index, failed[arm], color=style.COLOURS[arm], marker=style.MARKERS[arm], ms=4
+        )
+        if style.DASHES[arm]:
+            line.set_dashes(style.DASHES[arm])
+    ax.set(xscale="log", xlabel="learning rate", ylabel="failed seeds (%)", ylim=(-4, 104))
+
+
+def rate_map(table: pd.DataFrame, tuned: Mapping[str, float], target: float, low: float) -> Figure:
+    """The learning-rate map: how well, how fast and how often each rate works."""
+    figure = style.new_figure(3, 1, 6.4, 7, sharex=True, height_ratios=(3, 2, 1.2))
+    accuracy, steps, failures = figure.axes
+    draw_rates(accuracy, table, tuned)
+    draw_steps(steps, table, tuned, target)
+    draw_failures(failures, table, tuned, low)
+    for ax in (accuracy, steps):
+        ax.set_xlabel("")
     return figure

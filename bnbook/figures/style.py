@@ -14,12 +14,13 @@ from matplotlib.figure import Figure
 from scipy.special import stdtrit
 
 from bnbook import records
+from bnbook.arms import WITH, WITHOUT
 from bnbook.claims import LEVEL
 
-COLOURS = {"without BN": "#D55E00", "with BN": "#0072B2"}
+COLOURS = {WITHOUT: "#D55E00", WITH: "#0072B2"}
 """An arm's colour, from Okabe and Ito's set, which colour-blind readers can tell apart."""
-MARKERS = {"without BN": "s", "with BN": "o"}
-DASHES: dict[str, tuple[float, ...]] = {"without BN": (4, 1.5), "with BN": ()}
+MARKERS = {WITHOUT: "s", WITH: "o"}
+DASHES: dict[str, tuple[float, ...]] = {WITHOUT: (4, 1.5), WITH: ()}
 """Dashes, so that arms differ in more than colour."""
 
 

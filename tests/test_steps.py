@@ -1,0 +1,90 @@
+"""Which step is chosen, and that every way of computing one gives the same members."""
+
+import shutil
+
+import pytest
+import torch
+
+from bnbook import ensemble, models, steps, training
+from bnbook.chain import ChainStep
+from bnbook.models import SigmoidMLP
+from bnbook.norm import BatchNorm
+from bnbook.session import Plan, Session
+
+LOSS = ensemble.cross_entropy
+
+
+def chosen(model, plan=Plan(), **settings):  # noqa: B008
+    optimiser = steps.SGD([0.1] * model.members, **settings)
+    return type(steps.choose(model, LOSS, optimiser, plan))
+
+
+def test_the_chain_serves_plain_sgd_in_full_precision():
+    model = SigmoidMLP(BatchNorm, (0, 1), num_inputs=4, hidden=(3,))
+    assert chosen(model) is ChainStep
+    assert chosen(model, weight_decay=0.0, momentum=[0.0, 0.0]) is ChainStep
+    for step in (
+        chosen(model, momentum=0.9),
+        chosen(model, weight_decay=[0.0, 1e-4]),
+        chosen(model, Plan(handwritten=False)),
+        chosen(model, Plan(precision="bfloat16")),
+        chosen(models.ConvNet(BatchNorm, (0,))),
+    ):
+        assert step is steps.AutogradStep
+
+
+def test_settings_of_some_members():
+    schedule = torch.arange(6.0).view(2, 3)
+    some = steps.SGD([1.0, 2.0, 3.0], [0.1, 0.2, 0.3], 0.5, schedule).of([2, 0])
+    assert (some.learning_rate, some.momentum, some.weight_decay) == ([3.0, 1.0], [0.3, 0.1], 0.5)
+    assert some.schedule.tolist() == [[2.0, 0.0], [5.0, 3.0]]
+
+
+def conv_run(plan, device="cpu", steps_=8, members=(0, 1)):
+    torch.manual_seed(0)
+    images = torch.randn(64, 3, 8, 8, device=device)
+    labels = torch.randint(0, 10, (64,), device=device)
+    model = models.ConvNet(BatchNorm, members).to(device)
+    batches = training.minibatches(64, 16, steps_, seed=0)
+    optimiser = training.SGD([0.05] * len(members), momentum=0.9, weight_decay=1e-3)
+    history = training.fit(
+        model, images, labels, batches, optimiser, LOSS, at=range(1, steps_ + 1),
+        session=Session(plan=plan),
+    )  # fmt: skip
+    return torch.stack([row["loss"] for row in history]).cpu()
+
+
+@pytest.mark.parametrize("members", [(0,), (0, 1)])
+def test_channels_last_changes_nothing_but_the_time(members):
+    plain = conv_run(Plan(), members=members)
+    torch.testing.assert_close(
+        conv_run(Plan(channels_last=True), members=members), plain, rtol=1e-4, atol=1e-5
+    )
+
+
+def test_bfloat16_is_near_and_not_the_same():
+    plain, rough = conv_run(Plan()), conv_run(Plan(precision="bfloat16"))
+    torch.testing.assert_close(rough, plain, rtol=0.05, atol=0.02)
+    assert not torch.equal(rough, plain)
+    assert rough.dtype == torch.float32
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("c++"), reason="no C++ compiler for torch.compile")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+def test_a_compiled_step_is_the_same_step():
+    torch.testing.assert_close(
+        conv_run(Plan(compiled=True)), conv_run(Plan()), rtol=1e-4, atol=1e-5
+    )
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "CUDA graph"])
+def test_a_gpu_trains_the_same_members(compiled):
+    on_gpu = conv_run(Plan(compiled=compiled), "cuda")
+    torch.testing.assert_close(on_gpu, conv_run(Plan()), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.gpu
+def test_a_graph_is_its_eager_step_bit_by_bit():
+    assert torch.equal(conv_run(Plan(compiled=True), "cuda"), conv_run(Plan(), "cuda"))
