@@ -1,10 +1,11 @@
-"""The command line: ``bnbook run | build | check | compare | judge | data | doctor``."""
+"""The command line: ``bnbook run | build | check | compare | judge | records | data | doctor``."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -14,8 +15,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from bnbook import __version__, claims, experiments, records, status
+from bnbook import __version__, claims, experiments, records, records_cli, status
 from bnbook.errors import BnbookError
+from bnbook.session import OutOfTimeError
 
 app = typer.Typer(
     help="The Batch Normalization Book: run experiments, judge claims, build the pages.",
@@ -25,6 +27,7 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="List, get, import and verify data sets.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+app.add_typer(records_cli.app, name="records")
 out = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 
 Profile = Annotated[str, typer.Option(help="quick, standard or paper.")]
@@ -32,7 +35,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def main() -> None:
-    """Run the command line; a `BnbookError` prints as one message and exits with status 2."""
+    """Run the command line.
+
+    A `BnbookError` prints as one message and exits with status 2; a budget that has ended, with 3.
+    """
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
@@ -41,7 +47,7 @@ def main() -> None:
         if debug:
             raise
         print(f"bnbook: {error}", file=sys.stderr)  # noqa: T201
-        sys.exit(2)
+        sys.exit(3 if isinstance(error, OutOfTimeError) else 2)
 
 
 def _version(wanted: bool) -> None:
@@ -67,14 +73,28 @@ def run(
     seeds: Annotated[int | None, typer.Option(help="Number of seeds, from 0 up.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     workers: Annotated[int, typer.Option(help="Processes.")] = 1,
+    executor: Annotated[
+        str | None, typer.Option(help="inline, processes or dask; by default what suits.")
+    ] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(help="A Dask scheduler, such as tcp://HOST:8786.")
+    ] = None,
+    members: Annotated[
+        int | None, typer.Option(help="Networks that train as one, at most; measured unless given.")
+    ] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="Stop after 90s, 9m or 1.5h; the same command goes on.")
+    ] = None,
     data: Annotated[str | None, typer.Option(help="Another data set.")] = None,
     record: Annotated[
         bool, typer.Option("--record", help="Write to results/, to be committed.")
     ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Do not say how far it is.")] = False,
 ) -> None:
     """Run an experiment, resuming what was interrupted, and judge its claims.
 
     The table goes to _build/results; with --record to results/, with the ledger brought up to date.
+    Exits with 3 when the budget ends first.
     """
     from bnbook import sweep
 
@@ -84,7 +104,27 @@ def run(
     some = tuple(range(seeds)) if seeds else None
     config = experiment.configure(profile, seeds=some, data=data)
     folder = records.recorded() if record else records.fresh()
-    sweep.record(experiment, profile, config, device=device, workers=workers, folder=folder)
+    try:
+        sweep.record(
+            experiment,
+            profile,
+            config,
+            folder=folder,
+            device=device,
+            workers=workers,
+            executor=executor,
+            scheduler=scheduler,
+            members=members,
+            budget=None if budget is None else _duration(budget),
+            quiet=quiet,
+        )
+    except KeyboardInterrupt:
+        print(  # noqa: T201
+            "bnbook: stopped. Finished members and checkpoints are kept: run the same command again"
+            " to go on.",
+            file=sys.stderr,
+        )
+        raise typer.Exit(130) from None
     if record:
         status.rewrite_ledger(folder)
     out.print(f"{records.path(folder, name, profile)}")
@@ -92,6 +132,14 @@ def run(
     rows = status.rows(records.recorded(), records.fresh())
     shown = (name, profile, source)
     _print_rows([row for row in rows if (row.experiment, row.profile, row.source) == shown])
+
+
+def _duration(text: str) -> float:
+    """Read a time such as 90s, 9m or 1.5h, in seconds."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text)
+    if not found or not float(found[1]):
+        raise BnbookError(f"--budget must be a time such as 90s, 9m or 1.5h, found {text!r}.")
+    return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
 
 
 @app.command()

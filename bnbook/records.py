@@ -14,7 +14,7 @@ import os
 import platform
 import subprocess
 import tempfile
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -227,8 +227,10 @@ def read(path: Path) -> Record:
     return Record(stored.to_pandas(), json.loads(metadata[_PROVENANCE_KEY]), expected)
 
 
-def source_digest(module: str, function: str | None = None, without: Collection[str] = ()) -> str:
-    """SHA-256 of the package's source that a module, or one function of it, depends on.
+def source_digests(
+    module: str, function: str | None = None, without: Collection[str] = ()
+) -> dict[str, str]:
+    """SHA-256 of each of the package's modules that a module, or one function of it, depends on.
 
     Imports of `bnbook` modules are followed, transitively. Comments and docstrings do not count,
     so that rewording them leaves results valid; with `function`, nor do the module's definitions
@@ -245,13 +247,18 @@ def source_digest(module: str, function: str | None = None, without: Collection[
 
     Returns
     -------
-    str
-        64 hexadecimal digits.
+    dict
+        Name of a module -> 64 hexadecimal digits.
     """
     tree = _tree(module)
     if function is not None:
         tree = _reachable(tree, function)
-    return _closure_digest({module: ast.dump(tree)}, imports(tree), without)
+    return _closure({module: _digest(tree)}, imports(tree), without)
+
+
+def source_digest(module: str, function: str | None = None, without: Collection[str] = ()) -> str:
+    """SHA-256 over the `source_digests`, of which the parameters are the same."""
+    return combined(source_digests(module, function, without))
 
 
 def imported_digest(code: str) -> str:
@@ -263,18 +270,26 @@ def imported_digest(code: str) -> str:
         imported = imports(ast.parse(code))
     except SyntaxError:
         imported = set()
-    return _closure_digest({}, imported, ())
+    return combined(_closure({}, imported, ()))
 
 
-def _closure_digest(seen: dict[str, str], todo: set[str], without: Collection[str]) -> str:
+def combined(digests: Mapping[str, str]) -> str:
+    """SHA-256 over digests by name."""
+    return hashlib.sha256(json.dumps(sorted(digests.items())).encode()).hexdigest()
+
+
+def _closure(seen: dict[str, str], todo: set[str], without: Collection[str]) -> dict[str, str]:
     """Digest modules' source and, transitively, that of the modules which they import."""
     while todo := todo - seen.keys() - set(without):
         name = todo.pop()
         tree = _tree(name)
-        seen[name] = ast.dump(tree)
+        seen[name] = _digest(tree)
         todo |= imports(tree)
-    listing = json.dumps(sorted(seen.items()))
-    return hashlib.sha256(listing.encode()).hexdigest()
+    return seen
+
+
+def _digest(tree: ast.Module) -> str:
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
 
 
 def imports(tree: ast.AST) -> set[str]:
@@ -372,25 +387,27 @@ def environment(device: str) -> dict[str, Any]:
     """
     return {
         "device": device,
-        "processor": _processor(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "system": f"{platform.system()} {platform.machine()}",
         "versions": {
             "python": platform.python_version(),
-            **{name: _version(name) for name in ("bnbook", "torch", "numpy", "pandas")},
+            **{name: installed(name) for name in ("bnbook", "torch", "numpy", "pandas")},
         },
         "commit": _commit(),
     }
 
 
-def _version(package: str) -> str | None:
+def installed(package: str) -> str | None:
+    """Return the installed version of a package, or None; the package is not imported."""
     try:
         return version(package)
     except PackageNotFoundError:
         return None
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Return the processor's name."""
     info = Path("/proc/cpuinfo")
     if info.is_file():
         for line in info.read_text().splitlines():

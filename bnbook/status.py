@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, cast
 
-from bnbook import claims, experiments, ledger, records
+import pandas as pd
+
+from bnbook import claims, experiments, ledger, records, scaling
 from bnbook.errors import BnbookError
 from bnbook.experiments import Experiment
 
@@ -34,30 +36,56 @@ class Row(NamedTuple):
         }
 
 
-def entries(experiment: Experiment, folder: Path) -> dict[str, dict]:
+MEASUREMENTS = (scaling,)
+"""Modules with a record and facts but no claims, and so with a ledger file like an experiment's."""
+
+
+class Judged(Protocol):
+    """What the ledger needs of an experiment, or of a measurement without claims."""
+
+    __name__: str
+    TITLE: str
+    CLAIMS: Sequence[claims.Claim]
+
+    def facts(self, table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+        """Numbers that the prose needs beside the claims, by name."""
+
+
+def everything() -> list[Judged]:
+    """Return every experiment, then the measurements without claims."""
+    found = [cast(Judged, experiments.find(name)) for name in experiments.names()]
+    return [*found, *(cast(Judged, module) for module in MEASUREMENTS)]
+
+
+def stem(judged: Judged) -> str:
+    """Return the short name of an experiment or a measurement: its folder's under ``results/``."""
+    return judged.__name__.rpartition(".")[2]
+
+
+def entries(experiment: Judged, folder: Path) -> dict[str, dict]:
     """Judge every record that an experiment has under a results folder: profile -> entry."""
     found = {}
     for profile in records.PROFILES:
-        path = records.path(folder, experiments.stem(experiment), profile)
+        path = records.path(folder, stem(experiment), profile)
         if path.is_file():
             record = records.read(path)
             found[profile] = ledger.entry(experiment.CLAIMS, experiment.facts(record.table), record)
     return found
 
 
-def content(experiment: Experiment, folder: Path) -> dict[str, Any]:
+def content(experiment: Judged, folder: Path) -> dict[str, Any]:
     """Return what an experiment's ledger file should hold, from its records."""
-    name = experiments.stem(experiment)
+    name = stem(experiment)
     return ledger.describe(name, experiment.TITLE, experiment.CLAIMS, entries(experiment, folder))
 
 
 def rewrite_ledger(folder: Path) -> list[Path]:
     """Write the ledger file of every experiment that has records; return the paths."""
     written = []
-    for name in experiments.names():
-        judged = content(experiments.find(name), folder)
+    for experiment in everything():
+        judged = content(experiment, folder)
         if judged["profiles"]:
-            written.append(ledger.write(folder, name, judged))
+            written.append(ledger.write(folder, stem(experiment), judged))
     return written
 
 
@@ -81,8 +109,8 @@ def rows(recorded: Path, fresh: Path) -> Iterator[Row]:
         When a ledger file is not what its records and claims give.
     """
     on_file = ledger.read(recorded)
-    for name in experiments.names():
-        experiment = experiments.find(name)
+    for experiment in everything():
+        name = stem(experiment)
         ours = content(experiment, recorded)
         if ours["profiles"] and records.as_json(ours) != records.as_json(on_file.get(name)):
             raise BnbookError(

@@ -1,113 +1,271 @@
-"""Run an experiment part by part: in parallel, resumable, never the same part twice.
+"""Run what no record holds: in fused batches, in parallel, resumable, never the same member twice.
 
-Finished parts are kept as records in a cache folder under a key of everything that they depend on.
-A run that was interrupted goes on with the parts that are missing.
+A member is one single run of a config; see `Experiment.parts`. Finished members are kept in a cache
+folder under a key of everything that they depend on. A sweep that was interrupted goes on with the
+members that are missing, and with a batch that was begun from its checkpoint. A batch of which
+nothing is finished trains as the same batch as in a sweep that was not interrupted, so that the
+tables agree to the last bit.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import sys
+import functools
+import importlib
+import math
+import tempfile
 import time
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing
-from dataclasses import asdict, dataclass
+from collections import deque
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
-from tqdm import tqdm
 
-from bnbook import experiments, records
+from bnbook import executors, experiments, planning, records, store
 from bnbook.errors import BnbookError
+from bnbook.executors import Crew
 from bnbook.experiments import Experiment
+from bnbook.progress import Progress, Work
+from bnbook.session import OutOfTimeError, Plan, Session
+from bnbook.store import Store
 
 CACHE = records.root() / "_build" / "sweeps"
-"""Where finished parts are kept."""
-
-
-def part_key(part: Any, source: str, device: str) -> str:
-    """SHA-256 of all that a part's table depends on.
-
-    Parameters
-    ----------
-    part : Config
-        One of an experiment's `parts`.
-    source : str
-        The experiment's `source_digest`.
-    device : str
-        ``cpu`` or ``cuda``.
-
-    Returns
-    -------
-    str
-        64 hexadecimal digits over the config, the source, the data set's digest, torch's version
-        and the device.
-    """
-    import torch
-
-    from bnbook import datasets
-
-    facts = {
-        "config": asdict(part),
-        "source": source,
-        "data": datasets.digest(part.data),
-        "torch": torch.__version__,
-        "device": device,
-    }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+"""Where finished members are kept."""
+GRACE = 30.0
+"""Seconds after the deadline at which what still has not stopped is given up."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A finished run.
+    """What a sweep came to.
 
     Attributes
     ----------
     table : pandas.DataFrame
-        The same rows in the same order as ``experiment.run(config)``, whatever was resumed.
+        The rows of the members that are finished. When none is left, the same rows in the same
+        order as ``experiment.run`` of each config, whatever was resumed.
     seconds : float
-        Time spent computing, summed over parts, those found in the cache included.
+        Time spent computing, summed over members, those found in the cache included.
     source_digest : str
         Digest of the source that the run depends on, taken when it started.
+    sources : dict
+        The digests of its modules.
     device : str
-        ``cpu``, or the name of the GPU.
+        ``cpu``, or the name of the GPU, or several with commas between them.
+    plan : dict
+        The `Plan`'s fields.
+    members, left, part_way : int
+        All of them; those that are not finished, because time ran out; and those of the latter
+        that have a checkpoint.
+    diverged : int
+        Members that did not stay finite.
     """
 
     table: pd.DataFrame
     seconds: float
     source_digest: str
+    sources: dict[str, str]
+    device: str
+    plan: dict[str, Any]
+    members: int
+    left: int
+    part_way: int
+    diverged: int
+
+    def remains(self) -> str:
+        """Say in a sentence how far the sweep is."""
+        return (
+            f"{self.members - self.left} of {self.members} members are done, {self.part_way} part"
+            f" way, {self.left - self.part_way} not begun; run the same command again to go on."
+        )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Members that train as one ensemble: their keys and what the keys are made of, in order."""
+
+    members: dict[str, dict[str, Any]]
+    parts: tuple[Any, ...]
+
+    @property
+    def key(self) -> str:
+        """The key of the batch."""
+        return store.batch_key(tuple(self.members))
+
+
+@dataclass(frozen=True)
+class Task:
+    """A batch as it is handed to a worker.
+
+    Attributes
+    ----------
+    module : str
+        Full name of the experiment's module.
+    parts : tuple of Config
+        Single runs that fuse.
+    session : Session
+        How to carry them out.
+    expects : dict or None
+        ``source`` and ``torch`` that the worker must have; None does not look.
+    """
+
+    module: str
+    parts: tuple[Any, ...]
+    session: Session
+    expects: dict[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a worker hands back.
+
+    Attributes
+    ----------
+    tables : list of pandas.DataFrame or None
+        One for each part; None when time ran out.
+    seconds : float
+        Time spent.
+    device : str
+        ``cpu``, or the name of the GPU.
+    """
+
+    tables: list[pd.DataFrame] | None
+    seconds: float
     device: str
 
 
-def run(
+@dataclass(frozen=True)
+class _Abandonable(Session):
+    """A session that also stops when nobody waits for it any longer."""
+
+    gone: Callable[[], bool] = bool
+
+    def out_of_time(self) -> bool:
+        """Whether the deadline has passed or nobody waits."""
+        return super().out_of_time() or self.gone()
+
+
+def train_batch(task: Task) -> Trained:
+    """Train a batch: what a worker does.
+
+    Parameters
+    ----------
+    task : Task
+        The batch. A folder of its session that cannot be made here is replaced by one of this
+        machine's own.
+
+    Returns
+    -------
+    Trained
+
+    Raises
+    ------
+    BnbookError
+        When this worker has other source or another torch than the sweep's own.
+    """
+    started = time.perf_counter()
+    session = task.session
+    if session.out_of_time():
+        return Trained(None, 0.0, session.device)
+    _check_versions(task.module, task.expects)
+    session = _Abandonable(**vars(_with_folder(session)), gone=executors.abandoned())
+    experiment = cast(Experiment, importlib.import_module(task.module))
+    tables: list[pd.DataFrame] | None
+    try:
+        tables = experiment.train(task.parts, session)
+    except OutOfTimeError:
+        tables = None
+    return Trained(tables, time.perf_counter() - started, _device_name(session.device))
+
+
+def _with_folder(session: Session) -> Session:
+    """Move the files of a session whose folder cannot be made to a folder that can."""
+    if session.checkpoint is None or session.progress is None:
+        return session
+    try:
+        session.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        folder = Path(tempfile.gettempdir()) / "bnbook-sweeps"
+        folder.mkdir(exist_ok=True)
+        return replace(
+            session,
+            checkpoint=folder / session.checkpoint.name,
+            progress=folder / session.progress.name,
+        )
+    return session
+
+
+def _versions(source: str) -> dict[str, str]:
+    return {"source": source, "torch": str(records.installed("torch"))}
+
+
+def _check_versions(module: str, expected: Mapping[str, str] | None) -> None:
+    if expected is None:
+        return
+    found = _versions(_source(module))
+    differ = [name for name in found if found[name] != expected[name]]
+    if differ:
+        said = "; ".join(f"{n} {found[n][:12]}, not {expected[n][:12]}" for n in differ)
+        raise BnbookError(
+            f"a worker has other versions than the sweep ({said}). Install the same bnbook and"
+            " torch on every machine and start the workers again. Nothing was recorded from it."
+        )
+
+
+@functools.cache
+def _source(module: str) -> str:
+    """Digest what a worker loaded, when it loaded it: later edits of the files do not count."""
+    return records.combined(store.source_digests(importlib.import_module(module)))
+
+
+def _device_name(kind: str) -> str:
+    if kind != "cuda":
+        return kind
+    import torch
+
+    return str(torch.cuda.get_device_name())
+
+
+def sweep(
     experiment: Experiment,
-    config: Any,
+    configs: Any,
     *,
     device: str = "auto",
     workers: int = 1,
+    executor: str | None = None,
+    scheduler: str | None = None,
+    members: int | None = None,
+    budget: float | None = None,
     cache: Path | None = None,
+    quiet: bool | None = None,
 ) -> Outcome:
-    """Run the parts of a config that the cache does not hold.
+    """Run the members of one or several configs that the cache does not hold.
 
     Parameters
     ----------
     experiment : Experiment
         The experiment's module.
-    config : Config
-        From its `configure`.
+    configs : Config or sequence of Config
+        From its `configure`. A single run that several of them hold is run once.
     device : str
         ``auto``, ``cpu`` or ``cuda``.
     workers : int
         Processes; 1 runs in this one. The cores are shared out among them.
+    executor : str, optional
+        ``inline``, ``processes`` or ``dask``; by default what `workers` and `scheduler` call for.
+    scheduler : str, optional
+        Address of a Dask scheduler, such as ``tcp://HOST:8786``.
+    members : int, optional
+        Networks that train as one, at most; measured unless given.
+    budget : float, optional
+        Seconds after which to stop, with what is left in the checkpoints.
     cache : pathlib.Path, optional
-        Folder of finished parts; `CACHE` unless told otherwise.
+        Folder of finished members; `CACHE` unless told otherwise.
+    quiet : bool, optional
+        Whether to say nothing on stderr; by default only a terminal is told how far the sweep is.
 
     Returns
     -------
@@ -116,88 +274,214 @@ def run(
     Raises
     ------
     BnbookError
-        When `workers` is less than 1 or a worker process dies. Finished parts are kept.
+        When the arguments do not go together, a config is impossible, or a machine fails.
+        Finished members are kept.
     """
-    import torch
-
-    from bnbook import training
-
-    if workers < 1:
-        raise BnbookError(f"workers must be at least 1, found {workers}.")
-    kind = training.choose_device(device).type
-    name, source = experiments.stem(experiment), source_digest(experiment)
-    paths = {
-        (cache or CACHE) / name / f"{part_key(part, source, kind)}.parquet": part
-        for part in experiment.parts(config)
-    }
-    missing = [(path, part) for path, part in paths.items() if not path.is_file()]
-    progress = tqdm(
-        total=len(paths),
-        initial=len(paths) - len(missing),
-        desc=name,
-        unit="part",
-        disable=not sys.stderr.isatty(),
-    )
-    with closing(progress):
-        for _ in _finished(name, missing, kind, workers):
-            progress.update()
-    finished = [records.read(path) for path in paths]
-    return Outcome(
-        pd.concat([part.table for part in finished], ignore_index=True),
-        round(sum(part.provenance["seconds"] for part in finished), 1),
-        source,
-        torch.cuda.get_device_name() if kind == "cuda" else "cpu",
-    )
+    kind = executors.named(executor, workers, scheduler)
+    parts = [part for config in _listed(configs) for part in experiment.parts(config)]
+    _check_sizes(parts, members, budget)
+    name, folder = experiments.stem(experiment), cache or CACHE
+    deadline = None if budget is None else time.time() + budget - _reserve(budget)
+    with (
+        executors.explained(name),
+        executors.opened(kind, workers, scheduler, device) as crew,
+    ):
+        run = _Sweep(experiment, parts, crew, Store(folder / name), deadline)
+        run.choose_plan(folder, members)
+        run.carry_out(quiet)
+        return run.outcome()
 
 
-def source_digest(experiment: Experiment) -> str:
-    """Return the digest of the source that an experiment's ``run`` depends on.
+def _plan(
+    module: str,
+    parts: Sequence[Any],
+    device: str,
+    folder: Path,
+    members: int | None,
+    expects: Mapping[str, str] | None,
+) -> Plan:
+    """Choose a plan, in the process whose speed counts."""
+    _check_versions(module, expects)
+    experiment = cast(Experiment, importlib.import_module(module))
+    return planning.choose(experiment, parts, device, folder, members)
 
-    The loading of data does not count, the key has the digest of the data itself; nor does the
-    version of the package.
-    """
-    return records.source_digest(experiment.__name__, "run", without={"bnbook", "bnbook.datasets"})
+
+def _reserve(budget: float) -> float:
+    """Seconds kept for starting, for the step under way, and for writing what was reached."""
+    return min(10.0, 2.0 + budget / 20, budget / 2)
 
 
-def _finished(
-    name: str, missing: list[tuple[Path, Any]], device: str, workers: int
-) -> Iterator[None]:
-    if workers == 1 or len(missing) < 2:
-        for path, part in missing:
-            _run_part(name, part, device, path)
-            yield
-        return
-    threads = max(1, (os.cpu_count() or 1) // workers)
-    pool = ProcessPoolExecutor(
-        workers, get_context("spawn"), initializer=_set_threads, initargs=(threads,)
-    )
-    with pool:
-        futures = [pool.submit(_run_part, name, part, device, path) for path, part in missing]
+def _listed(configs: Any) -> list[Any]:
+    return list(configs) if isinstance(configs, Sequence) else [configs]
+
+
+def _check_sizes(parts: Sequence[Any], members: int | None, budget: float | None) -> None:
+    if not parts:
+        raise BnbookError("expected at least one config with a single run in it, found none.")
+    if members is not None and members < 1:
+        raise BnbookError(f"members must be at least 1, found {members}.")
+    if budget is not None and budget <= 0:
+        raise BnbookError(f"the budget must be more than 0 seconds, found {budget}.")
+
+
+def _failed(future: Future[Trained]) -> bool:
+    return future.cancelled() or future.exception() is not None
+
+
+class _Sweep:
+    """A sweep under way."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        parts: Sequence[Any],
+        crew: Crew,
+        kept: Store,
+        deadline: float | None,
+    ) -> None:
+        self.experiment, self.crew, self.kept, self.deadline = experiment, crew, kept, deadline
+        self.sources = store.source_digests(experiment)
+        self.source = records.combined(self.sources)
+        self.expects = _versions(self.source) if crew.apart else None
+        self.every = list(parts)
+
+    def choose_plan(self, folder: Path, members: int | None) -> None:
+        """Choose how to compute, where it will be computed on other machines; then name members."""
+        call = (self.experiment.__name__, self.every, self.crew.device, folder, members)
+        if self.crew.elsewhere:
+            self.plan = self._in_time(self.crew.executor.submit(_plan, *call, self.expects))
+        else:
+            self.plan = _plan(*call, None)
+        facts = [store.facts(p, self.source, self.crew.device, self.plan) for p in self.every]
+        self.order = [store.key(each) for each in facts]
+        self.facts = dict(zip(self.order, facts, strict=True))
+        self.parts = dict(zip(self.order, self.every, strict=True))
+
+    def _in_time(self, future: Future[Plan]) -> Plan:
+        left = None if self.deadline is None else max(0.0, self.deadline - time.time())
         try:
-            for future in as_completed(futures):
-                future.result()
-                yield
-        except BrokenProcessPool as error:
-            raise BnbookError(
-                f"a worker process of {name} died, perhaps for want of memory. Finished parts are"
-                " kept: run the same command again, with fewer --workers if it was memory."
-            ) from error
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+            return future.result(left)
+        except TimeoutError as error:
+            raise OutOfTimeError("no worker had answered when the time was up.") from error
 
+    def batches(self) -> list[Batch]:
+        """What is to be trained: batches that were begun, then the rest in the order of the table.
 
-def _set_threads(threads: int) -> None:
-    import torch
+        The rest is cut into batches before what is finished is left out, so that a batch of which
+        nothing is finished is the same as in a sweep from nothing.
+        """
+        begun, taken = list[tuple[str, ...]](), set[str]()
+        for keys in self.kept.begun():
+            if self._resumes(keys) and taken.isdisjoint(keys):
+                begun.append(keys)
+                taken.update(keys)
+        groups: dict[Hashable, list[str]] = {}
+        for key, part in self.parts.items():
+            groups.setdefault(self.experiment.fuses(part), []).append(key)
+        size = self.plan.members
+        cut = [keys[i : i + size] for keys in groups.values() for i in range(0, len(keys), size)]
+        rest = [tuple(k for k in keys if k not in taken and not self._done(k)) for keys in cut]
+        return [
+            Batch({key: self.facts[key] for key in keys}, tuple(self.parts[key] for key in keys))
+            for keys in (*begun, *rest)
+            if keys
+        ]
 
-    torch.set_num_threads(threads)
+    def _resumes(self, keys: Sequence[str]) -> bool:
+        """Whether a batch that was noted is wanted, small enough, and neither new nor finished."""
+        wanted = all(key in self.parts for key in keys) and len(keys) <= self.plan.members
+        done = [self._done(key) for key in keys]
+        begun = any(done) or self.kept.part_way(store.batch_key(keys))
+        return wanted and begun and not all(done)
 
+    def _done(self, key: str) -> bool:
+        return self.kept.member(key).is_file()
 
-def _run_part(name: str, part: Any, device: str, path: Path) -> None:
-    started = time.perf_counter()
-    table = experiments.find(name).run(part, device)
-    seconds = round(time.perf_counter() - started, 3)
-    records.write(path, table, {"experiment": name, "config": asdict(part), "seconds": seconds})
+    def carry_out(self, quiet: bool | None) -> None:
+        """Train what is missing until the deadline and record each batch as it ends."""
+        todo = self.batches()
+        missing = {key for batch in todo for key in batch.members}
+        found = [self.kept.read(key) for key in self.parts if key not in missing]
+        work = {
+            batch.key: Work(
+                self.kept.progress(batch.key),
+                len(batch.parts),
+                getattr(batch.parts[0], "steps", 1),
+            )
+            for batch in todo
+        }
+        before = sum(store.diverged(record.table) for record in found)
+        name = experiments.stem(self.experiment)
+        with Progress(name, work, len(found), before, quiet) as progress:
+            self._train(deque(todo), progress)
+
+    def _train(self, todo: deque[Batch], progress: Progress) -> None:
+        running: dict[Future[Trained], Batch] = {}
+        window = self.crew.window or len(todo)
+        while todo or running:
+            late = self._late()
+            while todo and len(running) < window and late < 0:
+                batch = todo.popleft()
+                self.kept.begin(tuple(batch.members), next(iter(batch.members.values())))
+                running[self.crew.executor.submit(train_batch, self._task(batch))] = batch
+            if not running:
+                break
+            if late > GRACE:
+                raise OutOfTimeError(
+                    f"{len(running)} batches had not stopped {GRACE:.0f} s after the time was up"
+                    " and were given up. Run the same command again to go on."
+                )
+            done, _ = wait(running, timeout=1, return_when=FIRST_COMPLETED)
+            ended = [(future, running.pop(future)) for future in done]
+            for future, batch in sorted(ended, key=lambda pair: _failed(pair[0])):
+                self._record(batch, future.result(), progress)
+
+    def _late(self) -> float:
+        """Seconds since the deadline, negative before it."""
+        return -math.inf if self.deadline is None else time.time() - self.deadline
+
+    def _task(self, batch: Batch) -> Task:
+        session = Session(
+            self.crew.device,
+            self.plan,
+            self.kept.checkpoint(batch.key),
+            deadline=self.deadline,
+            progress=self.kept.progress(batch.key),
+        )
+        return Task(self.experiment.__name__, batch.parts, session, self.expects)
+
+    def _record(self, batch: Batch, trained: Trained, progress: Progress) -> None:
+        if trained.tables is None:
+            self.kept.pause(tuple(batch.members), trained.seconds)
+            return
+        about = {
+            "experiment": experiments.stem(self.experiment),
+            "device": trained.device,
+            "plan": asdict(self.plan),
+            "sources": self.sources,
+        }
+        self.kept.finish(batch.members, trained.tables, trained.seconds, about)
+        progress.finished(batch.key, sum(map(store.diverged, trained.tables)))
+
+    def outcome(self) -> Outcome:
+        """Collect the finished members."""
+        left = self.batches()
+        missing = {key for batch in left for key in batch.members}
+        found = {key: self.kept.read(key) for key in self.parts if key not in missing}
+        tables = [found[key].table for key in self.order if key in found]
+        part_way = [batch for batch in left if self.kept.part_way(batch.key)]
+        return Outcome(
+            pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(),
+            round(sum(record.provenance["seconds"] for record in found.values()), 1),
+            self.source,
+            self.sources,
+            ", ".join(sorted({record.provenance["device"] for record in found.values()})),
+            asdict(self.plan),
+            len(self.parts),
+            len(missing),
+            sum(len(batch.members) for batch in part_way),
+            sum(store.diverged(record.table) for record in found.values()),
+        )
 
 
 def record(
@@ -205,16 +489,15 @@ def record(
     profile: str,
     config: Any,
     *,
-    device: str = "auto",
-    workers: int = 1,
     folder: Path | None = None,
+    **options: Any,
 ) -> records.Record:
     """Run a config and write its record, under ``_build/results`` unless told otherwise.
 
     Parameters
     ----------
-    experiment, config, device, workers
-        As for `run`.
+    experiment, config, **options
+        As for `sweep`.
     profile : str
         The profile's name, the stem of the file.
     folder : pathlib.Path, optional
@@ -224,10 +507,21 @@ def record(
     -------
     records.Record
         As read back from the file.
+
+    Raises
+    ------
+    OutOfTimeError
+        When the budget ended first. Nothing is recorded; the finished members are kept.
+    BnbookError
+        As `sweep` does.
     """
-    outcome = run(experiment, config, device=device, workers=workers)
-    path = records.path(folder or records.fresh(), experiments.stem(experiment), profile)
-    records.write(path, outcome.table, provenance(experiment, profile, config, outcome))
+    outcome = sweep(experiment, config, **options)
+    name = experiments.stem(experiment)
+    if outcome.left:
+        raise OutOfTimeError(f"{name} ran out of time, nothing is recorded: {outcome.remains()}")
+    path = records.path(folder or records.fresh(), name, profile)
+    with executors.explained(name):
+        records.write(path, outcome.table, provenance(experiment, profile, config, outcome))
     return records.read(path)
 
 
@@ -245,13 +539,13 @@ def provenance(
     config : Config
         What was run.
     outcome : Outcome
-        What `run` returned.
+        What `sweep` returned.
 
     Returns
     -------
     dict
-        Experiment, profile, config, data and source digests, seconds, date, and
-        `records.environment`.
+        Experiment, profile, config, data and source digests, plan, members that diverged, seconds,
+        date, and `records.environment`.
     """
     from bnbook import datasets
 
@@ -263,6 +557,9 @@ def provenance(
         "data": config.data,
         "data_digest": datasets.digest(config.data),
         "source_digest": outcome.source_digest,
+        "sources": outcome.sources,
+        "plan": outcome.plan,
+        "diverged": outcome.diverged,
         "seconds": outcome.seconds,
         "date": datetime.now(UTC).date().isoformat(),
         **records.environment(outcome.device),

@@ -1,12 +1,17 @@
 """The command line as a reader meets it."""
 
+import itertools
 import json
+import re
 import subprocess
 import sys
+import time
 
+import pandas as pd
 import pytest
 
-from bnbook import __version__, cli, records, status, sweep
+from bnbook import __version__, cli, experiments, records, status, sweep
+from tests import fake
 from tests.test_ioffe_fig1 import made_up
 from tests.test_status import FACTS
 
@@ -81,6 +86,12 @@ def test_compare_says_what_differs(project, bnbook):
         (["run", "ioffe_fig1", "--seeds", "0"], "--seeds must be at least 1, found 0"),
         (["run", "ioffe_fig1", "--device", "abacus"], "device must be auto, cpu or cuda"),
         (["run", "ioffe_fig1", "--data", "imagenet"], "imagenet"),
+        (["run", "ioffe_fig1", "--budget", "soon"], "a time such as 90s, 9m or 1.5h, found 'soon'"),
+        (["run", "ioffe_fig1", "--budget", "0m"], "a time such as 90s, 9m or 1.5h, found '0m'"),
+        (["run", "ioffe_fig1", "--members", "0"], "members must be at least 1, found 0"),
+        (["run", "ioffe_fig1", "--workers", "0"], "workers must be at least 1, found 0"),
+        (["run", "ioffe_fig1", "--executor", "abacus"], "one of inline, processes, dask"),
+        (["run", "ioffe_fig1", "--executor", "dask"], "Start one with `dask scheduler`"),
         (["compare", "ioffe_fig1"], "expected a record at"),
         (["data", "verify", "imagenet"], "imagenet"),
     ],
@@ -137,6 +148,61 @@ def test_doctor_and_data_list_say_what_there_is(project, bnbook, monkeypatch):
     code, out, _ = bnbook("data", "list")
     assert code == 0
     assert "1,797" in out
+
+
+@pytest.fixture
+def made_up_run(project, monkeypatch):
+    """A project in which the made-up experiment can be run; its claims are none."""
+    monkeypatch.setattr(experiments, "names", lambda: ["fake"])
+    monkeypatch.setattr(experiments, "find", {"fake": fake}.__getitem__)
+    return project
+
+
+def test_a_budget_that_ends_exits_with_3_and_the_same_command_goes_on(
+    made_up_run, bnbook, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        clock = itertools.chain([0.0] * 10, itertools.repeat(1e9))
+        patch.setattr(time, "time", lambda: next(clock))
+        code, _, err = bnbook("run", "fake", "--budget", "9m", "--record")
+    assert code == 3
+    assert re.fullmatch(
+        r"bnbook: fake ran out of time, nothing is recorded: \d of 6 members are done, \d part way,"
+        r" \d not begun; run the same command again to go on\.\n",
+        err,
+    )
+    assert not (made_up_run / "results" / "fake").exists()
+    assert bnbook("run", "fake", "--record")[0] == 0
+    assert len(records.read(made_up_run / "results/fake/quick.parquet").table) == 12
+
+
+def test_ctrl_c_says_that_nothing_is_lost(made_up_run, bnbook, monkeypatch):
+    monkeypatch.setattr(fake, "PROFILES", {"quick": fake.Config(trouble="interrupt")})
+    code, _, err = bnbook("run", "fake")
+    assert code == 130
+    assert "Finished members and checkpoints are kept" in err
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("9m", 540), ("1.5h", 5400)])
+def test_times(text, seconds):
+    assert cli._duration(text) == seconds
+
+
+def test_a_measurement_without_claims_has_a_ledger_entry(project, bnbook):
+    from bnbook import scaling
+
+    table = pd.DataFrame({
+        "workers": [1, 1, 2, 2], "repeat": [0, 1, 0, 1], "members": 72, "steps": 800,
+        "seconds": [10.0, 12.0, 5.5, 5.5],
+    })  # fmt: skip
+    records.write(records.path(project / "results", "scaling", "quick"), table, FACTS)
+    (project / "README.md").write_text("<!-- claims: made by `make judge` -->\n<!-- end -->\n")
+    status.rewrite_ledger(project / "results")
+    entry = json.loads((project / "results/claims/scaling.json").read_text())
+    assert entry["title"] == scaling.TITLE
+    assert entry["profiles"]["quick"]["facts"]["ratio"]["value"] == 2.0
+    assert entry["profiles"]["quick"]["facts"]["one_worker"]["value"] == 11.0
+    assert bnbook("check")[0] == 0
 
 
 @pytest.mark.slow

@@ -149,16 +149,18 @@ def draw_steps(ax: Axes, table: pd.DataFrame, arms: Collection[str], target: flo
         and 95 % interval over seeds.
     """
     needed = tuning.steps_to_reach(table, "validation_accuracy", target)
+    drawn = False
     for arm in arms:
         reached = needed.loc[:, [arm]].droplevel("arm", axis="columns").dropna(axis="columns")
+        drawn |= not reached.empty
         runs = reached.melt(value_name="steps")
         runs["steps"] = np.log10(runs["steps"])
         band = 10 ** style.mean_band(runs, "learning_rate", "steps")
         style.draw_band(ax, band, arm, marker=style.MARKERS[arm], ms=4)
     grid = table["learning_rate"]
     ax.set(
-        xscale="log", yscale="log", xlabel="learning rate", ylabel=f"steps to {target:.0%}",
-        xlim=(grid.min() / 1.3, grid.max() * 1.3),
+        xscale="log", yscale="log" if drawn else "linear", xlabel="learning rate",
+        ylabel=f"steps to {target:.0%}", xlim=(grid.min() / 1.3, grid.max() * 1.3),
     )  # fmt: skip
 
 

@@ -1,0 +1,199 @@
+"""Finished members of sweeps on disk, each under a key of everything that it depends on.
+
+Beside them stand, for each batch that was begun and not finished, a note of its members, and what
+its training leaves: its checkpoint and its progress.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from bnbook import records
+from bnbook.errors import BnbookError
+from bnbook.experiments import Experiment
+from bnbook.session import Plan
+
+UNCOUNTED = frozenset(
+    {"bnbook", "bnbook.datasets", "bnbook.experiments", "bnbook.records", "bnbook.session"}
+)
+"""Modules whose source does not decide what is measured: the keys hold the digest of the data, and
+the others say where, when and in what file."""
+
+
+def source_digests(experiment: Experiment) -> dict[str, str]:
+    """Digests of the source that an experiment's ``train`` depends on, by module."""
+    return records.source_digests(experiment.__name__, "train", UNCOUNTED)
+
+
+def facts(part: Any, source: str, device: str, plan: Plan) -> dict[str, Any]:
+    """Return all that a member's table depends on.
+
+    Parameters
+    ----------
+    part : Config
+        One of an experiment's `parts`.
+    source : str
+        `records.combined` of its `source_digests`.
+    device : str
+        ``cpu`` or ``cuda``.
+    plan : Plan
+        Of which only the precision counts: the rest changes no more than the last digits.
+
+    Returns
+    -------
+    dict
+        ``config``, ``source``, ``data`` (its digest), ``torch``, ``device`` and ``precision``, as
+        JSON gives them back.
+    """
+    from bnbook import datasets
+
+    found = {
+        "config": asdict(part),
+        "source": source,
+        "data": datasets.digest(part.data),
+        "torch": records.installed("torch"),
+        "device": device,
+        "precision": plan.precision,
+    }
+    again: dict[str, Any] = json.loads(json.dumps(found))
+    return again
+
+
+def key(facts: Mapping[str, Any]) -> str:
+    """SHA-256 (hex) of a member's facts."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def batch_key(members: Sequence[str]) -> str:
+    """SHA-256 (hex) of the keys of a batch's members."""
+    return hashlib.sha256("\n".join(members).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Store:
+    """The finished members and begun batches of one experiment.
+
+    Attributes
+    ----------
+    folder : pathlib.Path
+        Where they stand; made when the first is written.
+    """
+
+    folder: Path
+
+    def member(self, key: str) -> Path:
+        """Return where a member's record stands."""
+        return self.folder / f"{key}.parquet"
+
+    def read(self, key: str) -> records.Record:
+        """Read a member's record.
+
+        Raises
+        ------
+        BnbookError
+            When it is damaged.
+        """
+        try:
+            return records.read(self.member(key))
+        except BnbookError as error:
+            raise BnbookError(f"{error} `bnbook records prune` deletes damaged members.") from error
+
+    def checkpoint(self, batch: str) -> Path:
+        """Return where a batch keeps its state."""
+        return self.folder / f"{batch}.checkpoint"
+
+    def progress(self, batch: str) -> Path:
+        """Return where a batch says how far it is."""
+        return self.folder / f"{batch}.progress"
+
+    def note(self, batch: str) -> Path:
+        """Return where it is noted which members a batch has."""
+        return self.folder / f"{batch}.json"
+
+    def begin(self, members: Sequence[str], facts: Mapping[str, Any]) -> None:
+        """Note which members a batch has, unless that is noted already.
+
+        Parameters
+        ----------
+        members : sequence of str
+            Their keys, in order.
+        facts : mapping
+            Of its first member, for `prune`.
+        """
+        path = self.note(batch_key(members))
+        if not path.is_file():
+            note = {"members": list(members), "seconds": 0.0, "facts": dict(facts)}
+            records.write_json(path, note)
+
+    def pause(self, members: Sequence[str], seconds: float) -> None:
+        """Note the time that a batch has spent so far."""
+        path = self.note(batch_key(members))
+        note = json.loads(path.read_text())
+        records.write_json(path, {**note, "seconds": note["seconds"] + seconds})
+
+    def part_way(self, batch: str) -> bool:
+        """Whether some of a batch has been trained."""
+        note = self.note(batch)
+        noted = note.is_file() and json.loads(note.read_text())["seconds"] > 0
+        return noted or self.checkpoint(batch).is_file()
+
+    def begun(self) -> list[tuple[str, ...]]:
+        """Return the batches that were begun and not finished, by the keys of their members."""
+        notes = (json.loads(path.read_text()) for path in sorted(self.folder.glob("*.json")))
+        return [tuple(note["members"]) for note in notes]
+
+    def finish(
+        self,
+        members: Mapping[str, Mapping[str, Any]],
+        tables: Sequence[pd.DataFrame],
+        seconds: float,
+        about: Mapping[str, Any],
+    ) -> None:
+        """Record every member of a batch, then forget it and other batches with one of them.
+
+        Parameters
+        ----------
+        members : mapping
+            Key -> facts, in order.
+        tables : sequence of pandas.DataFrame
+            One for each.
+        seconds : float
+            Time spent since the batch went on; with what was noted, shared among the members.
+        about : mapping
+            What else the records state.
+        """
+        batch = batch_key(tuple(members))
+        spent = seconds + json.loads(self.note(batch).read_text())["seconds"]
+        share = {"seconds": round(spent / len(members), 3)}
+        date = {"date": datetime.now(UTC).date().isoformat()}
+        for (key, facts), table in zip(members.items(), tables, strict=True):
+            records.write(self.member(key), table, {**about, **share, **date, "facts": facts})
+        for begun in self.begun():
+            if not members.keys().isdisjoint(begun):
+                self.forget(batch_key(begun))
+
+    def forget(self, batch: str) -> None:
+        """Remove what a batch has left, its note last."""
+        for path in (self.checkpoint(batch), self.progress(batch), self.note(batch)):
+            path.unlink(missing_ok=True)
+
+    def finished(self) -> Iterator[tuple[Path, dict[str, Any] | None]]:
+        """Yield each member's file and its record's provenance, None where it is damaged."""
+        for path in sorted(self.folder.glob("*.parquet")):
+            try:
+                yield path, records.read(path).provenance
+            except BnbookError:
+                yield path, None
+
+
+def diverged(table: pd.DataFrame) -> bool:
+    """Whether a member's table says that it did not stay finite (``diverged_at``, a step or -1)."""
+    return "diverged_at" in table and bool((table["diverged_at"] >= 0).any())
