@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import importlib.util
 import json
 import os
 import re
@@ -228,7 +229,7 @@ def _clean(notebook: Any, profile: str) -> str:
 
 
 def draw_figures(root: Path) -> list[Path]:
-    """Draw every experiment's figures from its best record, where record or code changed.
+    """Draw the figures of every ledger file's best record, where record or code changed.
 
     Parameters
     ----------
@@ -243,19 +244,29 @@ def draw_figures(root: Path) -> list[Path]:
     changed = []
     for name, content in ledger.read(root / "results").items():
         profile = ledger.best_profile(content)
-        experiment = experiments.find(name)
+        module = _drawing(name)
+        if module is None:
+            continue
         stamp = root / FIGURES / name
         digest = content["profiles"][profile]["record"]["digest"]
-        key = _digest([digest, records.source_digest(experiment.__name__)])
-        paths = {n: root / FIGURES / f"{name}-{n}.svg" for n in experiment.FIGURES}
+        key = _digest([digest, records.source_digest(module.__name__)])
+        paths = {n: root / FIGURES / f"{name}-{n}.svg" for n in module.FIGURES}
         if _has_key(stamp, key) and all(path.is_file() for path in paths.values()):
             continue
         table = records.read(records.path(root / "results", name, profile)).table
         for figure, path in paths.items():
-            if style.save(experiment.FIGURES[figure](table), path, digest):
+            if style.save(module.FIGURES[figure](table), path, digest):
                 changed.append(path)
         _key_file(stamp).write_text(key)
     return changed
+
+
+def _drawing(name: str) -> Any:
+    """Return the module whose FIGURES draw a record: an experiment, or one of `bnbook.figures`."""
+    if name in experiments.names():
+        return experiments.find(name)
+    module = f"bnbook.figures.{name}"
+    return importlib.import_module(module) if importlib.util.find_spec(module) else None
 
 
 def make_pages(root: Path) -> bool:
@@ -279,7 +290,7 @@ def make_pages(root: Path) -> bool:
     inputs = (
         "_config.yml", "_toc.yml", "*.md", "book/**/*", "notebooks/*.ipynb", "results/claims/*",
         f"{EXECUTED}/*.ipynb", f"{FIGURES}/*.svg", "bnbook/pages/**/*", "bnbook/ledger.py",
-        "bnbook/claims.py", "requirements.lock",
+        "bnbook/claims.py", "bnbook/timings.py", "requirements.lock",
     )  # fmt: skip
     key = _digest(_digests(root, inputs))
     made = root / HTML

@@ -1,4 +1,4 @@
-"""The command line: ``bnbook run | build | check | compare | judge | records | data | doctor``."""
+"""The command line: ``bnbook run | build | check | judge | records | bench | conformance | ...``."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from rich.console import Console
 from rich.table import Table
 
 from bnbook import __version__, claims, experiments, records, records_cli, status
+from bnbook.bench.command import bench
+from bnbook.conformance_cli import conformance
 from bnbook.errors import BnbookError
 from bnbook.session import OutOfTimeError
 
@@ -28,6 +30,8 @@ app = typer.Typer(
 data_app = typer.Typer(help="List, get, import and verify data sets.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(records_cli.app, name="records")
+app.command()(bench)
+app.command()(conformance)
 out = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 
 Profile = Annotated[str, typer.Option(help="quick, standard or paper.")]
@@ -239,9 +243,10 @@ def compare(
 def judge() -> None:
     """Make results/claims, and the README's table and picture, from the recorded tables."""
     from bnbook import build as book
+    from bnbook.bench import recording
 
     root = records.root()
-    for path in status.rewrite_ledger(root / "results"):
+    for path in (*status.rewrite_ledger(root / "results"), *recording.rewrite(root / "results")):
         out.print(f"wrote {path.relative_to(root)}")
     readme = root / "README.md"
     text = readme.read_text("utf-8")

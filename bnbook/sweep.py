@@ -9,28 +9,26 @@ tables agree to the last bit.
 
 from __future__ import annotations
 
-import functools
-import importlib
 import math
-import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pandas as pd
 
-from bnbook import executors, experiments, planning, records, store
+from bnbook import executors, experiments, records, store
 from bnbook.errors import BnbookError
 from bnbook.executors import Crew
 from bnbook.experiments import Experiment
 from bnbook.progress import Progress, Work
 from bnbook.session import OutOfTimeError, Plan, Session
 from bnbook.store import Store
+from bnbook.worker import Task, Trained, plan, train_batch, versions
 
 CACHE = records.root() / "_build" / "sweeps"
 """Where finished members are kept."""
@@ -96,139 +94,6 @@ class Batch:
         return store.batch_key(tuple(self.members))
 
 
-@dataclass(frozen=True)
-class Task:
-    """A batch as it is handed to a worker.
-
-    Attributes
-    ----------
-    module : str
-        Full name of the experiment's module.
-    parts : tuple of Config
-        Single runs that fuse.
-    session : Session
-        How to carry them out.
-    expects : dict or None
-        ``source`` and ``torch`` that the worker must have; None does not look.
-    """
-
-    module: str
-    parts: tuple[Any, ...]
-    session: Session
-    expects: dict[str, str] | None = None
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What a worker hands back.
-
-    Attributes
-    ----------
-    tables : list of pandas.DataFrame or None
-        One for each part; None when time ran out.
-    seconds : float
-        Time spent.
-    device : str
-        ``cpu``, or the name of the GPU.
-    """
-
-    tables: list[pd.DataFrame] | None
-    seconds: float
-    device: str
-
-
-@dataclass(frozen=True)
-class _Abandonable(Session):
-    """A session that also stops when nobody waits for it any longer."""
-
-    gone: Callable[[], bool] = bool
-
-    def out_of_time(self) -> bool:
-        """Whether the deadline has passed or nobody waits."""
-        return super().out_of_time() or self.gone()
-
-
-def train_batch(task: Task) -> Trained:
-    """Train a batch: what a worker does.
-
-    Parameters
-    ----------
-    task : Task
-        The batch. A folder of its session that cannot be made here is replaced by one of this
-        machine's own.
-
-    Returns
-    -------
-    Trained
-
-    Raises
-    ------
-    BnbookError
-        When this worker has other source or another torch than the sweep's own.
-    """
-    started = time.perf_counter()
-    session = task.session
-    if session.out_of_time():
-        return Trained(None, 0.0, session.device)
-    _check_versions(task.module, task.expects)
-    session = _Abandonable(**vars(_with_folder(session)), gone=executors.abandoned())
-    experiment = cast(Experiment, importlib.import_module(task.module))
-    tables: list[pd.DataFrame] | None
-    try:
-        tables = experiment.train(task.parts, session)
-    except OutOfTimeError:
-        tables = None
-    return Trained(tables, time.perf_counter() - started, _device_name(session.device))
-
-
-def _with_folder(session: Session) -> Session:
-    """Move the files of a session whose folder cannot be made to a folder that can."""
-    if session.checkpoint is None or session.progress is None:
-        return session
-    try:
-        session.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        folder = Path(tempfile.gettempdir()) / "bnbook-sweeps"
-        folder.mkdir(exist_ok=True)
-        return replace(
-            session,
-            checkpoint=folder / session.checkpoint.name,
-            progress=folder / session.progress.name,
-        )
-    return session
-
-
-def _versions(source: str) -> dict[str, str]:
-    return {"source": source, "torch": str(records.installed("torch"))}
-
-
-def _check_versions(module: str, expected: Mapping[str, str] | None) -> None:
-    if expected is None:
-        return
-    found = _versions(_source(module))
-    differ = [name for name in found if found[name] != expected[name]]
-    if differ:
-        said = "; ".join(f"{n} {found[n][:12]}, not {expected[n][:12]}" for n in differ)
-        raise BnbookError(
-            f"a worker has other versions than the sweep ({said}). Install the same bnbook and"
-            " torch on every machine and start the workers again. Nothing was recorded from it."
-        )
-
-
-@functools.cache
-def _source(module: str) -> str:
-    """Digest what a worker loaded, when it loaded it: later edits of the files do not count."""
-    return records.combined(store.source_digests(importlib.import_module(module)))
-
-
-def _device_name(kind: str) -> str:
-    if kind != "cuda":
-        return kind
-    import torch
-
-    return str(torch.cuda.get_device_name())
-
-
 def sweep(
     experiment: Experiment,
     configs: Any,
@@ -292,20 +157,6 @@ def sweep(
         return run.outcome()
 
 
-def _plan(
-    module: str,
-    parts: Sequence[Any],
-    device: str,
-    folder: Path,
-    members: int | None,
-    expects: Mapping[str, str] | None,
-) -> Plan:
-    """Choose a plan, in the process whose speed counts."""
-    _check_versions(module, expects)
-    experiment = cast(Experiment, importlib.import_module(module))
-    return planning.choose(experiment, parts, device, folder, members)
-
-
 def _reserve(budget: float) -> float:
     """Seconds kept for starting, for the step under way, and for writing what was reached."""
     return min(10.0, 2.0 + budget / 20, budget / 2)
@@ -342,16 +193,16 @@ class _Sweep:
         self.experiment, self.crew, self.kept, self.deadline = experiment, crew, kept, deadline
         self.sources = store.source_digests(experiment)
         self.source = records.combined(self.sources)
-        self.expects = _versions(self.source) if crew.apart else None
+        self.expects = versions(self.source) if crew.apart else None
         self.every = list(parts)
 
     def choose_plan(self, folder: Path, members: int | None) -> None:
         """Choose how to compute, where it will be computed on other machines; then name members."""
         call = (self.experiment.__name__, self.every, self.crew.device, folder, members)
         if self.crew.elsewhere:
-            self.plan = self._in_time(self.crew.executor.submit(_plan, *call, self.expects))
+            self.plan = self._in_time(self.crew.executor.submit(plan, *call, self.expects))
         else:
-            self.plan = _plan(*call, None)
+            self.plan = plan(*call, None)
         facts = [store.facts(p, self.source, self.crew.device, self.plan) for p in self.every]
         self.order = [store.key(each) for each in facts]
         self.facts = dict(zip(self.order, facts, strict=True))

@@ -16,7 +16,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from bnbook import executors, sweep
+from bnbook import executors, sweep, worker
 from bnbook.errors import BnbookError
 from tests import fake
 from tests.test_sweep import contents, log, same, swept  # noqa: F401, a fixture
@@ -47,7 +47,7 @@ def test_dask_not_installed_says_what_to_install(tmp_path, monkeypatch):
 
 def test_a_worker_with_other_source_is_refused(monkeypatch):
     with pytest.raises(BnbookError, match=r"other versions than the sweep \(source .*, not 0000"):
-        sweep._check_versions("tests.fake", {"source": "0" * 64, "torch": "0"})
+        worker.check_versions("tests.fake", {"source": "0" * 64, "torch": "0"})
 
 
 def test_a_worker_without_the_folder_uses_one_of_its_own(tmp_path, monkeypatch):
@@ -57,7 +57,7 @@ def test_a_worker_without_the_folder_uses_one_of_its_own(tmp_path, monkeypatch):
     folder = tmp_path / "file" / "no-folder"
     parts = tuple(fake.parts(fake.Config()))
     session = sweep.Session("cpu", checkpoint=folder / "a.checkpoint", progress=folder / "a.prog")
-    assert len(sweep.train_batch(sweep.Task("tests.fake", parts, session)).tables) == 6
+    assert len(worker.train_batch(worker.Task("tests.fake", parts, session)).tables) == 6
     assert (tmp_path / "bnbook-sweeps" / "a.checkpoint").is_file()
 
 
@@ -121,7 +121,7 @@ def dask():
         process.wait()
 
 
-def worker(dask, address, folder, *more):
+def start_worker(dask, address, folder, *more):
     return dask(
         "worker", address, "--nthreads", "1", "--no-nanny", "--no-dashboard", "--local-directory",
         str(folder), "--death-timeout", "60", *more,
@@ -157,7 +157,7 @@ def first_pid(folder, what):
 @pytest.mark.slow
 def test_a_dask_worker_killed_in_mid_sweep_changes_nothing(tmp_path, log, dask, scheduler):  # noqa: F811
     config = fake.Config(steps=30, pause=0.03, seeds=(0, 1, 2), rates=(3.5, 3.7, 4.0))
-    workers = {w.pid: w for w in (worker(dask, scheduler, tmp_path) for _ in range(2))}
+    workers = {w.pid: w for w in (start_worker(dask, scheduler, tmp_path) for _ in range(2))}
     killed = []
 
     def kill_one():
@@ -187,14 +187,14 @@ def test_a_dask_worker_killed_in_mid_sweep_changes_nothing(tmp_path, log, dask, 
 def test_a_batch_that_nobody_waits_for_stops_and_keeps_its_state(tmp_path, log, dask, scheduler):  # noqa: F811
     from distributed import Client
 
-    process = worker(dask, scheduler, tmp_path)
+    process = start_worker(dask, scheduler, tmp_path)
     config = fake.Config(steps=1000, pause=0.2)
     session = sweep.Session(
         "cpu", checkpoint=tmp_path / "a.checkpoint", progress=tmp_path / "a.progress"
     )
-    task = sweep.Task("tests.fake", tuple(fake.parts(config)), session)
+    task = worker.Task("tests.fake", tuple(fake.parts(config)), session)
     with Client(scheduler, set_as_default=False) as client:
-        future = client.submit(sweep.train_batch, task, pure=False)
+        future = client.submit(worker.train_batch, task, pure=False)
         first_pid(log, "began")
         future.cancel()
         started = time.monotonic()
@@ -213,7 +213,7 @@ def test_a_batch_that_nobody_waits_for_stops_and_keeps_its_state(tmp_path, log, 
 def test_a_batch_for_a_gpu_goes_to_a_worker_that_has_one(tmp_path, dask, scheduler):
     from distributed import Client
 
-    both = [worker(dask, scheduler, tmp_path, *more) for more in ((), ("--resources", "GPU=1"))]
+    both = [start_worker(dask, scheduler, tmp_path, *more) for more in ((), ("--resources", "GPU=1"))]
     with Client(scheduler, set_as_default=False) as client:
         client.wait_for_workers(2, timeout=30)
     with executors.opened("dask", 1, scheduler, "auto") as crew:

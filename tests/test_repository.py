@@ -115,7 +115,7 @@ def asked_for() -> list[Requirement]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
     lines = [*project["dependencies"]]
-    for extra in ("data", "book", "test", "check"):
+    for extra in ("data", "book", "test", "check", "bench", "cluster"):
         lines += extras[extra]
     return [r for line in lines if (r := Requirement(line)).name != "bnbook"]
 

@@ -15,6 +15,8 @@ In a page                                         What is printed
 ``{claims} ioffe_fig1``                           table of an experiment's claims
 ``{provenance} ioffe_fig1``                       the same, as a paragraph
 ``{ledger}``                                      every claim at every recorded profile
+``{targets} bench``                               table of the benchmark's targets, met or missed
+``{timings} bench mnist``                         table of a workload's contenders
 ================================================  =================================================
 """
 
@@ -26,7 +28,7 @@ from sphinx.application import Sphinx
 
 import bnbook
 from bnbook import records
-from bnbook.pages import accessible, assets, overlay, rereads, roles, tables
+from bnbook.pages import accessible, assets, overlay, rereads, roles, speed, tables
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
@@ -34,7 +36,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_config_value("bnbook_results", "results", "env", str)
     app.add_config_value("bnbook_executed", "_build/executed", "env", str)
     app.add_config_value("bnbook_ledger_page", "book/ledger", "env", str)
-    for part in (rereads, overlay, accessible, roles, tables, assets):
+    for part in (rereads, overlay, accessible, roles, tables, speed, assets):
         part.setup(app)
     # Pages that other code has read are read again.
     version = int(records.source_digest(__name__)[:12], 16)

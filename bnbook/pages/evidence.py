@@ -238,6 +238,16 @@ def machine(record: Mapping[str, Any]) -> str:
     return f"on one {record['device']} (host: {processor})"
 
 
+def _how_often(record: Mapping[str, Any]) -> str:
+    """Write how many seeds or, of timings, repetitions a record has."""
+    repetitions = (record.get("config") or {}).get("repetitions")
+    if repetitions:
+        return f"{repetitions} repetitions"
+    seeds = record["seeds"]
+    n = seeds if isinstance(seeds, int) else len(seeds)
+    return f"n = {n} seed{'s' * (n != 1)}"
+
+
 def provenance(profile: str, record: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Write where a record comes from as one sentence.
 
@@ -246,11 +256,9 @@ def provenance(profile: str, record: Mapping[str, Any]) -> list[tuple[str, str]]
     list of (str, str)
         Pieces in order, as (kind, text): ``text`` or ``code``.
     """
-    seeds = record["seeds"]
-    n = seeds if isinstance(seeds, int) else len(seeds)
     torch = record["versions"].get("torch")
     facts = [
-        f"n = {n} seed{'s' * (n != 1)}",
+        _how_often(record),
         f"data set {record['data']}",
         machine(record),
         f"{duration(record['seconds'])} of computing",

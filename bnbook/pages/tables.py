@@ -115,7 +115,7 @@ def provenance_line(profile: str, record: Mapping[str, Any]) -> nodes.paragraph:
     return paragraph(*provenance(profile, record), classes=["provenance"])
 
 
-class _LedgerDirective(SphinxDirective):
+class EvidenceDirective(SphinxDirective):
     """A directive that prints something from the ledger; what it cannot find is a warning."""
 
     required_arguments = 1
@@ -137,8 +137,18 @@ class _LedgerDirective(SphinxDirective):
         """Return the (content, profile) that the argument names, and depend on its file."""
         return recorded(self.env, evidence.Request.parse(self.arguments[0]))
 
+    def of(self, name: str, profile: str | None) -> tuple[dict[str, Any], str]:
+        """Return the (content, profile) of an experiment, and depend on its file."""
+        return recorded(self.env, evidence.Request(name, profile=profile))
 
-class ClaimsDirective(_LedgerDirective):
+    def finished(self, found: nodes.table) -> list[nodes.Node]:
+        """Give a table its place in the source and the name by which pages refer to it."""
+        self.set_source_info(found)
+        self.add_name(found)
+        return [found]
+
+
+class ClaimsDirective(EvidenceDirective):
     """``{claims} experiment [@profile]``: the experiment's claims, judged."""
 
     option_spec: ClassVar = {"caption": directives.unchanged, "name": directives.unchanged}
@@ -152,12 +162,10 @@ class ClaimsDirective(_LedgerDirective):
             f" judged from the {profile} record."
         )
         found = claims_table(self.env, [(content, profile)], title)
-        self.set_source_info(found)
-        self.add_name(found)
-        return [found]
+        return self.finished(found)
 
 
-class ProvenanceDirective(_LedgerDirective):
+class ProvenanceDirective(EvidenceDirective):
     """``{provenance} experiment [@profile]``: where the numbers come from, in a sentence."""
 
     def render(self) -> list[nodes.Node]:
@@ -166,7 +174,7 @@ class ProvenanceDirective(_LedgerDirective):
         return [provenance_line(profile, content["profiles"][profile]["record"])]
 
 
-class LedgerDirective(_LedgerDirective):
+class LedgerDirective(EvidenceDirective):
     """``{ledger}``: a summary, then every experiment and claim as a section of its own."""
 
     required_arguments = 0
@@ -175,14 +183,15 @@ class LedgerDirective(_LedgerDirective):
         """Return the summary and the sections."""
         found = read_evidence(self.env)
         self.env.metadata[self.env.docname][_LISTED] = _files(self.env)
-        for content in found.contents.values():
+        judged = [content for content in found.contents.values() if content["claims"]]
+        for content in judged:
             depend_on(self.env, found.file(content))
-        if not found.contents:
+        if not judged:
             raise BnbookError(
                 f"expected ledger files in {found.folder / 'claims'}, found none;"
                 " make them with `bnbook judge`."
             )
-        best = [(c, evidence.profile_of(c, None)) for c in found.contents.values()]
+        best = [(c, evidence.profile_of(c, None)) for c in judged]
         summary = claims_table(
             self.env, best, "Every claim, judged from the largest record there is."
         )

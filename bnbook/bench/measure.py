@@ -1,0 +1,197 @@
+"""Everybody's repetitions, interleaved in one run."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from bnbook import timings, training
+from bnbook.bench import contenders, floor, gpu, growth, memory, workloads
+from bnbook.bench.contenders import Runner
+from bnbook.bench.workloads import Workload
+from bnbook.errors import BnbookError
+
+CPU: Mapping[str, Workload] = {
+    workload.name: workload for workload in (workloads.MNIST, workloads.DIGITS, workloads.RESNET20)
+}
+NAMES = (*CPU, "memory", "growth", *gpu.NAMES)
+"""What there is to measure, for ``--only``."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long to measure.
+
+    Attributes
+    ----------
+    repetitions : int
+        Of every contender.
+    steps : mapping
+        Workload -> steps of one repetition.
+    """
+
+    repetitions: int
+    steps: Mapping[str, int]
+
+
+QUICK = Effort(5, {"mnist": 150, "digits": 150, "resnet20": 6, "growth": 40})
+FULL = Effort(11, {"mnist": 660, "digits": 660, "resnet20": 20, "growth": 100})
+
+
+def run(quick: bool, device: str = "auto", only: Collection[str] = ()) -> pd.DataFrame:
+    """Measure every workload and contender that this machine can run.
+
+    Parameters
+    ----------
+    quick : bool
+        Few steps and repetitions, and the growth with E alone.
+    device : str
+        ``cpu`` for the CPU's workloads, ``cuda`` for the GPU's, ``auto`` for a GPU where there is
+        one.
+    only : collection of str
+        Names of `NAMES`; empty for all.
+
+    Returns
+    -------
+    pandas.DataFrame
+        See `bnbook.timings`.
+
+    Raises
+    ------
+    BnbookError
+        When a name is unknown.
+    """
+    if unknown := sorted(set(only) - set(NAMES)):
+        raise BnbookError(
+            f"expected names of workloads, among {', '.join(NAMES)}; found {', '.join(unknown)}."
+        )
+    effort, wanted = QUICK if quick else FULL, set(only) or set(NAMES)
+    if training.choose_device(device).type == "cuda":
+        rows = gpu.rows(quick, effort.repetitions, wanted)
+    else:
+        rows = _cpu_rows(quick, effort, wanted) + gpu.absent(wanted)
+    return pd.DataFrame(rows, columns=list(timings.COLUMNS))
+
+
+def _cpu_rows(quick: bool, effort: Effort, wanted: Collection[str]) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for name, workload in CPU.items():
+        if name in wanted:
+            rows += workload_rows(workload, effort.repetitions, effort.steps[name])
+    if "growth" in wanted:
+        rows += growth.rows(quick, effort.repetitions, effort.steps["growth"])
+    if "memory" in wanted:
+        rows += memory.rows()
+    if not any(row["workload"] == timings.PRODUCT for row in rows):
+        rows += product_rows([floor.Product(shape) for shape in floor.SHAPES], 0)
+    return rows
+
+
+def workload_rows(
+    workload: Workload,
+    repetitions: int,
+    steps: int,
+    who: Collection[contenders.Contender] | None = None,
+) -> list[dict[str, Any]]:
+    """Time a workload's contenders, one after another, `repetitions` times around.
+
+    Each round begins with the next contender, and everybody trains once before the first round.
+
+    Parameters
+    ----------
+    workload : Workload
+        What to train.
+    repetitions, steps : int
+        Rounds, and steps of each training loop.
+    who : collection of Contender, optional
+        By default all that know the workload.
+
+    Returns
+    -------
+    list of dict
+        Rows of the table; a contender that cannot run here has one with a note.
+    """
+    rows: list[dict[str, Any]] = []
+    products = [floor.Product(shape) for shape in floor.SHAPES]
+    gflop = floor.flop(workload) / 1e9
+    with prepared(workload, steps, who or contenders.of(workload.name), rows) as runners:
+        for runner in runners.values():
+            seconds(runner)
+        for repetition in range(repetitions):
+            names = list(runners)
+            turn = repetition % max(1, len(names))
+            for name in names[turn:] + names[:turn]:
+                taken = seconds(runners[name])
+                rows.append(
+                    row(workload.name, name, runners[name].members, steps, repetition, taken)
+                    | {"gflop": gflop}
+                )
+            rows += product_rows(products, repetition)
+    return rows
+
+
+@contextmanager
+def prepared(
+    workload: Workload,
+    steps: int,
+    who: Collection[contenders.Contender],
+    rows: list[dict[str, Any]],
+) -> Iterator[dict[str, Runner]]:
+    """Prepare contenders, note those that cannot run in `rows`, and close them in the end."""
+    runners: dict[str, Runner] = {}
+    try:
+        for contender in who:
+            if note := contender.missing():
+                rows.append(timings.empty(workload.name, contender.name, 1, note))
+            else:
+                runners[contender.name] = contender.prepare(workload, steps, 0, "cpu")
+        yield runners
+    finally:
+        for runner in runners.values():
+            runner.close()
+
+
+def seconds(runner: Runner) -> float:
+    """Time one whole training loop from the initial weights."""
+    runner.reset()
+    began = time.perf_counter()
+    own = runner.run()
+    return own if own is not None else time.perf_counter() - began
+
+
+def row(
+    workload: str,
+    contender: str,
+    members: int,
+    steps: int,
+    repetition: int,
+    taken: float,
+) -> dict[str, Any]:
+    """Return a row of the table."""
+    return {
+        "workload": workload,
+        "contender": contender,
+        "members": members,
+        "setting": math.nan,
+        "steps": steps,
+        "repetition": repetition,
+        "seconds": taken,
+        "gflop": math.nan,
+        "mebibytes": math.nan,
+        "note": "",
+    }
+
+
+def product_rows(products: list[floor.Product], repetition: int) -> list[dict[str, Any]]:
+    """Time matrix products with all cores."""
+    return [
+        row(timings.PRODUCT, product.name, 1, 1, repetition, product.seconds())
+        | {"gflop": product.gflop}
+        for product in products
+    ]

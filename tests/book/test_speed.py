@@ -1,0 +1,74 @@
+"""The benchmark on the pages: targets, contenders and facts come from its record."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from bnbook import build, timings
+from bnbook.bench import gpu, measure, recording
+
+
+@pytest.fixture
+def recorded(site):
+    """A made-up record in the made-up book: one target met, one missed, the others not run."""
+    rows = [measure.row(timings.PRODUCT, "square", 1, 1, 0, 0.5) | {"gflop": 1.0}]
+    for repetition in range(2):
+        for name, taken in (("ours", 1.0), ("tutorial loop", 4.0), ("jax.vmap", 1.05)):
+            made = measure.row("mnist", name, 1, 10, repetition, taken)
+            rows.append(made | {"gflop": 0.02})
+        made = measure.row("growth members", "ours", 1, 10, repetition, 1.0)
+        rows.append(made | {"gflop": 0.02, "setting": 1.0})
+    rows.append(timings.empty("mnist", "skorch", 1, "not installed"))
+    rows += gpu.absent(gpu.NAMES)
+    table = pd.DataFrame(rows, columns=list(timings.COLUMNS))
+    about = {"device": "cpu", "threads": 2, "load": 0.1, "seconds": 30.0}
+    recording.write(table, "quick", **about, folder=site.root / "results")
+
+
+def cells(table):
+    rows = ([cell.get_text(" ", strip=True) for cell in row("td")] for row in table("tr"))
+    return {row[0].replace("\u2019", "'"): row[1:] for row in rows if row}
+
+
+def test_the_tables_of_the_benchmark(site, content, recorded):
+    site.write_ledger(content)
+    page = "# Speed\n\n```{targets} bench\n```\n\n```{timings} bench mnist\n```\n\n"
+    site.write("book/fast.md", page + "{fact}`bench.mnist_tutorial`, {provenance}`bench`\n")
+    assert site.build() == (0, "")
+    targets, contenders = (cells(table) for table in site.page("book/fast")("table"))
+    assert len(targets) == len(timings.TARGETS)
+    assert targets["figure 1's network: tutorial loop"] == [
+        "at least 3.0× as fast per member", "4.0×", "4.0 to 4.0×", "2", "met",
+    ]  # fmt: skip
+    assert targets["figure 1's network: jax.vmap"][-1] == "missed"
+    assert targets["ResNet-110 on a GPU: tutorial loop"][-1] == "not run"
+    assert contenders["tutorial loop"][3:] == ["4.00", "4.00 to 4.00", "2 %"]
+    assert contenders["skorch"][1] == "not installed"
+    assert "4.0×, Recorded at quick : 2 repetitions" in site.text("book/fast").replace(" ,", ",")
+    assert "Speed on a CPU" not in site.text("book/ledger"), "it makes no claims"
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("```{targets} toy_fig1\n```", "found toy_fig1: no targets"),
+        ("```{timings} bench mnits\n```", "found 'mnits'; there are: growth members"),
+        ("```{timings} bench mnist @standard\n```", "found 'standard'; there are: quick"),
+    ],
+)
+def test_a_table_that_is_not_there_is_a_warning(site, content, recorded, source, message):
+    site.write_ledger(content)
+    site.write("book/fast.md", f"# Speed\n\n{source}\n")
+    status, warnings = site.build()
+    assert status == 1
+    assert message in warnings
+
+
+def test_the_figures_are_drawn_from_the_record(site, recorded):
+    names = {path.name for path in build.draw_figures(site.root)}
+    assert names == {"bench-ratios.svg", "bench-growth.svg"}
+    assert build.draw_figures(site.root) == []
+    digest = json.loads((site.root / "results/claims/bench.json").read_text())
+    digest = digest["profiles"]["quick"]["record"]["digest"]
+    assert digest in (site.root / "_build/figures/bench-ratios.svg").read_text()
