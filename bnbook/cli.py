@@ -1,4 +1,4 @@
-"""The command line: ``bnbook run | build | check | judge | records | bench | conformance | ...``."""
+"""The command line: ``bnbook run | build | check | judge | records | bench | conformance ...``."""
 
 from __future__ import annotations
 

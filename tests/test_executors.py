@@ -213,7 +213,8 @@ def test_a_batch_that_nobody_waits_for_stops_and_keeps_its_state(tmp_path, log, 
 def test_a_batch_for_a_gpu_goes_to_a_worker_that_has_one(tmp_path, dask, scheduler):
     from distributed import Client
 
-    both = [start_worker(dask, scheduler, tmp_path, *more) for more in ((), ("--resources", "GPU=1"))]
+    kinds = (), ("--resources", "GPU=1")
+    both = [start_worker(dask, scheduler, tmp_path, *more) for more in kinds]
     with Client(scheduler, set_as_default=False) as client:
         client.wait_for_workers(2, timeout=30)
     with executors.opened("dask", 1, scheduler, "auto") as crew:
