@@ -41,7 +41,7 @@ class Effort:
 
 
 QUICK = Effort(5, {"mnist": 150, "digits": 150, "resnet20": 6, "growth": 40})
-FULL = Effort(11, {"mnist": 660, "digits": 660, "resnet20": 20, "growth": 100})
+FULL = Effort(9, {"mnist": 300, "digits": 300, "resnet20": 6, "growth": 60})
 
 
 def run(quick: bool, device: str = "auto", only: Collection[str] = ()) -> pd.DataFrame:
