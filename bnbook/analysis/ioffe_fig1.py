@@ -167,7 +167,10 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         tuning.steps_to(table, rates, "validation_accuracy", {int(s): level for s in seeds})
         for level in (0.5, 0.9)
     )
-    movement, early = (tuning.final_by_arm(table, r, "movement") for r in (rates, common))
+    swapped = {WITHOUT: rates[WITH], WITH: rates[WITHOUT]}
+    movement, early, other = (
+        tuning.final_by_arm(table, r, "movement") for r in (rates, common, swapped)
+    )
     needed = tuning.steps_to_reach(table, "validation_accuracy", MAP_TARGET)
     last = tuning.final(table)
     found = {
@@ -186,6 +189,7 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
             f"{name}_common_accuracy": claims.fact(100 * untuned[arm], 1, " %"),
             f"{name}_movement": claims.fact(movement[arm], 3),
             f"{name}_common_movement": claims.fact(early[arm], 3),
+            f"{name}_swapped_movement": claims.fact(other[arm], 3),
             f"{name}_steps": claims.fact(steps[arm].dropna(), 0),
             f"{name}_steps_to_50": claims.fact(half[arm].dropna(), 0),
             f"{name}_steps_to_90": claims.fact(most_of[arm].dropna(), 0),
