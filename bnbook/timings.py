@@ -218,15 +218,19 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
 
     A contender's are its ratio to ours, ``workload_contender``, with the extremes over repetitions
     as its ends; ``..._us``, microseconds per member and step; ``..._members``; ``..._floor``, the
-    share of the floor's rate, and ``..._over_floor``, the time over the floor's. Of the map of
-    learning rates it is ``..._nets_per_second``, at 50,000 steps each.
+    share of the floor's rate, and ``..._over_floor``, the time over the floor's. Of a matrix
+    product, ``product_60_x_784_x_1600_floor``, it is the share of the best rate; of the map of
+    learning rates ``..._nets_per_second``, at 50,000 steps each.
     """
     found = {
         "best_rate": fact([best_rate(table)], 0, " Gflop/s"),
         "repetitions": fact([float(table["repetition"].max() + 1)], 0),
     }
     for row in rows(table).to_dict("records"):
-        if row["workload"] not in (PRODUCT, *GROWTH) and not row["note"]:
+        if row["workload"] == PRODUCT:
+            name = f"product_{slug(row['contender'])}"
+            found[f"{name}_floor"] = fact([100 * row["floor_share"]], 0, " %")
+        elif row["workload"] not in GROWTH and not row["note"]:
             found |= _contender_facts({str(name): value for name, value in row.items()})
     for target, outcome in judged(table):
         ends = {name: outcome[name] for name in ("value", "low", "high")}

@@ -75,7 +75,8 @@ class TargetsDirective(EvidenceDirective):
         title = self.options.get("caption") or "What was asked for, and what came out."
         columns = ("Of what", "Target", "Median", "Least to most", "n", "")
         rows = [target_cells(target) for target in found]
-        return self.finished(table(columns, (32, 26, 12, 16, 4, 10), rows, ["claims"], title))
+        widths = (32, 26, 12, 16, 4, 10)
+        return self.finished(table(columns, widths, rows, ["claims", "targets"], title))
 
 
 class TimingsDirective(EvidenceDirective):
