@@ -73,7 +73,7 @@ class TargetsDirective(EvidenceDirective):
         if not found:
             raise BnbookError(f"expected a benchmark, found {content['experiment']}: no targets.")
         title = self.options.get("caption") or "What was asked for, and what came out."
-        columns = ("Of what", "Target", "Median", "Least to most", "n", "")
+        columns = ("Of what", "Target", "Median", "Least to most", "n", "Verdict")
         rows = [target_cells(target) for target in found]
         widths = (32, 26, 12, 16, 4, 10)
         return self.finished(table(columns, widths, rows, ["claims", "targets"], title))
