@@ -40,7 +40,7 @@ class Effort:
     steps: Mapping[str, int]
 
 
-QUICK = Effort(5, {"mnist": 150, "digits": 150, "resnet20": 10, "growth": 40})
+QUICK = Effort(5, {"mnist": 150, "digits": 150, "resnet20": 8, "growth": 40})
 FULL = Effort(9, {"mnist": 300, "digits": 300, "resnet20": 12, "growth": 60})
 
 
