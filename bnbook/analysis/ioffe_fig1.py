@@ -180,6 +180,7 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         "steps": claims.fact([table["step"].max()], 0),
         "seeds": claims.fact([table["seed"].nunique()], 0),
         "common_gap": claims.fact(common_gap(table), 1, " points"),
+        "steadier_rates": claims.fact([_steadier_rates(last)], 0),
     }
     for name, arm in (("without", WITHOUT), ("with", WITH)):
         found |= {
@@ -209,3 +210,9 @@ def _first_failure(last: pd.DataFrame) -> list[float]:
     by_rate = last.groupby("learning_rate")["test_accuracy"]
     best, failed = by_rate.mean().idxmax(), by_rate.min() < FAILED
     return [float(rate) for rate in failed.index[failed] if rate > best][:1]
+
+
+def _steadier_rates(last: pd.DataFrame) -> int:
+    """Count the rates at which BN's inputs move less, on average over seeds."""
+    moved = last.pivot_table(index="learning_rate", columns="arm", values="movement")
+    return int((moved[WITH] < moved[WITHOUT]).sum())
