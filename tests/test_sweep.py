@@ -302,9 +302,10 @@ def test_two_processes_give_the_same_table_and_a_dead_one_says_what_to_try(tmp_p
 
 
 SCRIPT = """
-import pathlib, sys
+import pathlib, signal, sys
 from bnbook import sweep
 from tests import fake
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 config = fake.Config(steps=60, pause=0.04)
 if __name__ == "__main__":
     sweep.sweep(fake, config, members=4, workers=2, cache=pathlib.Path(sys.argv[1]))
