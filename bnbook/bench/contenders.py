@@ -7,7 +7,6 @@ network, for they have no way to train several as one, and count as one member.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -77,7 +76,7 @@ class Contender:
         """Say why it cannot run here, in a few words; an empty string when it can."""
         if self.package and find_spec(self.package) is None:
             return f"not installed: {self.package.replace('_', '-')}, of the extra bench"
-        if self.compiles and not any(map(shutil.which, ("g++", "clang++", "c++"))):
+        if self.compiles and not workloads.has_compiler():
             return "not run: no C++ compiler"
         return ""
 

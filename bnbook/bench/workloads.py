@@ -149,7 +149,7 @@ class ResNet:
 
     def plan(self, device: str) -> Plan:
         """Return what was fastest: compiled where there is a compiler; on a GPU also TF32."""
-        able = device == "cuda" or any(map(shutil.which, ("g++", "clang++", "c++")))
+        able = device == "cuda" or has_compiler()
         precision = "tf32" if device == "cuda" else "float32"
         last = device == "cuda" or not able
         return Plan(members=1, channels_last=last, precision=precision, compiled=able)
@@ -167,6 +167,11 @@ MNIST = MLP("mnist", "mnist5k", 784, 16)
 DIGITS = MLP("digits", "digits", 64, 32)
 RESNET20 = ResNet("resnet20", 3)
 RESNET110 = ResNet("resnet110", 18)
+
+
+def has_compiler() -> bool:
+    """Whether there is a C++ compiler, which torch.compile needs on a CPU."""
+    return any(map(shutil.which, ("g++", "clang++", "c++")))
 
 
 def minibatches(workload: Workload, labels: Tensor, steps: int, seed: int) -> Tensor:

@@ -183,11 +183,7 @@ def draw_failures(ax: Axes, table: pd.DataFrame, arms: Collection[str], below: f
         [last["arm"], last["learning_rate"]]
     ).mean().unstack(0)
     for arm in arms:
-        (line,) = ax.plot(
-            failed.index, failed[arm], color=style.COLOURS[arm], marker=style.MARKERS[arm], ms=4
-        )
-        if style.DASHES[arm]:
-            line.set_dashes(style.DASHES[arm])
+        style.draw_line(ax, failed[arm], arm, marker=style.MARKERS[arm], ms=4)
     ax.set(xscale="log", xlabel="learning rate", ylabel="failed seeds (%)", ylim=(-4, 104))
 
 

@@ -117,12 +117,16 @@ def mean_band(table: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
     return pd.DataFrame({"mean": mean, "low": mean - half, "high": mean + half})
 
 
+def draw_line(ax: Axes, values: pd.Series, arm: str, **options: Any) -> None:
+    """Draw values against their index as a line in the arm's colour and dashes."""
+    (line,) = ax.plot(values.index, values, color=COLOURS[arm], **options)
+    if DASHES[arm]:
+        line.set_dashes(DASHES[arm])
+
+
 def draw_band(ax: Axes, band: pd.DataFrame, arm: str, **options: Any) -> None:
     """Draw a mean as a line in the arm's colour, its interval as a band around it."""
-    dashes = DASHES[arm]
-    (line,) = ax.plot(band.index, band["mean"], color=COLOURS[arm], **options)
-    if dashes:
-        line.set_dashes(dashes)
+    draw_line(ax, band["mean"], arm, **options)
     ax.fill_between(
         band.index.to_numpy(), band["low"], band["high"], color=COLOURS[arm], alpha=0.2, lw=0
     )
