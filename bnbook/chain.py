@@ -58,9 +58,10 @@ def applies(model: nn.Module, loss: Any) -> bool:
     Parameters
     ----------
     model : nn.Module
-        A chain has ``layers()``, whose composition it is: `ensemble.Linear`, perhaps
-        `norm.BatchNorm`, and a sigmoid or tanh, repeated; an `ensemble.Linear` last. Subclasses do
-        not count: they may compute something else.
+        A chain has ``layers()``, whose composition it is: `ensemble.Linear` and a sigmoid or tanh,
+        perhaps with a `norm.BatchNorm` of the usual options between them and then without a bias,
+        repeated; an `ensemble.Linear` last. Subclasses do not count: they may compute something
+        else.
     loss : callable
         Must be `ensemble.cross_entropy`.
 
@@ -74,14 +75,15 @@ def applies(model: nn.Module, loss: Any) -> bool:
 
 def _is_chain(layers: list[nn.Module]) -> bool:
     kinds = "".join(_letter(layer) for layer in layers)
-    return re.fullmatch("(LN?g)+L", kinds) is not None
+    return re.fullmatch("((LN|L|B)g)+[LB]", kinds) is not None
 
 
 def _letter(layer: nn.Module) -> str:
     if type(layer) is ensemble.Linear:
-        return "L"
+        return "L" if layer.bias is None else "B"
     if type(layer) is BatchNorm:
-        return "N"
+        usual = layer.affine and layer.track_running_stats and layer.momentum is not None
+        return "N" if usual else "?"
     return "g" if type(layer) in _ACTIVATIONS else "?"
 
 
@@ -203,9 +205,7 @@ def _forward(block: _Block, u: Tensor) -> Tensor:
     mu = z.mean(1, keepdim=True)
     z.sub_(mu)
     var = torch.mul(z, z, out=block.spare).mean(1, keepdim=True)
-    norm.running_mean.lerp_(mu.view(-1), norm.momentum)
-    norm.running_var.lerp_((var * (m / (m - 1))).view(-1), norm.momentum)
-    norm.num_batches_tracked += 1
+    norm.track(mu, var, m)
     block.inv_std = var.add_(norm.eps).rsqrt_()
     z.mul_(block.inv_std)
     torch.addcmul(_members(norm.bias, z), z, _members(norm.weight, z), out=block.z)

@@ -19,15 +19,34 @@ Norm = Callable[[int], nn.Module]
 """Makes a normalisation layer for num_features = E*C; see `bnbook.norm`."""
 
 
-class SigmoidMLP(nn.Module):
-    r"""The network of Ioffe & Szegedy's figure 1, for E seeds at once.
+class _Classifier(nn.Module):
+    """E members, one for each seed, that end in a linear layer with bias over K classes."""
+
+    output: ensemble.Linear
+
+    def __init__(self, seeds: Sequence[int], num_classes: int, **sizes: Sequence[int]) -> None:
+        super().__init__()
+        for name, values in {"seeds": seeds, **sizes}.items():
+            if not values:
+                raise BnbookError(f"{name} must not be empty, found {values}.")
+        self.members, self.num_classes = len(seeds), num_classes
+
+    def _scores(self, features: Tensor) -> Tensor:
+        """Map features (N, E*C) to scores (N, E, K)."""
+        scores: Tensor = self.output(features)
+        return scores.view(len(features), self.members, self.num_classes)
+
+
+class MLP(_Classifier):
+    r"""Fully connected layers, for E seeds at once; by default the network of figure 1.
 
     Each hidden layer computes :math:`z = g(\mathrm{BN}(Wu))` with batch normalisation and
-    :math:`z = g(Wu + b)` without, :math:`g` the logistic function. A linear layer with bias
-    follows; it is not normalised (the paper: "in each hidden layer").
+    :math:`z = g(Wu + b)` without. A linear layer with bias follows; it is not normalised (the
+    paper: "in each hidden layer").
 
     Source: Ioffe & Szegedy 2015, section 4.1 and, for the place of BN and the missing b,
-    section 3.2. The paper's weights are "small random Gaussian values" of unstated size.
+    section 3.2. There :math:`g` is the logistic function, and the weights are "small random
+    Gaussian values" of unstated size.
 
     Parameters
     ----------
@@ -42,9 +61,16 @@ class SigmoidMLP(nn.Module):
         Widths of the hidden layers; the paper has 100, 100, 100.
     num_classes : int
         Outputs, K.
-    init_std : float
-        Standard deviation of the initial weights. The default is :math:`1/\sqrt{100}`, so that a
-        hidden unit's input has a variance of about the mean square of the layer below.
+    init_std : float or callable
+        Standard deviation of the initial weights; see `bnbook.ensemble.initialise`. The default is
+        :math:`1/\sqrt{100}`, so that a hidden unit's input has a variance of about the mean square
+        of the layer below.
+    nonlinearity : callable
+        Makes :math:`g`.
+    after : bool
+        Whether the norm comes after the nonlinearity: :math:`z = \mathrm{BN}(g(Wu + b))`.
+    biases : bool, optional
+        Whether the hidden layers have a b; by default where the norm does not cancel it.
     """
 
     def __init__(
@@ -55,25 +81,24 @@ class SigmoidMLP(nn.Module):
         num_inputs: int = 784,
         hidden: Sequence[int] = (100, 100, 100),
         num_classes: int = 10,
-        init_std: float = 0.1,
+        init_std: float | Callable[[ensemble.Layer], float] = 0.1,
+        nonlinearity: Callable[[], nn.Module] = nn.Sigmoid,
+        after: bool = False,
+        biases: bool | None = None,
     ) -> None:
-        super().__init__()
-        _check_not_empty(seeds=seeds, hidden=hidden)
-        self.members, self.num_classes = len(seeds), num_classes
+        super().__init__(seeds, num_classes, hidden=hidden)
+        biases = (norm is None or after) if biases is None else biases
         layers: list[nn.Module] = []
+        self.nonlinearities: list[nn.Module] = []
         for fan_in, width in pairwise((num_inputs, *hidden)):
-            layers.append(ensemble.Linear(self.members, fan_in, width, bias=norm is None))
-            if norm is not None:
-                layers.append(norm(self.members * width))
-            layers.append(nn.Sigmoid())
+            g = nonlinearity()
+            normalised = [] if norm is None else [norm(self.members * width)]
+            layers.append(ensemble.Linear(self.members, fan_in, width, bias=biases))
+            layers += [g, *normalised] if after else [*normalised, g]
+            self.nonlinearities.append(g)
         self.hidden = nn.Sequential(*layers)
         self.output = ensemble.Linear(self.members, hidden[-1], num_classes)
         ensemble.initialise(self, tuple(seeds), init_std)
-
-    @property
-    def sigmoids(self) -> list[nn.Module]:
-        """The nonlinearities, first hidden layer first."""
-        return [layer for layer in self.hidden if isinstance(layer, nn.Sigmoid)]
 
     def layers(self) -> list[nn.Module]:
         """Return the layers whose composition the network is: a chain (see `bnbook.chain`)."""
@@ -91,11 +116,10 @@ class SigmoidMLP(nn.Module):
         -------
         Tensor, (N, E, K)
         """
-        scores: Tensor = self.output(self.hidden(x.flatten(1)))
-        return scores.view(len(x), self.members, self.num_classes)
+        return self._scores(self.hidden(x.flatten(1)))
 
 
-class ConvNet(nn.Module):
+class ConvNet(_Classifier):
     r"""A plain convolutional network, for E seeds at once.
 
     Each block computes :math:`\max(0, \mathrm{norm}(W * x))`, or :math:`\max(0, W * x + b)` without
@@ -133,9 +157,7 @@ class ConvNet(nn.Module):
         num_classes: int = 10,
         init_std: float | Callable[[ensemble.Layer], float] = ensemble.he,
     ) -> None:
-        super().__init__()
-        _check_not_empty(seeds=seeds, widths=widths)
-        self.members, self.num_classes = len(seeds), num_classes
+        super().__init__(seeds, num_classes, widths=widths)
         layers: list[nn.Module] = []
         for channels, width in pairwise((in_channels, *widths)):
             layers.append(_conv3x3(self.members, channels, width, 2 if layers else 1, norm))
@@ -158,11 +180,10 @@ class ConvNet(nn.Module):
         -------
         Tensor, (N, E, K)
         """
-        scores: Tensor = self.output(self.hidden(x).mean((2, 3)))
-        return scores.view(len(x), self.members, self.num_classes)
+        return self._scores(self.hidden(x).mean((2, 3)))
 
 
-class ResNet(nn.Module):
+class ResNet(_Classifier):
     r"""The residual network of He et al. for CIFAR-10, of 6n + 2 layers, for E seeds at once.
 
     A 3x3 convolution, three stages of n residual blocks, the mean over all positions and a linear
@@ -212,14 +233,12 @@ class ResNet(nn.Module):
         num_classes: int = 10,
         init_std: float | Callable[[ensemble.Layer], float] = ensemble.he,
     ) -> None:
-        super().__init__()
-        _check_not_empty(seeds=seeds, widths=widths)
+        super().__init__(seeds, num_classes, widths=widths)
         if n < 1 or list(widths) != sorted(widths):
             raise BnbookError(
                 f"n must be at least 1 and widths must not fall, found {n} and {widths}: shortcuts"
                 " add channels, and take none away."
             )
-        self.members, self.num_classes = len(seeds), num_classes
         inner = None if last_only else norm
         self.stem = _conv3x3(self.members, in_channels, widths[0], 1, inner)
         self.stem_norm = _norm(inner, self.members * widths[0])
@@ -256,8 +275,7 @@ class ResNet(nn.Module):
         Tensor, (N, E, K)
         """
         features = self.last_norm(self.blocks(self.stem_norm(self.stem(x)).relu()))
-        scores: Tensor = self.output(features.mean((2, 3)))
-        return scores.view(len(x), self.members, self.num_classes)
+        return self._scores(features.mean((2, 3)))
 
 
 class Block(nn.Module):
@@ -307,7 +325,7 @@ class Block(nn.Module):
         return F.pad(per_member, (0, 0, 0, 0, 0, self.added)).flatten(1, 2)
 
 
-class RNNClassifier(nn.Module):
+class RNNClassifier(_Classifier):
     """A recurrent network that reads an image row by row, for E seeds at once.
 
     The rows of an image, all channels of a row together, are the inputs of `bnbook.ensemble.RNN`;
@@ -343,9 +361,7 @@ class RNNClassifier(nn.Module):
         num_classes: int = 10,
         init_std: float | Callable[[ensemble.Layer], float] = ensemble.xavier,
     ) -> None:
-        super().__init__()
-        _check_not_empty(seeds=seeds)
-        self.members, self.num_classes = len(seeds), num_classes
+        super().__init__(seeds, num_classes)
         self.hidden = ensemble.RNN(self.members, num_inputs, hidden, norm)
         self.output = ensemble.Linear(self.members, hidden, num_classes)
         ensemble.initialise(self, tuple(seeds), init_std)
@@ -363,8 +379,7 @@ class RNNClassifier(nn.Module):
         Tensor, (N, E, K)
         """
         rows = x.transpose(1, 2).flatten(2)
-        scores: Tensor = self.output(self.hidden(rows)[:, -1])
-        return scores.view(len(x), self.members, self.num_classes)
+        return self._scores(self.hidden(rows)[:, -1])
 
 
 def _conv3x3(
@@ -378,9 +393,3 @@ def _conv3x3(
 
 def _norm(norm: Norm | None, num_features: int) -> nn.Module:
     return nn.Identity() if norm is None else norm(num_features)
-
-
-def _check_not_empty(**arguments: Sequence[int]) -> None:
-    if not all(arguments.values()):
-        names, values = " and ".join(arguments), " and ".join(map(str, arguments.values()))
-        raise BnbookError(f"{names} must not be empty, found {values}.")

@@ -10,6 +10,8 @@ members=E)``.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
@@ -33,7 +35,7 @@ class BatchNorm(nn.Module):
 
     Source: Ioffe & Szegedy 2015, algorithm 1 and, for :math:`m' = m p q` values of a feature map,
     section 3.2. The running average is the one that section 3.1 mentions, not algorithm 2's
-    average over minibatches of the trained network.
+    average over minibatches of the trained network, for which see `PreciseBN`.
 
     Parameters
     ----------
@@ -41,40 +43,56 @@ class BatchNorm(nn.Module):
         Number of features, C.
     eps : float
         Added to the variance inside the square root; the paper gives no value.
-    momentum : float
-        Weight of the new batch in the running statistics, in [0, 1].
+    momentum : float or None
+        Weight of the new batch in the running statistics, in [0, 1]. None gives every batch the
+        same weight: the t-th weighs 1/t.
+    affine : bool
+        Whether there are :math:`\gamma` and :math:`\beta`.
+    track_running_stats : bool
+        Whether there are running statistics. Without them evaluation too uses those of the batch.
 
     Attributes
     ----------
-    weight, bias : Parameter, (C,)
+    weight, bias : Parameter, (C,), or None
         :math:`\gamma`, initially 1, and :math:`\beta`, initially 0.
-    running_mean, running_var : Tensor, (C,)
+    running_mean, running_var : Tensor, (C,), or None
         Initially 0 and 1.
-    num_batches_tracked : Tensor, ()
+    num_batches_tracked : Tensor, (), or None
         Number of training batches seen.
 
     Raises
     ------
     BnbookError
-        When the parameters are out of range; in `forward`, when the input's shape does not fit or,
-        in training, a feature has one value only.
+        When the parameters are out of range; in `forward`, when the input's shape or type does not
+        fit or a feature that has to have statistics of the batch has one value only.
     """
 
-    running_mean: Tensor
-    running_var: Tensor
-    num_batches_tracked: Tensor
+    weight: Any  # these five: a tensor, or None
+    bias: Any
+    running_mean: Any
+    running_var: Any
+    num_batches_tracked: Any
 
-    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+    ) -> None:
         super().__init__()
         _check_size(num_features, eps)
-        if not 0 <= momentum <= 1:
-            raise BnbookError(f"momentum must lie in [0, 1], found {momentum}.")
+        if momentum is not None and not 0 <= momentum <= 1:
+            raise BnbookError(f"momentum must lie in [0, 1] or be None, found {momentum}.")
         self.num_features, self.eps, self.momentum = num_features, eps, momentum
-        self.weight = nn.Parameter(torch.ones(num_features))
-        self.bias = nn.Parameter(torch.zeros(num_features))
-        self.register_buffer("running_mean", torch.zeros(num_features))
-        self.register_buffer("running_var", torch.ones(num_features))
-        self.register_buffer("num_batches_tracked", torch.tensor(0))
+        self.affine, self.track_running_stats = affine, track_running_stats
+        self.weight = nn.Parameter(torch.ones(num_features)) if affine else None
+        self.bias = nn.Parameter(torch.zeros(num_features)) if affine else None
+        start = (torch.zeros(num_features), torch.ones(num_features), torch.tensor(0))
+        names = ("running_mean", "running_var", "num_batches_tracked")
+        for name, value in zip(names, start, strict=True):
+            self.register_buffer(name, value if track_running_stats else None)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise.
@@ -82,47 +100,73 @@ class BatchNorm(nn.Module):
         Parameters
         ----------
         x : Tensor, (N, C), (N, C, L) or (N, C, H, W)
-            Floating point; computed in the weights' precision where that is higher.
+            Floating point; computed in the weights' precision where that is higher. Values that
+            are not finite spread over their feature.
 
         Returns
         -------
-        Tensor, of the shape of x
+        Tensor, of the shape and type of x
         """
-        over, given = self._reduced(x), x.dtype
+        self._check(x)
+        given = x.dtype
         x = _in_full(x, self.weight)
-        if self.training:
+        if self._of_the_batch():
+            over = (0, *range(2, x.dim()))
             mu = x.mean(over, keepdim=True)
             centred = x - mu
             var = centred.square().mean(over, keepdim=True)
-            self._track(mu, var, x.numel() // self.num_features)
+            if self.training:
+                self.track(mu, var, x.numel() // self.num_features)
         else:
-            mu, var = self._as(x, self.running_mean), self._as(x, self.running_var)
+            mu, var = _along_features(x, self.running_mean), _along_features(x, self.running_var)
             centred = x - mu
-        scale = self._as(x, self.weight) * (var + self.eps).rsqrt()
-        return torch.addcmul(self._as(x, self.bias), centred, scale).to(given)
+        scale = (var + self.eps).rsqrt()
+        if self.weight is None:
+            return (centred * scale).to(given)
+        scale = _along_features(x, self.weight) * scale
+        return torch.addcmul(_along_features(x, self.bias), centred, scale).to(given)
+
+    @torch.no_grad()
+    def track(self, mu: Tensor, var: Tensor, m: int) -> None:
+        """Move the running statistics, if there are any, by those of one batch.
+
+        Parameters
+        ----------
+        mu, var : Tensor, of C values
+            Mean and biased variance.
+        m : int
+            Values of a feature, at least 2.
+        """
+        if self.running_mean is not None:
+            weight = self._weight_of_new(self.running_mean)
+            self.running_mean.lerp_(mu.flatten(), weight)
+            self.running_var.lerp_(var.flatten() * (m / (m - 1)), weight)
 
     def extra_repr(self) -> str:
         """Constructor arguments, for printing."""
-        return f"{self.num_features}, eps={self.eps}, momentum={self.momentum}"
+        return (
+            f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine},"
+            f" track_running_stats={self.track_running_stats}"
+        )
 
-    @torch.no_grad()
-    def _track(self, mu: Tensor, var: Tensor, m: int) -> None:
-        self.running_mean.lerp_(mu.flatten(), self.momentum)
-        self.running_var.lerp_(var.flatten() * (m / (m - 1)), self.momentum)
+    def _of_the_batch(self) -> bool:
+        """Whether to normalise with the statistics of the batch."""
+        return self.training or self.running_mean is None
+
+    def _weight_of_new(self, like: Tensor) -> Any:
+        """Count this batch; return its weight, a tensor when that depends on the count."""
         self.num_batches_tracked += 1
+        return self.momentum if self.momentum is not None else 1 / self.num_batches_tracked.to(like)
 
-    def _reduced(self, x: Tensor) -> tuple[int, ...]:
-        _check_shape(x, self.num_features)
-        if self.training and x.numel() // self.num_features < 2:
+    def _check(self, x: Tensor) -> None:
+        _check_input(x, self.num_features)
+        m = x.numel() // self.num_features
+        if self._of_the_batch() and m < 2:
             raise BnbookError(
                 "in training each feature needs two or more values to have a variance, found"
-                f" {x.numel() // self.num_features}, x of shape {tuple(x.shape)}. Use a larger"
-                " batch, or eval() for single examples."
+                f" {m}, x of shape {tuple(x.shape)}. Use a larger batch, or eval() for single"
+                " examples."
             )
-        return (0, *range(2, x.dim()))
-
-    def _as(self, x: Tensor, vector: Tensor) -> Tensor:
-        return _along_features(x, vector)
 
 
 class FusedBatchNorm(BatchNorm):
@@ -134,11 +178,11 @@ class FusedBatchNorm(BatchNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise; see `BatchNorm.forward`."""
-        self._reduced(x)
-        if self.training:
-            self.num_batches_tracked += 1
+        self._check(x)
+        tracked = self.training and self.running_mean is not None
+        weight_of_new = float(self._weight_of_new(x)) if tracked else 0.0
         statistics, affine = (self.running_mean, self.running_var), (self.weight, self.bias)
-        return F.batch_norm(x, *statistics, *affine, self.training, self.momentum, self.eps)
+        return F.batch_norm(x, *statistics, *affine, self._of_the_batch(), weight_of_new, self.eps)
 
 
 class GroupNorm(nn.Module):
@@ -208,7 +252,7 @@ class GroupNorm(nn.Module):
         -------
         Tensor, of the shape of x
         """
-        _check_shape(x, self.num_features)
+        _check_input(x, self.num_features)
         given, x = x.dtype, _in_full(x, self.weight)
         groups = self._grouped(x)
         over = self._reduced(groups)
@@ -277,25 +321,29 @@ class LayerNorm(GroupNorm):
 
 
 def _check_size(num_features: int, eps: float) -> None:
-    if num_features < 1:
-        raise BnbookError(f"num_features must be at least 1, found {num_features}.")
+    if not isinstance(num_features, int) or num_features < 1:
+        raise BnbookError(f"num_features must be at least 1 and whole, found {num_features!r}.")
     if not eps > 0:
         raise BnbookError(f"eps must be positive, found {eps}.")
 
 
-def _check_shape(x: Tensor, num_features: int) -> None:
+def _check_input(x: Tensor, num_features: int) -> None:
     if x.dim() not in (2, 3, 4) or x.shape[1] != num_features:
         raise BnbookError(
             f"x must have shape (N, {num_features}), (N, {num_features}, L) or"
             f" (N, {num_features}, H, W), found {tuple(x.shape)}."
         )
+    if not x.is_floating_point():
+        raise BnbookError(f"x must be floating point, found dtype {x.dtype}; try x.float().")
 
 
-def _in_full(x: Tensor, weight: Tensor) -> Tensor:
+def _in_full(x: Tensor, weight: Tensor | None) -> Tensor:
     """Return x in the weights' precision: moments of bfloat16 numbers need more than its digits."""
-    return x.to(torch.promote_types(x.dtype, weight.dtype))
+    full = torch.float32 if weight is None else weight.dtype
+    return x.to(torch.promote_types(x.dtype, full))
 
 
-def _along_features(x: Tensor, vector: Tensor) -> Tensor:
+def _along_features(x: Tensor, vector: Any) -> Tensor:
     """Shape a vector of features to multiply x."""
-    return vector.view(1, -1, *(1,) * (x.dim() - 2))
+    shaped: Tensor = vector.view(1, -1, *(1,) * (x.dim() - 2))
+    return shaped

@@ -8,12 +8,12 @@ from torch import nn
 
 from bnbook import chain, ensemble, training
 from bnbook.errors import BnbookError
-from bnbook.models import SigmoidMLP
+from bnbook.models import MLP
 from bnbook.norm import BatchNorm
 from bnbook.session import Plan, Session
 
 
-class Tanh(SigmoidMLP):
+class Tanh(MLP):
     """A chain with another nonlinearity."""
 
     def __init__(self, *args, **more):
@@ -24,7 +24,7 @@ class Tanh(SigmoidMLP):
 
 
 def trained(
-    norm, seeds, rates, *, handwritten, own=False, steps=100, dtype=torch.float64, model=SigmoidMLP,
+    norm, seeds, rates, *, handwritten, own=False, steps=100, dtype=torch.float64, model=MLP,
     schedule=None, hidden=(8, 6),
 ):  # fmt: skip
     torch.manual_seed(0)
@@ -48,7 +48,7 @@ def trained(
     return network, history[-1]
 
 
-@pytest.mark.parametrize("model", [SigmoidMLP, Tanh])
+@pytest.mark.parametrize("model", [MLP, Tanh])
 @pytest.mark.parametrize("own", [False, True], ids=["shared", "own"])
 @pytest.mark.parametrize("norm", [None, BatchNorm], ids=["without", "with BN"])
 def test_it_is_autograds_step_in_float64(norm, own, model):
@@ -100,18 +100,18 @@ class Doubled(BatchNorm):
 
 def test_where_it_applies():
     loss = ensemble.cross_entropy
-    assert chain.applies(SigmoidMLP(BatchNorm), loss)
-    assert chain.applies(SigmoidMLP(None), loss)
-    assert not chain.applies(SigmoidMLP(BatchNorm), lambda outputs, labels: outputs.mean((0, 2)))
-    assert not chain.applies(SigmoidMLP(Doubled), loss)
+    assert chain.applies(MLP(BatchNorm), loss)
+    assert chain.applies(MLP(None), loss)
+    assert not chain.applies(MLP(BatchNorm), lambda outputs, labels: outputs.mean((0, 2)))
+    assert not chain.applies(MLP(Doubled), loss)
     assert not chain.applies(nn.Linear(3, 3), loss)
-    relu = SigmoidMLP(None)
+    relu = MLP(None)
     relu.hidden[1] = nn.ReLU()
     assert not chain.applies(relu, loss)
 
 
 def test_one_example_has_no_variance():
-    model = SigmoidMLP(BatchNorm, num_inputs=4, hidden=(3,))
+    model = MLP(BatchNorm, num_inputs=4, hidden=(3,))
     step = chain.ChainStep(model, torch.ones(1))
     with pytest.raises(BnbookError, match="two or more values"):
         step(torch.ones(1, 4), torch.zeros(1, dtype=torch.int64))
@@ -119,8 +119,8 @@ def test_one_example_has_no_variance():
 
 
 def test_batches_of_another_size_and_running_statistics():
-    model = SigmoidMLP(BatchNorm, (0, 1), num_inputs=4, hidden=(3,)).double()
-    reference = SigmoidMLP(BatchNorm, (0, 1), num_inputs=4, hidden=(3,)).double()
+    model = MLP(BatchNorm, (0, 1), num_inputs=4, hidden=(3,)).double()
+    reference = MLP(BatchNorm, (0, 1), num_inputs=4, hidden=(3,)).double()
     step = chain.ChainStep(model, torch.zeros(2, dtype=torch.float64))
     for size in (5, 8, 5):
         x = torch.rand(size, 4, dtype=torch.float64)

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from bnbook import ensemble
 from bnbook.errors import BnbookError
-from bnbook.models import SigmoidMLP
+from bnbook.models import MLP
 from bnbook.norm import BatchNorm
 
 
@@ -25,8 +25,8 @@ def test_linear_shared_and_per_member_inputs():
 
 
 def test_initial_weights_depend_on_the_seed_alone():
-    together = SigmoidMLP(BatchNorm, (7, 8, 7))
-    alone = SigmoidMLP(None, (8,))
+    together = MLP(BatchNorm, (7, 8, 7))
+    alone = MLP(None, (8,))
     for fused, single in zip(
         [m for m in together.modules() if isinstance(m, ensemble.Linear)],
         [m for m in alone.modules() if isinstance(m, ensemble.Linear)],
@@ -35,7 +35,7 @@ def test_initial_weights_depend_on_the_seed_alone():
         assert torch.equal(fused.weight[1], single.weight[0])
         assert torch.equal(fused.weight[0], fused.weight[2])
         assert not torch.equal(fused.weight[0], fused.weight[1])
-    weights = SigmoidMLP(None, init_std=0.25).hidden[0].weight
+    weights = MLP(None, init_std=0.25).hidden[0].weight
     assert weights.std().item() == pytest.approx(0.25, rel=0.02)
     assert weights.mean().item() == pytest.approx(0, abs=0.005)
 

@@ -201,7 +201,7 @@ def test_the_loss_is_that_of_a_loop_written_by_hand(small, small_table):
     (images, labels), (valid_x, valid_y), _ = fig1._splits(config, torch.device("cpu"))
     from bnbook import models, norm, training
 
-    ours = models.SigmoidMLP(norm.BatchNorm, (1,))
+    ours = models.MLP(norm.BatchNorm, (1,))
     layers, width = [], 784
     for _ in range(3):
         layers += [torch.nn.Linear(width, 100, bias=False), torch.nn.BatchNorm1d(100)]

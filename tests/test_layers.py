@@ -262,7 +262,7 @@ def test_group_norm_loads_torchs_state():
         (lambda: GroupNorm(4, 6), "found 6 features, 1 members and 4 groups"),
         (lambda: GroupNorm(0, 6), "multiple of members*num_groups"),
         (lambda: LayerNorm(7, members=2), "found 7 features, 2 members and 1 groups"),
-        (lambda: LayerNorm(0), "num_features must be at least 1, found 0"),
+        (lambda: LayerNorm(0), "num_features must be at least 1 and whole, found 0"),
         (lambda: LayerNorm(6, eps=0.0), "eps must be positive, found 0.0"),
         (lambda: LayerNorm(6)(torch.ones(2, 5)), "x must have shape (N, 6)"),
         (lambda: GroupNorm(6, 6)(torch.ones(2, 6)), "two or more values to have a variance"),

@@ -10,13 +10,13 @@ from torch import nn
 
 from bnbook import measurements
 from bnbook.errors import BnbookError
-from bnbook.models import SigmoidMLP
+from bnbook.models import MLP
 from bnbook.norm import BatchNorm
 
 
 @pytest.fixture
 def model():
-    return SigmoidMLP(BatchNorm, (0, 1), num_inputs=6, hidden=(5, 4), num_classes=3)
+    return MLP(BatchNorm, (0, 1), num_inputs=6, hidden=(5, 4), num_classes=3)
 
 
 def test_probes_leave_the_network_bit_equal(model):
@@ -26,10 +26,10 @@ def test_probes_leave_the_network_bit_equal(model):
     flags = [m.training for m in model.modules()]
     x, y = torch.rand(30, 6), torch.zeros(30, dtype=torch.int64)
     measurements.accuracy(model, x, y)
-    measurements.inputs_to(model.sigmoids[-1], model, x)
+    measurements.inputs_to(model.nonlinearities[-1], model, x)
     assert all(torch.equal(before[name], t) for name, t in model.state_dict().items())
     assert [m.training for m in model.modules()] == flags
-    assert not model.sigmoids[-1]._forward_pre_hooks
+    assert not model.nonlinearities[-1]._forward_pre_hooks
 
 
 def test_undisturbed_restores_after_an_error(model):
@@ -43,7 +43,7 @@ def test_undisturbed_restores_after_an_error(model):
 
 
 def test_inputs_to_a_sigmoid_are_normalised_by_the_batch_itself(model):
-    z = measurements.inputs_to(model.sigmoids[-1], model, torch.rand(50, 6))
+    z = measurements.inputs_to(model.nonlinearities[-1], model, torch.rand(50, 6))
     assert z.shape == (50, 2, 4)
     torch.testing.assert_close(z.mean(0), torch.zeros(2, 4), atol=1e-5, rtol=0)
     # The spread falls short of 1 by eps, which counts where the layer below varies little.

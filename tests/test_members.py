@@ -13,14 +13,14 @@ import pytest
 import torch
 
 from bnbook import ensemble, norm, training
-from bnbook.models import ConvNet, ResNet, RNNClassifier, SigmoidMLP
+from bnbook.models import MLP, ConvNet, ResNet, RNNClassifier
 
 SEEDS = (3, 4, 3)
 RATES = (0.002, 0.004, 0.001)
 STEPS, BATCH, EXAMPLES = 100, 16, 48
 
 MODELS = {
-    "MLP": partial(SigmoidMLP, num_inputs=64, hidden=(8, 8), init_std=0.5),
+    "MLP": partial(MLP, num_inputs=64, hidden=(8, 8), init_std=0.5),
     "plain conv net": partial(ConvNet, in_channels=1, widths=(4, 8)),
     "ResNet": partial(ResNet, in_channels=1, n=1, widths=(4, 4, 8)),
     "RNN": partial(RNNClassifier, num_inputs=8, hidden=8),

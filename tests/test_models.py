@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from bnbook import ensemble
 from bnbook.errors import BnbookError
-from bnbook.models import ConvNet, ResNet, RNNClassifier, SigmoidMLP
+from bnbook.models import MLP, ConvNet, ResNet, RNNClassifier
 from bnbook.norm import BatchNorm, LayerNorm
 
 CLOSE = {"rtol": 1e-10, "atol": 1e-10}
@@ -22,7 +22,7 @@ def _seed():
 
 @pytest.mark.parametrize("with_bn", [False, True])
 def test_forward_equals_a_network_of_torchs_layers(with_bn):
-    ours = SigmoidMLP(BatchNorm if with_bn else None, (3,)).double()
+    ours = MLP(BatchNorm if with_bn else None, (3,)).double()
     layers, width = [], 784
     for _ in range(3):
         layers.append(nn.Linear(width, 100, bias=not with_bn))
@@ -38,21 +38,21 @@ def test_forward_equals_a_network_of_torchs_layers(with_bn):
 
 
 def test_shapes_and_the_missing_bias():
-    model = SigmoidMLP(BatchNorm, (0, 1))
+    model = MLP(BatchNorm, (0, 1))
     names = {name for name, _ in model.named_parameters()}
     assert {name for name in names if name.startswith("hidden.0")} == {"hidden.0.weight"}
     assert "output.bias" in names
-    assert len(model.sigmoids) == 3
+    assert len(model.nonlinearities) == 3
     assert model(torch.rand(4, 1, 28, 28)).shape == (4, 2, 10)
-    count = sum(p.numel() for p in SigmoidMLP(None).parameters())
+    count = sum(p.numel() for p in MLP(None).parameters())
     assert count == 784 * 100 + 100 + 2 * (100 * 100 + 100) + 100 * 10 + 10
 
 
 @pytest.mark.parametrize(
     ("model", "wrong"),
     [
-        (SigmoidMLP, {"seeds": ()}),
-        (SigmoidMLP, {"hidden": ()}),
+        (MLP, {"seeds": ()}),
+        (MLP, {"hidden": ()}),
         (ConvNet, {"widths": ()}),
         (ResNet, {"seeds": ()}),
         (RNNClassifier, {"seeds": ()}),
@@ -175,10 +175,10 @@ def test_rnn_classifier_equals_one_written_out(shared):
 
 
 def test_mlp_takes_images_of_each_member():
-    model = SigmoidMLP(BatchNorm, (0, 1), num_inputs=12, hidden=(5,)).double()
+    model = MLP(BatchNorm, (0, 1), num_inputs=12, hidden=(5,)).double()
     x = torch.rand(7, 2, 3, 2, 2, dtype=torch.float64)
     for e in range(2):
-        alone = SigmoidMLP(BatchNorm, (e,), num_inputs=12, hidden=(5,)).double()
+        alone = MLP(BatchNorm, (e,), num_inputs=12, hidden=(5,)).double()
         torch.testing.assert_close(model(x.flatten(1, 2))[:, e], alone(x[:, e])[:, 0], **CLOSE)
 
 

@@ -3,12 +3,12 @@
 import torch
 
 from bnbook import members
-from bnbook.models import SigmoidMLP
+from bnbook.models import MLP
 from bnbook.norm import BatchNorm
 
 
 def test_the_members_kept_compute_what_they_did():
-    model = SigmoidMLP(BatchNorm, (0, 1, 2, 3), num_inputs=6, hidden=(5, 4), num_classes=3)
+    model = MLP(BatchNorm, (0, 1, 2, 3), num_inputs=6, hidden=(5, 4), num_classes=3)
     x = torch.rand(20, 6)
     for _ in range(3):
         model(x)

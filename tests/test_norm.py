@@ -146,9 +146,9 @@ def test_evaluation_depends_on_no_batch_mate_and_moves_nothing():
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ({"num_features": 0}, "num_features must be at least 1, found 0"),
+        ({"num_features": 0}, "num_features must be at least 1 and whole, found 0"),
         ({"num_features": 3, "eps": 0.0}, "eps must be positive, found 0.0"),
-        ({"num_features": 3, "momentum": 1.5}, "momentum must lie in [0, 1], found 1.5"),
+        ({"num_features": 3, "momentum": 1.5}, "momentum must lie in [0, 1] or be None, found 1.5"),
     ],
 )
 def test_impossible_parameters(arguments, says):

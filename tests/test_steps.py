@@ -7,7 +7,7 @@ import torch
 
 from bnbook import ensemble, models, steps, training
 from bnbook.chain import ChainStep
-from bnbook.models import SigmoidMLP
+from bnbook.models import MLP
 from bnbook.norm import BatchNorm
 from bnbook.session import Plan, Session
 
@@ -20,7 +20,7 @@ def chosen(model, plan=Plan(), **settings):  # noqa: B008
 
 
 def test_the_chain_serves_plain_sgd_in_full_precision():
-    model = SigmoidMLP(BatchNorm, (0, 1), num_inputs=4, hidden=(3,))
+    model = MLP(BatchNorm, (0, 1), num_inputs=4, hidden=(3,))
     assert chosen(model) is ChainStep
     assert chosen(model, weight_decay=0.0, momentum=[0.0, 0.0]) is ChainStep
     for step in (

@@ -9,7 +9,7 @@ from torch import nn
 
 from bnbook import ensemble, training
 from bnbook.errors import BnbookError
-from bnbook.models import SigmoidMLP
+from bnbook.models import MLP
 from bnbook.norm import BatchNorm
 from bnbook.session import Every, OutOfTimeError, Plan, Session, TrialOverError, read_progress
 
@@ -252,7 +252,7 @@ def sessions(tmp_path, **more):
 def small_run(session, interrupt_at=None, handwritten=True, rates=(0.1, 1e200, 0.7)):
     torch.manual_seed(0)
     images, labels = torch.rand(90, 16), torch.randint(0, 3, (90,))
-    model = SigmoidMLP(BatchNorm, (1, 1, 2), num_inputs=16, hidden=(8,), num_classes=3)
+    model = MLP(BatchNorm, (1, 1, 2), num_inputs=16, hidden=(8,), num_classes=3)
     batches = training.minibatches(90, 15, 400, seed=1)
     if not handwritten:
         session = replace(session, plan=replace(session.plan, handwritten=False))

@@ -97,9 +97,7 @@ class _Map:
         self.reset()
 
     def reset(self) -> None:
-        self.arms = [
-            models.SigmoidMLP(layer, seeds=self.seeds).cuda() for layer in (None, norm.BatchNorm)
-        ]
+        self.arms = [models.MLP(layer, seeds=self.seeds).cuda() for layer in (None, norm.BatchNorm)]
 
     def run(self) -> None:
         for model in self.arms:

@@ -12,7 +12,7 @@ from torch.nn import functional as F  # noqa: N812
 from bnbook import models, norm
 
 
-class SigmoidMLP(nn.Module):
+class MLP(nn.Module):
     """Figure 1's network with BN: linear without bias, `torch.nn.BatchNorm1d`, sigmoid.
 
     Parameters

@@ -102,7 +102,7 @@ class MLP:
 
     def ours(self, members: int, seed: int) -> nn.Module:
         """Return E members that start alike."""
-        return models.SigmoidMLP(
+        return models.MLP(
             norm.BatchNorm,
             seeds=(seed,) * members,
             num_inputs=self.num_inputs,
@@ -112,7 +112,7 @@ class MLP:
 
     def single(self, seed: int) -> nn.Module:
         """Return one network in plain torch.nn."""
-        network = networks.SigmoidMLP(self.num_inputs, self.hidden, self.num_classes)
+        network = networks.MLP(self.num_inputs, self.hidden, self.num_classes)
         return networks.start_as(network, self.ours(1, seed))
 
 

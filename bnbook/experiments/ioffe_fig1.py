@@ -228,7 +228,7 @@ def train(runs: Sequence[Config], session: Session) -> list[pd.DataFrame]:
     device = training.choose_device(session.device)
     (train_x, train_y), (valid_x, valid_y), (test_x, test_y) = _splits(config, device)
     seeds = [run.seeds[0] for run in runs]
-    model = models.SigmoidMLP(
+    model = models.MLP(
         norm.BatchNorm if config.arms[0] == WITH else None,
         seeds=seeds,
         num_inputs=train_x[0].numel(),
@@ -243,7 +243,7 @@ def train(runs: Sequence[Config], session: Session) -> list[pd.DataFrame]:
         }
 
     def sigmoid_inputs() -> dict[str, torch.Tensor]:
-        z = measurements.inputs_to(model.sigmoids[-1], model, valid_x[: config.probe_images])
+        z = measurements.inputs_to(model.nonlinearities[-1], model, valid_x[: config.probe_images])
         units = measurements.percentiles(z, config.percentiles)
         pooled = measurements.percentiles(z.transpose(1, 2).flatten(0, 1), config.percentiles)
         named = zip(config.percentiles, units[:, :, config.unit], pooled, strict=True)
