@@ -1,0 +1,242 @@
+"""Ioffe & Szegedy's section 2, statistics outside the gradient: what its table says.
+
+The claims, their measures and bounds were written before the recorded runs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bnbook import claims, tuning
+from bnbook.arms import MEAN_OUTSIDE, OUTSIDE, VARIANCE_OUTSIDE, WITH, WITHOUT
+from bnbook.claims import Claim
+
+PAPER = "Ioffe & Szegedy 2015"
+BIAS, SCALE, ROUNDING, NETWORK = "bias", "scale", "rounding", "network"
+"""The cases of the table: section 2's example, the same with a scale, a layer's rounding against
+the size of the bias, and networks."""
+CONSTANT, SLOPED = "constant", "sloped"
+"""Targets of the example with a scale: the same number for every example, or one that grows with
+the layer's input."""
+FAILED = 0.2
+"""A run that ends below this test accuracy, twice that of guessing, has blown up."""
+TOLERANCE = 1e-12
+"""Relative error that the example, in float64, may have."""
+NOTICEABLE = 0.01
+"""Error of a normalised value, in standard deviations, from which we call it noticeable."""
+SHORT = {
+    WITHOUT: "without", WITH: "with", OUTSIDE: "outside", MEAN_OUTSIDE: "mean_outside",
+    VARIANCE_OUTSIDE: "variance_outside",
+}  # fmt: skip
+"""Names of the arms in facts."""
+
+
+def case(table: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Rows of one case of the table."""
+    rows: pd.DataFrame = table.loc[table["case"] == name]
+    return rows
+
+
+def networks(table: pd.DataFrame, affine: bool = True) -> pd.DataFrame:
+    """Rows of the networks whose BN has the affine pair, or of those whose BN has not.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        The experiment's table.
+    affine : bool
+        Networks without BN count as those with the pair.
+
+    Returns
+    -------
+    pandas.DataFrame
+    """
+    rows = case(table, NETWORK)
+    chosen: pd.DataFrame = rows.loc[rows["affine"].astype(bool) == affine]
+    return chosen
+
+
+def tuned_rates(table: pd.DataFrame, affine: bool = True) -> dict[str, float]:
+    """Each arm's learning rate: best final validation accuracy, averaged over seeds."""
+    return tuning.tuned_rates(networks(table, affine), tuple(SHORT))
+
+
+def example_errors(table: pd.DataFrame) -> pd.Series:
+    r"""Errors of section 2's example against its closed form, per seed.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        The experiment's table.
+
+    Returns
+    -------
+    pandas.Series
+        Index seed and what is checked, each the largest over the steps. ``bias``: relative error
+        of b with the mean outside the gradient against :math:`n \alpha \bar t`. ``step``: that of
+        b's change in a single step against :math:`\alpha \bar t`. ``loss``: change of the loss
+        relative to its first value. ``gradient inside``: size of the gradient of b with the mean
+        inside the gradient, relative to that with the mean outside.
+    """
+    runs = case(table, BIAS)
+    found = {}
+    for seed, rows in runs.groupby("seed"):
+        outside, inside = (rows[rows["arm"] == arm].sort_values("step") for arm in (OUTSIDE, WITH))
+        later = outside[outside["step"] > 0]
+        per_step = later["expected"] / later["step"]
+        moved = outside["bias"].diff().dropna() / outside["step"].diff().dropna()
+        first = outside["loss"].iloc[0]
+        found |= {
+            (seed, "bias"): (later["bias"] / later["expected"] - 1).abs().max(),
+            (seed, "step"): (moved / per_step - 1).abs().max(),
+            (seed, "loss"): (outside["loss"] / first - 1).abs().max(),
+            (seed, "gradient inside"): (
+                inside["gradient"].abs().max() / outside["gradient"].abs().min()
+            ),
+        }
+    return pd.Series(found).rename_axis(["seed", "checked"])
+
+
+def displacement(table: pd.DataFrame, target: str) -> pd.DataFrame:
+    """How far the parameters are from where they began after the last step, with the scale.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        The experiment's table.
+    target : {"constant", "sloped"}
+        The target.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Index seed, columns the draws of u: the Euclidean distance of (w, b), statistics outside.
+    """
+    rows = case(table, SCALE)
+    rows = rows[(rows["arm"] == OUTSIDE) & (rows["target"] == target)]
+    ends = {}
+    for end, step in (("first", rows["step"].min()), ("last", rows["step"].max())):
+        at = rows[rows["step"] == step]
+        ends[end] = at.set_index(["seed", "draw"])[["weight", "bias"]]
+    distance = np.hypot(*(ends["last"] - ends["first"]).to_numpy().T)
+    return pd.Series(distance, index=ends["last"].index).unstack("draw")
+
+
+def worsening(table: pd.DataFrame) -> pd.Series:
+    """Displacement with the scale divided by that of b alone, same target and steps, per seed.
+
+    The geometric mean over the draws of u.
+    """
+    alone = tuning.final(case(table, BIAS))
+    alone = alone[alone["arm"] == OUTSIDE].set_index("seed")["bias"].abs()
+    distance = displacement(table, CONSTANT)
+    return pd.Series(np.exp(np.log(distance).mean(axis=1)) / alone)
+
+
+def surviving_accuracy(table: pd.DataFrame) -> pd.Series:
+    """Final test accuracy, in percent, statistics outside, at the rate tuned with BN, per seed."""
+    rate = tuned_rates(table)[WITH]
+    final = tuning.final_by_arm(networks(table), {OUTSIDE: rate}, "test_accuracy")
+    return pd.Series(100 * final[OUTSIDE])
+
+
+def growth_exponent(runs: pd.DataFrame, column: str, arm: str, rate: float) -> pd.Series:
+    r"""Exponent :math:`\log_2(v(n) / v(n/2))` of a column's growth over the last half of the run.
+
+    Parameters
+    ----------
+    runs : pandas.DataFrame
+        Rows of networks, with or without the affine pair.
+    column : str
+        What grows, above 0.
+    arm : str
+        The arm.
+    rate : float
+        Its learning rate.
+
+    Returns
+    -------
+    pandas.Series
+        Per seed: 1 for growth at constant speed, 1/2 for that of a random walk, 0 for none.
+    """
+    one = tuning.at_rates(runs, {arm: rate})
+    curves = one.pivot_table(index="step", columns="seed", values=column)
+    last = int(curves.index.max())
+    return pd.Series(np.log2(curves.loc[last] / curves.loc[last // 2]))
+
+
+def bias_growth(table: pd.DataFrame) -> pd.Series:
+    """`growth_exponent` of the biases before BN, statistics outside, at that arm's own rate."""
+    rate = tuned_rates(table)[OUTSIDE]
+    return growth_exponent(networks(table), "bias_norm", OUTSIDE, rate)
+
+
+CLAIMS = (
+    Claim(
+        id="ioffe.sec2.bias_divergence",
+        paper=PAPER,
+        section="2",
+        statement=(
+            "When the gradient step ignores how the mean depends on the bias, the bias grows"
+            " without end while output and loss stay as they are; with the derivative it does not"
+            " move."
+        ),
+        quantity=(
+            "largest relative error, in float64, of the example against its closed form: of the"
+            " bias, of its change in each step, of the constancy of the loss, and of the zero"
+            " gradient when the mean is inside"
+        ),
+        measure=example_errors,
+        bound=TOLERANCE,
+        direction="below",
+        exact=True,
+    ),
+    Claim(
+        id="ioffe.sec2.scale_worse",
+        paper=PAPER,
+        section="2",
+        statement="It gets worse when the normalisation scales as well.",
+        quantity=(
+            "distance that the example's parameters are carried in the same number of steps, with"
+            " the scale divided by without, constant target"
+        ),
+        measure=worsening,
+        bound=1.0,
+        scale="log",
+        digits=2,
+        unit="×",
+    ),
+    Claim(
+        id="ioffe.sec2.network_divergence",
+        paper=PAPER,
+        section="2",
+        statement="A model whose statistics are computed outside the gradient step blows up.",
+        quantity=(
+            "final test accuracy of the network with statistics outside the gradient, at the"
+            " learning rate that is best with BN; below twice that of guessing counts as blown up"
+        ),
+        measure=surviving_accuracy,
+        bound=100 * FAILED,
+        direction="below",
+        digits=1,
+        unit=" %",
+    ),
+    Claim(
+        id="ioffe.sec2.network_growth",
+        paper=PAPER,
+        section="2, the example carried over to a network",
+        statement="The biases before BN grow on and on when the statistics are outside.",
+        quantity=(
+            "exponent of the growth of the biases' norm over the last half of training, statistics"
+            " outside, at that network's own best rate: 1 is constant speed, 0 is standstill,"
+            " 1/2 is a random walk"
+        ),
+        measure=bias_growth,
+        bound=0.5,
+    ),
+)
