@@ -6,6 +6,9 @@ per seed, a *bound* and a *direction*. It is judged from the 95 % Student-t inte
 * the whole interval on the claim's side of the bound: **reproduced**;
 * the whole interval on the other side: **not reproduced**;
 * otherwise, or when some seed has no number: **inconclusive**.
+
+An *exact* claim is about an identity, not about an average: its measure gives the error of every
+case that was tried, the judged value is the worst of them, and there is no interval.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from bnbook.errors import BnbookError
 Verdict = Literal["reproduced", "not reproduced", "inconclusive"]
 LEVEL = 0.95
 """Coverage of the intervals that claims are judged by."""
+SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,8 @@ class Claim:
     quantity : str
         What is measured for each seed, in words, with its unit.
     measure : callable
-        Result table -> Series of one number per seed, NaN where a seed has none.
+        Result table -> Series of one number per seed, NaN where a seed has none; of an exact claim
+        one number per case.
     bound : float
         The number that the interval is held against.
     direction : {"above", "below"}
@@ -49,9 +54,11 @@ class Claim:
     scale : {"linear", "log"}
         On which scale the interval is computed; ratios take ``log`` (a geometric mean).
     digits : int
-        Decimals shown.
+        Decimals shown; of an exact claim only from 0.01 on.
     unit : str
         Shown after the value.
+    exact : bool
+        Whether the worst case is judged in place of an interval over seeds.
     """
 
     id: str
@@ -65,11 +72,17 @@ class Claim:
     scale: Literal["linear", "log"] = "linear"
     digits: int = 2
     unit: str = ""
+    exact: bool = False
 
     @property
     def criterion(self) -> str:
         """The rule of the verdict, in words."""
         bound = f"{self.bound:g}{self.unit}"
+        if self.exact:
+            return (
+                f"Reproduced when every case lies {self.direction} {bound}, not reproduced"
+                " otherwise or when a case has no value."
+            )
         return (
             f"Reproduced when the 95 % interval over seeds lies {self.direction} {bound},"
             f" not reproduced when it lies on the other side, inconclusive otherwise or when a"
@@ -84,7 +97,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Judgement:
-    """A claim's value, its 95 % interval over seeds, and the verdict."""
+    """A claim's value, its 95 % interval over seeds, and the verdict; or, exact, its worst case."""
 
     value: float | None
     low: float | None
@@ -133,15 +146,15 @@ def interval(
     return mean, mean - half, mean + half
 
 
-def fact(samples: Iterable[float], digits: int, unit: str = "") -> dict[str, Any]:
+def fact(samples: Iterable[float], digits: int | None, unit: str = "") -> dict[str, Any]:
     """Describe a number that the prose needs beside the claims.
 
     Parameters
     ----------
     samples : iterable of float
         One per seed, or a single number that has no interval.
-    digits : int
-        Decimals shown.
+    digits : int or None
+        Decimals shown; None writes the number with a power of ten.
     unit : str
         Shown after the value.
 
@@ -170,10 +183,12 @@ def judge(claim: Claim, table: pd.DataFrame) -> Judgement:
     -------
     Judgement
         ``undefined`` counts the seeds whose measure is no finite number (the event never happened,
-        or a ratio is over zero). With any
-        of them the verdict is at most inconclusive; with none defined it is not reproduced.
+        or a ratio is over zero). With any of them the verdict is at most inconclusive, of an exact
+        claim not reproduced; with none defined it is not reproduced.
     """
     samples = claim.measure(table).astype(float)
+    if claim.exact:
+        return _judge_exactly(claim, samples)
     samples = samples.where(np.isfinite(samples) & ((samples > 0) | (claim.scale != "log")))
     defined = samples.dropna()
     undefined = int(len(samples) - len(defined))
@@ -185,6 +200,17 @@ def judge(claim: Claim, table: pd.DataFrame) -> Judgement:
     value, low, high = interval(defined.tolist(), claim.scale)
     verdict = "inconclusive" if undefined else _verdict(claim, low, high)
     return Judgement(value, low, high, len(samples), undefined, verdict)
+
+
+def _judge_exactly(claim: Claim, samples: pd.Series) -> Judgement:
+    defined = samples[np.isfinite(samples)]
+    undefined = int(len(samples) - len(defined))
+    if defined.empty:
+        return Judgement(None, None, None, len(samples), undefined, "not reproduced")
+    worst = float(defined.max() if claim.direction == "below" else defined.min())
+    verdict = "not reproduced" if undefined else _verdict(claim, worst, worst)
+    verdict = "not reproduced" if verdict == "inconclusive" else verdict
+    return Judgement(worst, None, None, len(samples), undefined, verdict)
 
 
 def _verdict(claim: Claim, low: float, high: float) -> Verdict:
@@ -220,17 +246,34 @@ def conflict(recorded: Mapping[str, Any], fresh: Mapping[str, Any]) -> bool:
 
 
 def format_value(claim: Mapping[str, Any], number: float | None) -> str:
-    """Round a claim's number to its digits, with its unit; an en dash when there is none."""
+    """Round a claim's number to its digits, with its unit; an en dash when there is none.
+
+    Without digits, and of exact claims where it is small, it is written with a power of ten.
+    """
     if number is None:
         return "–"  # noqa: RUF001
-    text = f"{number:.{claim['digits']}f}"
+    digits = claim["digits"]
+    if digits is None or (claim.get("exact") and abs(number) < 0.01):
+        return f"{_power_of_ten(number)}{claim['unit']}"
+    text = f"{number:.{digits}f}"
     if float(text) == 0:
         text = text.lstrip("-")
     return f"{text.replace('-', '−')}{claim['unit']}"
 
 
+def _power_of_ten(number: float) -> str:
+    """Write a number with two digits, such as ``1.2 × 10⁻¹⁵``."""
+    if number == 0:
+        return "0"
+    mantissa, exponent = f"{number:.1e}".replace("-", "−").split("e")
+    raised = str(int(exponent.replace("−", "-"))).translate(SUPERSCRIPTS)
+    return f"{mantissa} × 10{raised}"
+
+
 def format_interval(claim: Mapping[str, Any], judgement: Mapping[str, Any]) -> str:
     """Write the interval as ``low to high``, rounded as the value is."""
+    if claim.get("exact"):
+        return "worst of all"
     if judgement["low"] is None:
         return "–"  # noqa: RUF001
     bare = {**claim, "unit": ""}

@@ -124,6 +124,42 @@ def test_printing():
     assert claims.format_interval(about, {"low": None}) == "\N{EN DASH}"
 
 
+EXACT = {"exact": True, "bound": 1e-12, "direction": "below"}
+
+
+@pytest.mark.parametrize(
+    ("samples", "verdict", "worst"),
+    [
+        ((0.0, 3e-15, 2e-16), "reproduced", 3e-15),
+        ((0.0, 3e-12), "not reproduced", 3e-12),
+        ((1e-12, 0.0), "not reproduced", 1e-12),
+        ((1e-15, math.nan), "not reproduced", 1e-15),
+        ((math.nan,), "not reproduced", None),
+        ((1e-15,), "reproduced", 1e-15),
+    ],
+)
+def test_an_exact_claim_is_judged_by_its_worst_case(samples, verdict, worst):
+    judged = judge(claim(**EXACT), table(*samples))
+    assert (judged.verdict, judged.value, judged.low, judged.high) == (verdict, worst, None, None)
+    assert judged.n == len(samples)
+
+
+def test_the_worst_case_from_below():
+    judged = judge(claim(exact=True, bound=2.0), table(5.0, 3.0, 4.0))
+    assert (judged.value, judged.verdict) == (3.0, "reproduced")
+
+
+def test_printing_of_exact_claims():
+    about = claim(**EXACT).describe()
+    assert claims.format_value(about, 3.14e-15) == "3.1 × 10⁻¹⁵"
+    assert claims.format_value(about, -2e-3) == "−2.0 × 10⁻³"
+    assert claims.format_value(about, 0.0) == "0"
+    assert claims.format_value(about, 2.5) == "2.50"
+    assert claims.format_interval(about, {"low": None}) == "worst of all"
+    assert claims.format_value(claims.fact([12345.0], None), 12345.0) == "1.2 × 10⁴"
+    assert about["criterion"].startswith("Reproduced when every case lies below 1e-12, not")
+
+
 @given(st.floats(-1e6, 1e6), st.integers(0, 4))
 def test_printed_digits_round_from_the_value(number, digits):
     text = claims.format_value({"digits": digits, "unit": ""}, number)

@@ -24,6 +24,7 @@ from bnbook.datasets.obtaining import get, import_folder
 from bnbook.errors import BnbookError
 
 __all__ = [
+    "GENERATED",
     "NAMES",
     "SPLITS",
     "Images",
@@ -38,6 +39,9 @@ __all__ = [
 ]
 
 Device = str | torch.device
+
+GENERATED = "generated"
+"""What experiments name in place of a data set when all their numbers come from their seeds."""
 
 
 class Images(NamedTuple):
@@ -86,7 +90,10 @@ def digest(name: str, *, folder: Folder | None = None) -> str:
 
     It is made of the known digests of the parts, and reads nothing: `load` lets no other data
     through. With a ``folder``, the data there are checked first. Raises as `verify` does.
+    `GENERATED` numbers need no digest but their name.
     """
+    if name == GENERATED:
+        return GENERATED
     return digest_of(name) if folder is None else verify(name, folder).digest
 
 

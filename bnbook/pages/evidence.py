@@ -147,6 +147,9 @@ def value_and_interval(claim: Mapping[str, Any], judgement: Mapping[str, Any]) -
     if judgement["value"] is None:
         return f"no value (in none of {judgement['n']} seeds)"
     value = _bind(format_value(claim, judgement["value"]))
+    if claim.get("exact"):
+        most = "at most" if claim["direction"] == "below" else "at least"
+        return f"{most} {value} (in {judgement['n']} cases)"
     if judgement["low"] is None:
         return f"{value} (no interval)"
     interval = _bind(format_interval(claim, judgement))
@@ -257,9 +260,10 @@ def provenance(profile: str, record: Mapping[str, Any]) -> list[tuple[str, str]]
         Pieces in order, as (kind, text): ``text`` or ``code``.
     """
     torch = record["versions"].get("torch")
+    data = record["data"]
     facts = [
         _how_often(record),
-        f"data set {record['data']}",
+        "generated data" if data == "generated" else f"data set {data}",
         machine(record),
         f"{duration(record['seconds'])} of computing",
         *([f"torch {torch}"] if torch else []),
