@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -29,7 +30,8 @@ class SGD:
         \theta \leftarrow \theta - \alpha\, s_t v
 
     Weight decay and momentum are those of `torch.optim.SGD`: the decay joins the gradient, and the
-    momentum buffer does not hold the learning rate.
+    momentum buffer does not hold the learning rate. Clipping scales the gradient of a member's loss
+    down to a norm of `clip_norm`, before the decay joins it.
 
     Attributes
     ----------
@@ -37,6 +39,11 @@ class SGD:
         :math:`\alpha`.
     momentum, weight_decay : float or sequence of float
         :math:`\mu` and :math:`\lambda`.
+    weights_only : bool
+        Whether only the weights of linear maps and convolutions decay, and neither biases nor the
+        scales and shifts of normalisation layers.
+    clip_norm : float or sequence of float
+        Largest norm of a member's gradient, over all its parameters; infinity clips nothing.
     schedule : Tensor, (steps,) or (steps, E), or None
         :math:`s_t`, a factor for each step, on the CPU; None is 1 throughout.
     """
@@ -45,11 +52,19 @@ class SGD:
     momentum: float | Sequence[float] = 0.0
     weight_decay: float | Sequence[float] = 0.0
     schedule: Tensor | None = None
+    weights_only: bool = False
+    clip_norm: float | Sequence[float] = math.inf
 
     @property
     def plain(self) -> bool:
-        """Whether there is neither momentum nor weight decay."""
-        return not (_any(self.momentum) or _any(self.weight_decay))
+        """Whether there is neither momentum nor weight decay, and nothing is clipped."""
+        return not (_any(self.momentum) or _any(self.weight_decay) or self.clips)
+
+    @property
+    def clips(self) -> bool:
+        """Whether any member's gradient is clipped."""
+        norms = self.clip_norm if isinstance(self.clip_norm, Sequence) else [self.clip_norm]
+        return any(norm < math.inf for norm in norms)
 
     def check(self, steps: int) -> None:
         """Refuse settings that do not fit each other or the number of steps.
@@ -62,7 +77,7 @@ class SGD:
         members = len(self.learning_rate)
         if members < 1:
             raise BnbookError("learning_rate needs one value for each member, found none.")
-        for name in ("momentum", "weight_decay"):
+        for name in ("momentum", "weight_decay", "clip_norm"):
             value = getattr(self, name)
             if isinstance(value, Sequence) and len(value) != members:
                 raise BnbookError(
@@ -85,8 +100,14 @@ class SGD:
         schedule = self.schedule
         if schedule is not None and schedule.dim() == 2:
             schedule = schedule[:, list(kept)]
-        rates = [self.learning_rate[e] for e in kept]
-        return SGD(rates, some(self.momentum), some(self.weight_decay), schedule)
+        return replace(
+            self,
+            learning_rate=[self.learning_rate[e] for e in kept],
+            momentum=some(self.momentum),
+            weight_decay=some(self.weight_decay),
+            schedule=schedule,
+            clip_norm=some(self.clip_norm),
+        )
 
 
 def _any(value: float | Sequence[float]) -> bool:
@@ -145,6 +166,10 @@ class AutogradStep:
         self.alpha = self._shaped(optimiser.learning_rate)
         self.rates = [alpha.clone() for alpha in self.alpha]
         self.decay = self._shaped(optimiser.weight_decay)
+        if optimiser.weights_only:  # biases have two axes, scales and shifts one
+            for each, p in zip(self.decay, self.parameters, strict=bool(self.decay)):
+                each.mul_(p.dim() > 2)
+        self.clip_norm = self._shaped(optimiser.clip_norm) if optimiser.clips else []
         self.momentum = self._shaped(optimiser.momentum)
         self.velocity = [torch.zeros_like(p) for p in self.parameters] if self.momentum else []
         self.factor: Tensor | None = None
@@ -161,9 +186,7 @@ class AutogradStep:
                     f"learning_rate has {self.members} members, a parameter has shape"
                     f" {tuple(p.shape)}: its first axis must be a multiple."
                 )
-            value = torch.tensor(each, dtype=p.dtype, device=p.device)
-            value = value.repeat_interleave(p.shape[0] // self.members)
-            shaped.append(value.view(-1, *(1,) * (p.dim() - 1)))
+            shaped.append(_along_members(torch.tensor(each, dtype=p.dtype, device=p.device), p))
         return shaped
 
     def __call__(self, x: Tensor, y: Tensor, factor: Tensor | None = None) -> Tensor:
@@ -177,9 +200,8 @@ class AutogradStep:
             return
         self.factor = factor
         for rate, alpha in zip(self.rates, self.alpha, strict=True):
-            each = factor.to(alpha).expand(self.members)
-            each = each.repeat_interleave(alpha.shape[0] // self.members)
-            torch.mul(alpha, each.view_as(alpha), out=rate)
+            each = _along_members(factor.to(alpha).expand(self.members), alpha)
+            torch.mul(alpha, each, out=rate)
 
     def update(self, x: Tensor, y: Tensor) -> Tensor:
         """Make one step at the rates that `scale` set."""
@@ -197,13 +219,30 @@ class AutogradStep:
             return nullcontext()
         return torch.autocast(device.type, torch.bfloat16)
 
+    def _clipped(self, gradients: Sequence[Tensor]) -> list[Tensor]:
+        """Scale each member's gradient down to a norm of `clip_norm` where it is longer."""
+        flat = [g.reshape(self.members, -1).square().sum(1) for g in gradients]
+        norm = torch.stack(flat).sum(0).sqrt()
+        return [
+            g * (most / _along_members(norm, g)).clamp(max=1)
+            for g, most in zip(gradients, self.clip_norm, strict=True)
+        ]
+
     @torch.no_grad()
     def _descend(self, gradients: Sequence[Tensor]) -> None:
+        if self.clip_norm:
+            gradients = self._clipped(gradients)
         for at, (p, g) in enumerate(zip(self.parameters, gradients, strict=True)):
             step = g.addcmul(p, self.decay[at]) if self.decay else g
             if self.velocity:
                 step = self.velocity[at].mul_(self.momentum[at]).add_(step)
             p.addcmul_(step, self.rates[at], value=-1)
+
+
+def _along_members(values: Tensor, p: Tensor) -> Tensor:
+    """Shape values, (E,), to multiply a parameter whose first axis holds the members."""
+    each = values.repeat_interleave(p.shape[0] // len(values))
+    return each.view(-1, *(1,) * (p.dim() - 1))
 
 
 class CapturedStep:

@@ -158,13 +158,14 @@ def fit(
         ensemble.channels_last(model)
         images = images.contiguous(memory_format=torch.channels_last)
     batches = batches.to(images.device)
-    of = torch.tensor(streams or range(len(optimiser.learning_rate)), device=images.device)
+    of = list(streams or range(len(optimiser.learning_rate)))
     run = _Run(model, optimiser, loss, probes, at, drop, session)
 
     def advance(first: int, stop: int) -> None:
         model.train()
+        own = torch.tensor([of[e] for e in run.kept], device=images.device)
         for step in range(first, stop if run.kept else first):
-            batch = batches[step] if batches.dim() == 2 else batches[step, of[run.kept]]
+            batch = batches[step] if batches.dim() == 2 else batches[step, own]
             x = images[batch]
             run.step(step, x if transform is None else transform(x, step), labels[batch])
 

@@ -1,5 +1,6 @@
 """Which step is chosen, and that every way of computing one gives the same members."""
 
+import math
 import shutil
 
 import pytest
@@ -88,3 +89,52 @@ def test_a_gpu_trains_the_same_members(compiled):
 @pytest.mark.gpu
 def test_a_graph_is_its_eager_step_bit_by_bit():
     assert torch.equal(conv_run(Plan(compiled=True), "cuda"), conv_run(Plan(), "cuda"))
+
+
+def one_step(**settings):
+    """Two members, their gradients known: the loss of member e is the sum of (e + 1) * weights."""
+    model = MLP(BatchNorm, (0, 1), num_inputs=4, hidden=(3,))
+
+    def loss(outputs, labels):
+        each = [p.reshape(2, -1).sum(1) for p in model.parameters()]
+        return torch.stack(each).sum(0) * torch.tensor([1.0, 2.0]) + 0 * outputs.sum()
+
+    before = [p.detach().clone() for p in model.parameters()]
+    step = steps.choose(model, loss, steps.SGD([1.0, 1.0], **settings), Plan())
+    step(torch.randn(5, 4), torch.zeros(5, dtype=torch.int64))
+    return before, [p.detach() for p in model.parameters()], step
+
+
+def test_decay_of_weights_only_leaves_biases_and_scales_alone():
+    before, after, _ = one_step(weight_decay=0.1, weights_only=True)
+    for old, new in zip(before, after, strict=True):
+        members = torch.tensor([1.0, 2.0]).repeat_interleave(len(old) // 2)
+        gradient = members.view(-1, *(1,) * (old.dim() - 1)).expand_as(old)
+        decayed = 0.1 * old if old.dim() > 2 else 0
+        torch.testing.assert_close(new, old - gradient - decayed)
+
+
+def test_decay_of_everything():
+    before, after, _ = one_step(weight_decay=0.1)
+    change = after[1] - before[1]
+    assert before[1].dim() == 1
+    expected = -torch.tensor([1.0] * 3 + [2.0] * 3) - 0.1 * before[1]
+    torch.testing.assert_close(change, expected)
+
+
+def test_each_member_is_clipped_by_the_norm_of_its_own_gradient():
+    before, after, step = one_step(clip_norm=[3.0, math.inf])
+    assert isinstance(step, steps.AutogradStep)
+    changes = [(new - old).reshape(2, -1) for old, new in zip(before, after, strict=True)]
+    norms = torch.cat(changes, 1).norm(dim=1)
+    count = sum(p[0].numel() for p in changes)
+    torch.testing.assert_close(norms, torch.tensor([3.0, 2.0 * count**0.5]))
+    one = torch.cat(changes, 1)[0]
+    torch.testing.assert_close(one, torch.full_like(one, -3.0 / count**0.5))
+
+
+def test_a_short_gradient_is_not_clipped():
+    _, plain, _ = one_step()
+    _, clipped, _ = one_step(clip_norm=1e6)
+    for one, other in zip(plain, clipped, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
