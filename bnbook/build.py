@@ -22,7 +22,7 @@ from typing import Any
 import nbformat
 from tqdm import tqdm
 
-from bnbook import experiments, ledger, records
+from bnbook import experiments, ledger, records, sources
 from bnbook.errors import BnbookError
 from bnbook.figures import style
 
@@ -126,7 +126,7 @@ def _notebook_key(path: Path, parameters: Mapping[str, Any]) -> str:
         [
             path.read_text("utf-8"),
             dict(parameters),
-            records.imported_digest(code),
+            sources.imported_digest(code),
             lock.read_text("utf-8") if lock.is_file() else "",
             _digests(path.parent.parent, ["results/*/*.parquet"]),
         ]
@@ -249,7 +249,7 @@ def draw_figures(root: Path) -> list[Path]:
             continue
         stamp = root / FIGURES / name
         digest = content["profiles"][profile]["record"]["digest"]
-        key = _digest([digest, records.source_digest(module.__name__)])
+        key = _digest([digest, sources.source_digest(module.__name__)])
         paths = {n: root / FIGURES / f"{name}-{n}.svg" for n in module.FIGURES}
         if _has_key(stamp, key) and all(path.is_file() for path in paths.values()):
             continue

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bnbook import experiments, records, store
+from bnbook import experiments, records, sources, store
 from bnbook.errors import BnbookError
 from bnbook.experiments import Experiment
 from bnbook.store import Store
@@ -163,7 +163,7 @@ def _config_changes(experiment: Experiment, found: Mapping[str, Any]) -> list[st
 def _source_changes(
     then: str | None, modules: Mapping[str, str] | None, now: Mapping[str, str]
 ) -> list[str]:
-    if then == records.combined(now):
+    if then == sources.combined(now):
         return []
     if not modules:
         return ["source: it differs; the record does not say in which modules"]

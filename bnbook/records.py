@@ -6,17 +6,13 @@ It carries a digest of its own content, so a table that was cut short or edited 
 
 from __future__ import annotations
 
-import ast
 import hashlib
-import importlib.util
 import json
 import os
 import platform
 import subprocess
 import tempfile
-from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -225,151 +221,6 @@ def read(path: Path) -> Record:
             f" the record says {expected}. {again}"
         )
     return Record(stored.to_pandas(), json.loads(metadata[_PROVENANCE_KEY]), expected)
-
-
-def source_digests(
-    module: str, function: str | None = None, without: Collection[str] = ()
-) -> dict[str, str]:
-    """SHA-256 of each of the package's modules that a module, or one function of it, depends on.
-
-    Imports of `bnbook` modules are followed, transitively. Comments and docstrings do not count,
-    so that rewording them leaves results valid; with `function`, nor do the module's definitions
-    that it never reaches, so that rewording a claim or restyling a figure does too.
-
-    Parameters
-    ----------
-    module : str
-        Full name, such as ``bnbook.experiments.ioffe_fig1``.
-    function : str, optional
-        Name of a function at the module's top level.
-    without : collection of str
-        Modules that do not count, nor what they import.
-
-    Returns
-    -------
-    dict
-        Name of a module -> 64 hexadecimal digits.
-    """
-    tree = _tree(module)
-    if function is not None:
-        tree = _reachable(tree, function)
-    return _closure({module: _digest(tree)}, imports(tree), without)
-
-
-def source_digest(module: str, function: str | None = None, without: Collection[str] = ()) -> str:
-    """SHA-256 over the `source_digests`, of which the parameters are the same."""
-    return combined(source_digests(module, function, without))
-
-
-def imported_digest(code: str) -> str:
-    """SHA-256 of the package's source that some code, such as a notebook's, imports.
-
-    Code that cannot be parsed imports nothing.
-    """
-    try:
-        imported = imports(ast.parse(code))
-    except SyntaxError:
-        imported = set()
-    return combined(_closure({}, imported, ()))
-
-
-def combined(digests: Mapping[str, str]) -> str:
-    """SHA-256 over digests by name."""
-    return hashlib.sha256(json.dumps(sorted(digests.items())).encode()).hexdigest()
-
-
-def _closure(seen: dict[str, str], todo: set[str], without: Collection[str]) -> dict[str, str]:
-    """Digest modules' source and, transitively, that of the modules which they import."""
-    while todo := todo - seen.keys() - set(without):
-        name = todo.pop()
-        tree = _tree(name)
-        seen[name] = _digest(tree)
-        todo |= imports(tree)
-    return seen
-
-
-def _digest(tree: ast.Module) -> str:
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
-
-
-def imports(tree: ast.AST) -> set[str]:
-    """Names of the `bnbook` modules that a syntax tree imports, anywhere in it."""
-    names = set[str]()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return {name for name in names if name.split(".")[0] == "bnbook" and _origin(name)}
-
-
-@cache
-def _origin(name: str) -> Path | None:
-    """Find a module's file without importing anything: a submodule stands beside its package."""
-    package, *inner = name.split(".")
-    spec = importlib.util.find_spec(package)
-    if spec is None or spec.origin is None:
-        return None
-    path = Path(spec.origin)
-    if not inner:
-        return path
-    base = path.parent.joinpath(*inner)
-    places = (base.with_suffix(".py"), base / "__init__.py")
-    return next((place for place in places if place.is_file()), None)
-
-
-def _tree(name: str) -> ast.Module:
-    """Parse a module, without its docstrings."""
-    path = _origin(name)
-    if path is None:
-        raise BnbookError(f"expected a module named {name} with source code, found none.")
-    tree = ast.parse(path.read_text("utf-8"))
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list) and body:
-            body[:] = [line for line in body if not _is_docstring(line)] or [ast.Pass()]
-    return tree
-
-
-def _reachable(tree: ast.Module, function: str) -> ast.Module:
-    """Keep the top-level statements that define what a function uses, directly or not."""
-    defines = [(_defined(statement), statement) for statement in tree.body]
-    wanted, kept = {function}, list[ast.stmt]()
-    while added := [s for names, s in defines if names & wanted and s not in kept]:
-        kept += added
-        wanted |= {n.id for s in added for n in ast.walk(s) if isinstance(n, ast.Name)}
-    if not kept:
-        raise BnbookError(f"expected a function named {function} in the module, found none.")
-    used = [s for s in tree.body if s in kept]
-    return ast.Module([_only(s, wanted) for s in used], type_ignores=[])
-
-
-def _defined(statement: ast.stmt) -> set[str]:
-    if isinstance(statement, ast.FunctionDef | ast.ClassDef):
-        return {statement.name}
-    if isinstance(statement, ast.Import | ast.ImportFrom):
-        return {alias.asname or alias.name.split(".")[0] for alias in statement.names}
-    return {
-        node.id
-        for node in ast.walk(statement)
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
-    }
-
-
-def _only(statement: ast.stmt, wanted: set[str]) -> ast.stmt:
-    """Keep, of a ``from m import a, b``, the names that are wanted."""
-    if isinstance(statement, ast.ImportFrom):
-        names = [a for a in statement.names if (a.asname or a.name) in wanted]
-        return ast.ImportFrom(statement.module, names, statement.level)
-    return statement
-
-
-def _is_docstring(node: ast.AST) -> bool:
-    return (
-        isinstance(node, ast.Expr)
-        and isinstance(node.value, ast.Constant)
-        and isinstance(node.value.value, str)
-    )
 
 
 def environment(device: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pandas as pd
 
-from bnbook import records
+from bnbook import records, sources
 from bnbook.errors import BnbookError
 from bnbook.experiments import Experiment
 from bnbook.session import Plan
@@ -30,7 +30,7 @@ the others say where, when and in what file."""
 
 def source_digests(experiment: Experiment) -> dict[str, str]:
     """Digests of the source that an experiment's ``train`` depends on, by module."""
-    return records.source_digests(experiment.__name__, "train", UNCOUNTED)
+    return sources.source_digests(experiment.__name__, "train", UNCOUNTED)
 
 
 def facts(part: Any, source: str, device: str, plan: Plan) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def facts(part: Any, source: str, device: str, plan: Plan) -> dict[str, Any]:
     part : Config
         One of an experiment's `parts`.
     source : str
-        `records.combined` of its `source_digests`.
+        `sources.combined` of its `source_digests`.
     device : str
         ``cpu`` or ``cuda``.
     plan : Plan

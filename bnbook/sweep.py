@@ -21,7 +21,7 @@ from typing import Any
 
 import pandas as pd
 
-from bnbook import executors, experiments, records, store
+from bnbook import executors, experiments, records, sources, store
 from bnbook.errors import BnbookError
 from bnbook.executors import Crew
 from bnbook.experiments import Experiment
@@ -192,7 +192,7 @@ class _Sweep:
     ) -> None:
         self.experiment, self.crew, self.kept, self.deadline = experiment, crew, kept, deadline
         self.sources = store.source_digests(experiment)
-        self.source = records.combined(self.sources)
+        self.source = sources.combined(self.sources)
         self.expects = versions(self.source) if crew.apart else None
         self.every = list(parts)
 

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import pandas as pd
 
-from bnbook import executors, planning, records, store
+from bnbook import executors, planning, records, sources, store
 from bnbook.errors import BnbookError
 from bnbook.experiments import Experiment
 from bnbook.session import OutOfTimeError, Plan, Session
@@ -156,7 +156,7 @@ def check_versions(module: str, expected: Mapping[str, str] | None) -> None:
 @functools.cache
 def _source(module: str) -> str:
     """Digest what a worker loaded, when it loaded it: later edits of the files do not count."""
-    return records.combined(store.source_digests(importlib.import_module(module)))
+    return sources.combined(store.source_digests(importlib.import_module(module)))
 
 
 def _device_name(kind: str) -> str:

@@ -134,32 +134,6 @@ def test_kill_while_writing_then_read(tmp_path):
     assert len(seen) > 1, "the writer never got past its first record"
 
 
-def test_source_digest_follows_what_a_function_reaches(tmp_path, monkeypatch):
-    package = tmp_path / "bnbook_example.py"
-    monkeypatch.syspath_prepend(tmp_path)
-
-    def digest(source):
-        package.write_text(source)
-        return records.source_digest("bnbook_example", "run")
-
-    base = (
-        "from bnbook import errors, claims\n"
-        "LIMIT = 3\n"
-        "def run():\n    '''Say.'''\n    return helper(LIMIT)\n"
-        "def helper(x):\n    return x  # same\n"
-        "def draw():\n    return claims.LEVEL\n"
-    )
-    same = digest(base)
-    assert digest(base.replace("Say.", "Say more.")) == same
-    assert digest(base.replace("# same", "# other")) == same
-    assert digest(base.replace("claims.LEVEL", "2")) == same
-    assert digest(base.replace("LIMIT = 3", "LIMIT = 4")) != same
-    assert digest(base.replace("return x", "return -x")) != same
-    assert digest(base.replace("helper(LIMIT)", "helper(errors)")) != same
-    with pytest.raises(BnbookError, match="expected a function named nothing"):
-        records.source_digest("bnbook_example", "nothing")
-
-
 def test_environment_states_what_a_reader_needs():
     facts = records.environment("cpu")
     assert facts["cores"] == os.cpu_count()

@@ -8,7 +8,7 @@ from dataclasses import asdict
 import pandas as pd
 import pytest
 
-from bnbook import cli, experiments, inventory, records, status, store, sweep
+from bnbook import cli, experiments, inventory, records, sources, status, store, sweep
 from bnbook.errors import BnbookError
 from tests import fake
 from tests.test_sweep import contents
@@ -101,7 +101,7 @@ def test_prune_deletes_what_no_sweep_would_use_and_nothing_else(project, bnbook,
     orphan = folder / f"{'1' * 64}.checkpoint"
     orphan.write_bytes(b"state")
     live = fake.parts(fake.Config(seeds=(7,)))[0]
-    facts = store.facts(live, records.combined(store.source_digests(fake)), "cpu", sweep.Plan())
+    facts = store.facts(live, sources.combined(store.source_digests(fake)), "cpu", sweep.Plan())
     kept = store.Store(folder)
     kept.begin([store.key(facts)], facts)
     kept.checkpoint(store.batch_key([store.key(facts)])).write_bytes(b"state")

@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from bnbook import records, store, sweep
+from bnbook import records, sources, store, sweep
 from bnbook.errors import BnbookError
 from bnbook.experiments import ioffe_fig1
 from bnbook.progress import Progress, Work
@@ -266,7 +266,7 @@ def test_a_record_states_where_it_came_from(tmp_path):
     assert facts["plan"]["precision"] == "float32"
     assert facts["seconds"] >= 0
     assert facts["sources"].keys() == {"tests.fake", "bnbook.errors"}
-    assert facts["source_digest"] == records.combined(facts["sources"])
+    assert facts["source_digest"] == sources.combined(facts["sources"])
     assert len(facts["data_digest"]) == 64
     assert records.read(tmp_path / "fake" / "quick.parquet").digest == record.digest
 

@@ -27,7 +27,7 @@ from typing import Any
 from sphinx.application import Sphinx
 
 import bnbook
-from bnbook import records
+from bnbook import sources
 from bnbook.pages import accessible, assets, overlay, rereads, roles, speed, tables
 
 
@@ -39,5 +39,5 @@ def setup(app: Sphinx) -> dict[str, Any]:
     for part in (rereads, overlay, accessible, roles, tables, speed, assets):
         part.setup(app)
     # Pages that other code has read are read again.
-    version = int(records.source_digest(__name__)[:12], 16)
+    version = int(sources.source_digest(__name__)[:12], 16)
     return {"version": bnbook.__version__, "parallel_read_safe": False, "env_version": version}
