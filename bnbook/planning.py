@@ -80,8 +80,13 @@ def candidates(experiment: Experiment, count: int, members: int | None = None) -
     """Return the plans to try for runs of which `count` fuse, each once."""
     sizes = (members,) if members is not None else (count, 1)
     plans = [replace(p, members=n) for p in getattr(experiment, "PLANS", (Plan(),)) for n in sizes]
-    possible = [plan for plan in plans if not plan.compiled or shutil.which("c++")]
+    possible = [plan for plan in plans if not plan.compiled or has_compiler()]
     return list(dict.fromkeys(possible or plans))
+
+
+def has_compiler() -> bool:
+    """Whether there is a C++ compiler, which torch.compile needs on a CPU."""
+    return any(map(shutil.which, ("g++", "clang++", "c++")))
 
 
 def _fusing(experiment: Experiment, parts: Sequence[Any], device: str) -> list[Any]:

@@ -81,7 +81,7 @@ def test_compare_says_what_differs(project, bnbook):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["run", "ioffe_fig9"], "one of ioffe_fig1; found 'ioffe_fig9'"),
+        (["run", "ioffe_fig9"], "; found 'ioffe_fig9'"),
         (["run", "ioffe_fig1", "--profile", "slow"], "profile must be one of quick, standard"),
         (["run", "ioffe_fig1", "--seeds", "0"], "--seeds must be at least 1, found 0"),
         (["run", "ioffe_fig1", "--device", "abacus"], "device must be auto, cpu or cuda"),
@@ -211,9 +211,9 @@ def test_run_and_record_from_nothing(tmp_path, monkeypatch, bnbook):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sweep, "CACHE", tmp_path / "_build" / "sweeps")
     from bnbook.experiments import ioffe_fig1
-    from tests.test_sweep import SMALL
+    from tests.test_ioffe_fig1 import SMALL
 
-    small = ioffe_fig1.configure("quick", unit=0, **SMALL)
+    small = ioffe_fig1.configure("quick", **SMALL)
     monkeypatch.setattr(ioffe_fig1, "PROFILES", {"quick": small})
     code, out, _ = bnbook("run", "ioffe_fig1", "--seeds", "2", "--device", "cpu")
     assert code == 0

@@ -9,7 +9,7 @@ from bnbook import planning
 from bnbook.errors import BnbookError
 from bnbook.experiments import ioffe_fig1
 from bnbook.session import Plan, TrialOverError
-from tests.test_sweep import SMALL
+from tests.test_ioffe_fig1 import SMALL
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def test_an_experiment_that_does_not_train_through_fit(tmp_path):
 
 
 def test_figure_1_can_be_timed(tmp_path):
-    config = ioffe_fig1.configure("quick", unit=0, **SMALL)
+    config = ioffe_fig1.configure("quick", **SMALL)
     plan = planning.choose(ioffe_fig1, ioffe_fig1.parts(config), "cpu", tmp_path)
     (kept,) = tmp_path.glob("plan-*.json")
     cost = {

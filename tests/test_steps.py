@@ -1,12 +1,11 @@
 """Which step is chosen, and that every way of computing one gives the same members."""
 
 import math
-import shutil
 
 import pytest
 import torch
 
-from bnbook import ensemble, models, steps, training
+from bnbook import ensemble, models, planning, steps, training
 from bnbook.chain import ChainStep
 from bnbook.models import MLP
 from bnbook.norm import BatchNorm
@@ -71,7 +70,7 @@ def test_bfloat16_is_near_and_not_the_same():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not shutil.which("c++"), reason="no C++ compiler for torch.compile")
+@pytest.mark.skipif(not planning.has_compiler(), reason="no C++ compiler for torch.compile")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 def test_a_compiled_step_is_the_same_step():
     torch.testing.assert_close(

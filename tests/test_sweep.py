@@ -20,12 +20,7 @@ from bnbook.experiments import ioffe_fig1
 from bnbook.progress import Progress, Work
 from bnbook.session import OutOfTimeError, Plan
 from tests import fake
-
-SMALL = {
-    "data": "digits", "steps": 20, "seeds": (0, 1), "learning_rates": (0.01, 1.0),
-    "probe_intervals": 2, "probe_images": 50, "validation": 100, "hidden": (10, 10),
-}  # fmt: skip
-
+from tests.test_ioffe_fig1 import SMALL
 
 CONFIG = fake.Config()
 PLAN = Plan()
@@ -305,6 +300,7 @@ SCRIPT = """
 import pathlib, signal, sys
 from bnbook import sweep
 from tests import fake
+from tests.test_ioffe_fig1 import SMALL
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 config = fake.Config(steps=60, pause=0.04)
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bnbook import planning
 from bnbook.bench import workloads
 from bnbook.bench.workloads import State, Workload
 from bnbook.errors import BnbookError
@@ -76,7 +77,7 @@ class Contender:
         """Say why it cannot run here, in a few words; an empty string when it can."""
         if self.package and find_spec(self.package) is None:
             return f"not installed: {self.package.replace('_', '-')}, of the extra bench"
-        if self.compiles and not workloads.has_compiler():
+        if self.compiles and not planning.has_compiler():
             return "not run: no C++ compiler"
         return ""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -11,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bnbook import datasets, models, norm, training
+from bnbook import datasets, models, norm, planning, training
 from bnbook.bench import networks
 from bnbook.session import Plan
 
@@ -149,7 +148,7 @@ class ResNet:
 
     def plan(self, device: str) -> Plan:
         """Return what was fastest: compiled where there is a compiler; on a GPU also TF32."""
-        able = device == "cuda" or has_compiler()
+        able = device == "cuda" or planning.has_compiler()
         precision = "tf32" if device == "cuda" else "float32"
         last = device == "cuda" or not able
         return Plan(members=1, channels_last=last, precision=precision, compiled=able)
@@ -167,11 +166,6 @@ MNIST = MLP("mnist", "mnist5k", 784, 16)
 DIGITS = MLP("digits", "digits", 64, 32)
 RESNET20 = ResNet("resnet20", 3)
 RESNET110 = ResNet("resnet110", 18)
-
-
-def has_compiler() -> bool:
-    """Whether there is a C++ compiler, which torch.compile needs on a CPU."""
-    return any(map(shutil.which, ("g++", "clang++", "c++")))
 
 
 def minibatches(workload: Workload, labels: Tensor, steps: int, seed: int) -> Tensor:

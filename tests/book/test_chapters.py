@@ -1,12 +1,11 @@
 """The chapters: their code runs, their exercises are solved, no result is typed."""
 
+import importlib
 import re
 
 import pytest
 
-from bnbook import records, sweep
-from bnbook.experiments import ioffe_fig1
-from tests.test_sweep import SMALL
+from bnbook import experiments, records, sweep
 
 ROOT = records.root()
 CHAPTERS = sorted((ROOT / "book").glob("[0-9][0-9]-*.md"))
@@ -28,9 +27,13 @@ def blocks(path):
     [pytest.param(p, code, id=f"{p.stem}:{line}") for p in PAGES for line, code in blocks(p)],
 )
 def test_code_on_pages_runs(path, code, monkeypatch, tmp_path, capsys):
-    """With a quick profile that is smaller still, and nothing kept."""
-    small = ioffe_fig1.configure("quick", unit=0, **SMALL)
-    monkeypatch.setattr(ioffe_fig1, "PROFILES", {"quick": small})
+    """With quick profiles that are smaller still, and nothing kept."""
+    for name in experiments.names():
+        experiment = experiments.find(name)
+        small = importlib.import_module(f"tests.test_{name}").SMALL
+        monkeypatch.setattr(
+            experiment, "PROFILES", {"quick": experiment.configure("quick", **small)}
+        )
     monkeypatch.setattr(sweep, "CACHE", tmp_path)
     exec(compile(code, str(path), "exec"), {})
     if "print(" in code:
