@@ -7,7 +7,7 @@ import re
 import nbformat
 import pytest
 
-from bnbook import build, records
+from bnbook import build, experiments, records
 
 ROOT = records.root()
 NOTEBOOKS = build.notebooks(ROOT)
@@ -22,6 +22,17 @@ def notebook(request):
 
 def code_of(notebook):
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def imported(notebook):
+    """Names of the experiments that a notebook imports."""
+    return [
+        alias.name
+        for cell in code_of(notebook)
+        for node in ast.walk(ast.parse(cell.source))
+        if isinstance(node, ast.ImportFrom) and node.module == "bnbook.experiments"
+        for alias in node.names
+    ]
 
 
 def test_there_are_notebooks():
@@ -71,15 +82,15 @@ def test_opens_with_title_question_and_claims(notebook):
     assert first.cell_type == "markdown"
     assert first.source.startswith("# ")
     assert "?*" in first.source
-    code = "\n".join(cell.source for cell in code_of(notebook))
-    known = [
-        claim
-        for name in re.findall(r"from bnbook\.experiments import (\w+)", code)
-        for claim in json.loads((ROOT / f"results/claims/{name}.json").read_text())["claims"]
-    ]
+    known = {claim.id for name in imported(notebook) for claim in experiments.find(name).CLAIMS}
     assert known
-    named = set(re.findall(r"`([a-z]+\.[a-z0-9_]+\.[a-z_]+)`", first.source))
-    assert named == {claim["id"] for claim in known}
+    dotted = re.findall(r"`([a-z]+(?:\.[a-z0-9_]+){1,2})`", first.source)
+    assert {name for name in dotted if not name.startswith("bnbook.")} == known
+
+
+def test_every_experiment_has_a_notebook():
+    known = {n for path in NOTEBOOKS for n in imported(nbformat.read(path, as_version=4))}
+    assert known == set(experiments.names())
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
