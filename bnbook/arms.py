@@ -1,3 +1,10 @@
 """Names of the arms that experiments compare; figures give each its colour."""
 
 WITHOUT, WITH = "without BN", "with BN"
+OUTSIDE = "statistics outside the gradient"
+MEAN_OUTSIDE, VARIANCE_OUTSIDE = "mean outside the gradient", "variance outside the gradient"
+AFTER = "BN after the nonlinearity"
+BN, BN_KERNEL, LINEAR = "BN", "BN, torch's kernel", "linear layer"
+ZCA, CHOLESKY = "ZCA whitening", "Cholesky whitening"
+DECAYED = "BN with weight decay"
+RESIDUAL = "with BN and skips"

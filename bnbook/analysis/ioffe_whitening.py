@@ -21,13 +21,15 @@ FITTED = 3
 """Exponents are fitted over this many of the largest widths."""
 
 
-def seconds(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the time of one forward and backward pass.
+def seconds(table: pd.DataFrame, of: tuple[str, ...] = ("forward", "backward")) -> pd.DataFrame:
+    """Return the time of one forward and backward pass, or of one of the two.
 
     Parameters
     ----------
     table : pandas.DataFrame
         The experiment's table.
+    of : tuple of str
+        Which passes to add.
 
     Returns
     -------
@@ -35,15 +37,16 @@ def seconds(table: pd.DataFrame) -> pd.DataFrame:
         Index seed (a repetition) and width; columns the layers; seconds.
     """
     timed = table[table["kind"] == "time"]
-    both = timed.assign(seconds=timed["forward"] + timed["backward"])
+    taken = timed[list(of)].sum(axis="columns", skipna=False)
+    both = timed.assign(seconds=taken, width=timed["width"].astype(int))
     return both.pivot_table(index=["seed", "width"], columns="arm", values="seconds")
 
 
-def at_widest(table: pd.DataFrame) -> pd.DataFrame:
+def at_widest(table: pd.DataFrame, of: tuple[str, ...] = ("forward", "backward")) -> pd.DataFrame:
     """`seconds` at the largest width: index seed."""
-    found = seconds(table)
+    found = seconds(table, of)
     widths = found.index.get_level_values("width")
-    return found.xs(widths.max(), level="width")
+    return pd.DataFrame(found.xs(widths.max(), level="width"))
 
 
 def cost_ratio(table: pd.DataFrame) -> pd.Series:
@@ -134,8 +137,10 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         Name -> ``value``, ``digits``, ``unit`` and, for means over repetitions, ``low``, ``high``.
     """
     widest, timed, found = at_widest(table), table[table["kind"] == "time"], ranks(table)
+    ahead, back = at_widest(table, ("forward",)), at_widest(table, ("backward",))
     gaps, gains = gradient_errors(table), sensitivities(table)
-    middle = _nearest(gaps, "gap", 1e-4)
+    smallest = gaps.index.get_level_values("gap").min()
+    closest = pd.DataFrame(gaps.xs(smallest, level="gap"))
     least = gains.xs(gains.index.get_level_values("eigenvalue").min(), level="eigenvalue")
     names = {"zca": ZCA, "cholesky": CHOLESKY, "bn": BN, "kernel": BN_KERNEL, "linear": LINEAR}
     return {
@@ -143,6 +148,8 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         "narrowest": claims.fact([timed["width"].min()], 0),
         "widest": claims.fact([timed["width"].max()], 0),
         "repetitions": claims.fact([timed["seed"].nunique()], 0),
+        "forward_ratio": claims.fact(ahead[ZCA] / ahead[BN], 0, "×"),
+        "backward_ratio": claims.fact(back[ZCA] / back[BN], 0, "×"),
         "cholesky_ratio": claims.fact(widest[CHOLESKY] / widest[BN], 0, "×"),
         "kernel_ratio": claims.fact(widest[ZCA] / widest[BN_KERNEL], 0, "×"),
         "zca_by_linear": claims.fact(widest[ZCA] / widest[LINEAR], 1, "×"),
@@ -151,8 +158,9 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         "kernel_share": claims.fact(100 * widest[BN_KERNEL] / widest[LINEAR], 1, " %"),
         "rank_cases": claims.fact([len(found)], 0),
         "rank_agreeing": claims.fact([int((found["rank"] == found["expected"]).sum())], 0),
-        "gap_error_vectors": claims.fact(100 * middle[THROUGH_VECTORS], 2, " %"),
-        "gap_error_closed": claims.fact(100 * middle[CLOSED_FORM], 5, " %"),
+        "smallest_gap": claims.fact([smallest], None),
+        "gap_error_vectors": claims.fact([closest[THROUGH_VECTORS].median()], None),
+        "gap_error_closed": claims.fact([closest[CLOSED_FORM].median()], None),
         "gain_zca": claims.fact([least[ZCA].mean()], 0, "×"),
         "gain_bn": claims.fact([least[BN].mean()], 0, "×"),
         **{f"{name}_ms": claims.fact(1e3 * widest[arm], 2, " ms") for name, arm in names.items()},
@@ -160,9 +168,3 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
             f"{name}_exponent": claims.fact(exponents(table, arm), 2) for name, arm in names.items()
         },
     }
-
-
-def _nearest(frame: pd.DataFrame, level: str, value: float) -> pd.DataFrame:
-    """Rows whose level is nearest to a value on a log scale."""
-    found = frame.index.get_level_values(level)
-    return frame.xs(min(found, key=lambda x: abs(np.log(x / value))), level=level)

@@ -14,7 +14,20 @@ from matplotlib.figure import Figure
 from scipy.special import stdtrit
 
 from bnbook import records
-from bnbook.arms import WITH, WITHOUT
+from bnbook.arms import (
+    AFTER,
+    BN,
+    BN_KERNEL,
+    CHOLESKY,
+    DECAYED,
+    LINEAR,
+    MEAN_OUTSIDE,
+    OUTSIDE,
+    VARIANCE_OUTSIDE,
+    WITH,
+    WITHOUT,
+    ZCA,
+)
 from bnbook.claims import LEVEL
 
 COLOURS = {WITHOUT: "#D55E00", WITH: "#0072B2"}
@@ -22,6 +35,21 @@ COLOURS = {WITHOUT: "#D55E00", WITH: "#0072B2"}
 MARKERS = {WITHOUT: "s", WITH: "o"}
 DASHES: dict[str, tuple[float, ...]] = {WITHOUT: (4, 1.5), WITH: ()}
 """Dashes, so that arms differ in more than colour."""
+COLOURS |= {OUTSIDE: "#E69F00", MEAN_OUTSIDE: "#CC79A7", VARIANCE_OUTSIDE: "#009E73"}
+MARKERS |= {OUTSIDE: "D", MEAN_OUTSIDE: "v", VARIANCE_OUTSIDE: "^"}
+DASHES |= {OUTSIDE: (1, 1, 4, 1), MEAN_OUTSIDE: (1, 1), VARIANCE_OUTSIDE: (6, 1, 1, 1, 1, 1)}
+COLOURS |= {BN: "#0072B2", BN_KERNEL: "#56B4E9", LINEAR: "#555555"}
+MARKERS |= {BN: "o", BN_KERNEL: "X", LINEAR: "s"}
+DASHES |= {BN: (), BN_KERNEL: (1, 1), LINEAR: (4, 1.5)}
+COLOURS |= {ZCA: "#D55E00", CHOLESKY: "#CC79A7"}
+MARKERS |= {ZCA: "D", CHOLESKY: "^"}
+DASHES |= {ZCA: (6, 1, 1, 1), CHOLESKY: (6, 1, 1, 1, 1, 1)}
+COLOURS |= {AFTER: "#CC79A7"}
+MARKERS |= {AFTER: "P"}
+DASHES |= {AFTER: (5, 2, 1, 2)}
+COLOURS |= {DECAYED: "#56B4E9"}
+MARKERS |= {DECAYED: "^"}
+DASHES |= {DECAYED: (6, 1.5)}
 
 
 def use() -> None:
