@@ -1,0 +1,137 @@
+"""The loss along the negative gradient: what its table says (Bjorck et al. 2018, figure 3).
+
+The claims, their measures and bounds were written before the recorded runs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from bnbook import claims
+from bnbook.analysis.bjorck_start import NAMES, PAPER, by_arm, geometric
+from bnbook.arms import WITH, WITHOUT
+from bnbook.claims import Claim
+
+
+def searches(table: pd.DataFrame) -> pd.DataFrame:
+    """One row for each arm, seed and minibatch.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        The experiment's table.
+
+    Returns
+    -------
+    pandas.DataFrame
+        With ``largest_length``, the largest helpful step times the gradient's norm: how far the
+        parameters may move; and ``best_ratio``, the smallest relative loss.
+    """
+    keys = ["arm", "seed", "minibatch"]
+    columns = ["loss", "gradient_norm", "largest_step", "batch_size", "depth", "rate"]
+    found = table.groupby(keys, sort=False)[columns].first()
+    found["best_ratio"] = table.groupby(keys, sort=False)["loss_ratio"].min()
+    found["largest_length"] = found["largest_step"] * found["gradient_norm"]
+    return found.reset_index()
+
+
+def step_ratio(table: pd.DataFrame, column: str = "largest_step") -> pd.Series:
+    """Largest helpful step with BN divided by without, per seed: geometric mean over minibatches.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        The experiment's table.
+    column : str
+        Of `searches`.
+
+    Returns
+    -------
+    pandas.Series
+        Index seed; missing where a minibatch has no largest helpful step.
+    """
+    largest = by_arm(searches(table), column)
+    return pd.Series(largest[WITH] / largest[WITHOUT])
+
+
+def length_ratio(table: pd.DataFrame) -> pd.Series:
+    """`step_ratio` with each step measured as the distance that the parameters move."""
+    return step_ratio(table, "largest_length")
+
+
+CLAIMS = (
+    Claim(
+        id="bjorck.fig3.step_size",
+        paper=PAPER,
+        section="3, figure 3",
+        statement=(
+            "In the first minibatches, a BN network's loss falls along the negative gradient up to"
+            " larger step sizes; without BN only small steps reduce it."
+        ),
+        quantity=(
+            "largest step size along the negative gradient that still reduces the loss on the same"
+            " minibatch: with BN divided by without, geometric mean over the first minibatches"
+        ),
+        measure=step_ratio,
+        bound=1.0,
+        scale="log",
+        digits=0,
+        unit="×",
+    ),
+    Claim(
+        id="bjorck.fig3.step_length",
+        paper="this book",
+        section="a control for figure 3",
+        statement=(
+            "The difference is more than the gradient's size: measured as the distance that the"
+            " parameters move, the largest helpful step is longer with BN too."
+        ),
+        quantity=(
+            "largest helpful step size times the gradient's norm: with BN divided by without,"
+            " geometric mean over the first minibatches"
+        ),
+        measure=length_ratio,
+        bound=1.0,
+        scale="log",
+        digits=1,
+        unit="×",
+    ),
+)
+
+
+def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Return the numbers that the chapter quotes beside the claims.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        The experiment's table.
+
+    Returns
+    -------
+    dict
+        Name -> ``value``, ``digits``, ``unit`` and, for means over seeds, ``low``, ``high``.
+    """
+    rows = searches(table)
+    first = rows[rows["minibatch"] == 0]
+    norms = by_arm(rows, "gradient_norm")
+    at_start = by_arm(first, "largest_step")
+    found = {
+        "seeds": claims.fact([rows["seed"].nunique()], 0),
+        "minibatches": claims.fact([rows["minibatch"].nunique()], 0),
+        "batch_size": claims.fact([rows["batch_size"].iloc[0]], 0),
+        "depth": claims.fact([rows["depth"].iloc[0]], 0),
+        "norm_ratio": geometric(norms[WITHOUT] / norms[WITH], 0, "×"),
+        "start_ratio": geometric(at_start[WITH] / at_start[WITHOUT], 0, "×"),
+    }
+    for arm, name in NAMES.items():
+        found |= {
+            f"{name}_largest": geometric(by_arm(rows, "largest_step")[arm], None),
+            f"{name}_length": geometric(by_arm(rows, "largest_length")[arm], None),
+            f"{name}_norm": geometric(norms[arm], None),
+            f"{name}_best": geometric(by_arm(rows, "best_ratio")[arm], 3),
+            f"{name}_loss": geometric(by_arm(first, "loss")[arm], 1),
+        }
+    return found
