@@ -6,7 +6,6 @@ The claims, their measures and bounds were written before the recorded runs.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -84,7 +83,7 @@ def example_errors(table: pd.DataFrame) -> pd.Series:
         inside the gradient, relative to that with the mean outside.
     """
     runs = case(table, BIAS)
-    found = {}
+    found: dict[tuple[Any, str], float] = {}
     for seed, rows in runs.groupby("seed"):
         outside, inside = (rows[rows["arm"] == arm].sort_values("step") for arm in (OUTSIDE, WITH))
         later = outside[outside["step"] > 0]
@@ -96,7 +95,7 @@ def example_errors(table: pd.DataFrame) -> pd.Series:
             (seed, "step"): (moved / per_step - 1).abs().max(),
             (seed, "loss"): (outside["loss"] / first - 1).abs().max(),
             (seed, "gradient inside"): (
-                inside["gradient"].abs().max() / outside["gradient"].abs().min()
+                inside["gradient"].abs().max() / (outside["gradient"].abs().min() or math.nan)
             ),
         }
     return pd.Series(found).rename_axis(["seed", "checked"])
@@ -119,12 +118,12 @@ def displacement(table: pd.DataFrame, target: str) -> pd.DataFrame:
     """
     rows = case(table, SCALE)
     rows = rows[(rows["arm"] == OUTSIDE) & (rows["target"] == target)]
-    ends = {}
-    for end, step in (("first", rows["step"].min()), ("last", rows["step"].max())):
-        at = rows[rows["step"] == step]
-        ends[end] = at.set_index(["seed", "draw"])[["weight", "bias"]]
-    distance = np.hypot(*(ends["last"] - ends["first"]).to_numpy().T)
-    return pd.Series(distance, index=ends["last"].index).unstack("draw")
+    first, last = (
+        rows[rows["step"] == step].set_index(["seed", "draw"])[["weight", "bias"]]
+        for step in (rows["step"].min(), rows["step"].max())
+    )
+    distances: pd.Series = (last - first).pow(2).sum(axis=1).pow(0.5)
+    return pd.DataFrame(distances.unstack("draw"))
 
 
 def worsening(table: pd.DataFrame) -> pd.Series:
@@ -133,9 +132,8 @@ def worsening(table: pd.DataFrame) -> pd.Series:
     The geometric mean over the draws of u.
     """
     alone = tuning.final(case(table, BIAS))
-    alone = alone[alone["arm"] == OUTSIDE].set_index("seed")["bias"].abs()
-    distance = displacement(table, CONSTANT)
-    return pd.Series(np.exp(np.log(distance).mean(axis=1)) / alone)
+    bias = alone[alone["arm"] == OUTSIDE].set_index("seed")["bias"].abs()
+    return pd.Series(_typical(displacement(table, CONSTANT)) / bias)
 
 
 def surviving_accuracy(table: pd.DataFrame) -> pd.Series:
@@ -240,3 +238,167 @@ CLAIMS = (
         bound=0.5,
     ),
 )
+
+
+def line_error(table: pd.DataFrame) -> pd.Series:
+    """Largest relative distance of b from its straight line in w, sloped target, per seed."""
+    rows = case(table, SCALE)
+    rows = rows[(rows["arm"] == OUTSIDE) & (rows["target"] == SLOPED) & (rows["step"] > 0)]
+    return pd.Series((rows["bias"] / rows["line"] - 1).abs().groupby(rows["seed"]).max())
+
+
+def noticeable_bias(table: pd.DataFrame) -> pd.DataFrame:
+    """Smallest bias whose rounding error is noticeable, per seed (index) and precision."""
+    rows = case(table, ROUNDING)
+    far = rows[rows["error"] > NOTICEABLE]
+    return far.pivot_table(index="seed", columns="precision", values="bias", aggfunc="min")
+
+
+def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Return the numbers that the chapter quotes beside the claims.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        The experiment's table.
+
+    Returns
+    -------
+    dict
+        Name -> ``value``, ``digits``, ``unit`` and, for means over seeds, ``low``, ``high``.
+    """
+    return {**_example_facts(table), **_rounding_facts(table), **_network_facts(table)}
+
+
+def _example_facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    alone = case(table, BIAS)
+    outside = alone[alone["arm"] == OUTSIDE]
+    last = tuning.final(outside)
+    scaled = case(table, SCALE)
+    sloped = scaled[(scaled["arm"] == OUTSIDE) & (scaled["target"] == SLOPED)]
+    end = tuning.final(sloped)
+    inside = tuning.final(scaled[scaled["arm"] == WITH])
+    still = np.hypot(inside["bias"], inside["weight"] - 1)
+    return {
+        "example_steps": claims.fact([outside["step"].max()], 0),
+        "example_bias": claims.fact([last["bias"].mean()], 1),
+        "example_step": claims.fact([last["bias"].mean() / last["step"].max()], 1),
+        "constant_distance": claims.fact(_typical(displacement(table, CONSTANT)), 0),
+        "sloped_distance": claims.fact(_typical(displacement(table, SLOPED)), 1),
+        "inside_distance": claims.fact([float(still.max())], None),
+        "line_error": claims.fact([line_error(table).max()], None),
+        "sloped_weight": claims.fact(end.groupby("seed")["weight"].mean(), 2),
+        "sloped_root": claims.fact(end.groupby("seed")["root"].mean(), 2),
+    }
+
+
+def _typical(distance: pd.DataFrame) -> pd.Series:
+    """Geometric mean over the draws, per seed."""
+    return pd.Series(np.exp(np.log(distance).mean(axis=1)))
+
+
+def _geometric(values: pd.Series) -> float:
+    return math.exp(float(np.log(values).mean()))
+
+
+def _rounding_facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    alone = case(table, BIAS)
+    last = tuning.final(alone[alone["arm"] == OUTSIDE])
+    per_step = float((last["bias"] / last["step"]).mean())
+    found: dict[str, dict[str, Any]] = {}
+    for name, biases in noticeable_bias(table).items():
+        typical = _geometric(biases)
+        found |= {
+            f"{name}_noticeable": claims.fact([typical], 0),
+            f"{name}_steps": claims.fact([typical / per_step], 0),
+        }
+    return found
+
+
+def _network_facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    runs = networks(table)
+    grid = sorted(runs["learning_rate"].unique())
+    rates = tuned_rates(table)
+    tuned = tuning.final_by_arm(runs, rates, "test_accuracy")
+    at_best = runs[runs["learning_rate"] == rates[WITH]]
+    found = {
+        "steps": claims.fact([runs["step"].max()], 0),
+        "seeds": claims.fact([runs["seed"].nunique()], 0),
+        "rates": claims.fact([len(grid)], 0),
+        "smallest_rate": claims.fact([grid[0]], 2),
+        "largest_rate": claims.fact([grid[-1]], 0),
+        "infinite": claims.fact([_infinite(case(table, NETWORK))], 0),
+        "largest_offset": claims.fact([case(table, NETWORK)["offset"].max()], 0),
+        "common_offset": claims.fact([at_best["offset"].max()], 0),
+    }
+    for arm in (OUTSIDE, MEAN_OUTSIDE, VARIANCE_OUTSIDE):
+        if {arm, WITH} <= set(tuned):
+            gap = 100 * (tuned[WITH] - tuned[arm])
+            found[f"{SHORT[arm]}_gap"] = claims.fact(gap, 2, " points")
+    for arm, rate in rates.items():
+        found |= _arm_facts(runs, arm, rate, rates[WITH], SHORT[arm])
+    plain, plain_rates = networks(table, affine=False), tuned_rates(table, affine=False)
+    for arm, rate in plain_rates.items():
+        found |= _arm_facts(plain, arm, rate, plain_rates[WITH], f"plain_{SHORT[arm]}")
+    return found
+
+
+def _infinite(runs: pd.DataFrame) -> int:
+    """Count the runs whose loss did not stay finite."""
+    return int((tuning.final(runs)["diverged_at"] >= 0).sum())
+
+
+def _arm_facts(
+    runs: pd.DataFrame, arm: str, rate: float, common: float, name: str
+) -> dict[str, dict[str, Any]]:
+    """Return one arm's numbers: at its own rate, and at the one that is best with BN."""
+    own, shared = (
+        tuning.final(tuning.at_rates(runs, {arm: r})).set_index("seed") for r in (rate, common)
+    )
+    found = {
+        f"{name}_rate": claims.fact([rate], _decimals(rate)),
+        f"{name}_accuracy": claims.fact(100 * own["test_accuracy"], 2, " %"),
+        f"{name}_growth": claims.fact(growth_exponent(runs, "bias_norm", arm, rate), 2),
+        f"{name}_common_accuracy": claims.fact(100 * shared["test_accuracy"], 1, " %"),
+        f"{name}_common_batch": claims.fact(100 * shared["batch_accuracy"], 1, " %"),
+        f"{name}_common_bias": claims.fact([_geometric(shared["bias_norm"])], None),
+        f"{name}_common_weight": claims.fact([_geometric(shared["weight_norm"])], 0),
+    }
+    if arm != WITHOUT:
+        found[f"{name}_common_lag"] = claims.fact([_geometric(shared["lag"])], 2)
+    for column, which in (("test_accuracy", "survives"), ("batch_accuracy", "batch_survives")):
+        last = last_surviving_rate(runs, arm, column)
+        found[f"{name}_{which}"] = claims.fact([last] if last else [], _decimals(last or 1))
+    return found
+
+
+def last_surviving_rate(
+    runs: pd.DataFrame, arm: str, column: str = "test_accuracy"
+) -> float | None:
+    """Return the largest rate up to which no seed blows up, above the first where none does.
+
+    Parameters
+    ----------
+    runs : pandas.DataFrame
+        Rows of networks.
+    arm : str
+        The arm.
+    column : str
+        The accuracy that must not lie below `FAILED`.
+
+    Returns
+    -------
+    float or None
+        None where every rate has a seed that ends below.
+    """
+    last = tuning.final(runs)
+    worst = last[last["arm"] == arm].groupby("learning_rate")[column].min()
+    standing = worst.index[worst >= FAILED]
+    if standing.empty:
+        return None
+    failing = worst.index[(worst < FAILED) & (worst.index > standing[0])]
+    return float(standing[standing < failing[0]][-1] if len(failing) else standing[-1])
+
+
+def _decimals(rate: float) -> int:
+    return max(0, -math.floor(math.log10(rate) + 1e-9))
