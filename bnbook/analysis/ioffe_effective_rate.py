@@ -22,6 +22,8 @@ INVARIANT = "every weight normalised"
 """The arm of the rows of these three; their ``role`` says which, that of all others is empty."""
 SETTLED = 2.0
 """Rate times decay times steps from which a run counts as long enough to be in equilibrium."""
+BURST = 1000.0
+"""Factor of the squared norm over a run from which the weights count as having burst."""
 LATE = 0.75
 """Share of the steps after which the angles of the equilibrium are measured."""
 
@@ -171,10 +173,9 @@ CLAIMS = (
             " where the weights alone are scaled"
         ),
         measure=rescaling_ratio,
+        exact=True,
         bound=0.01,
         direction="below",
-        scale="log",
-        digits=6,
     ),
     Claim(
         id="ioffe.sec3_3.equilibrium",
@@ -244,10 +245,9 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         "decays": claims.fact([products.index.nunique()], 0),
         "scale": claims.fact([plain["scale"].max()], 0),
         "twin_steps": claims.fact([table.loc[table["role"] != "", "step"].max()], 0),
-        "without_growth_ratio": claims.fact(_finite(growth_ratio(table, WITHOUT)), 2, "×"),
         "without_diverged": claims.fact([_diverged(networks, WITHOUT)], 0),
         "with_diverged": claims.fact([_diverged(networks, WITH)], 0),
-        "counterpart_distance": claims.fact(distance[COUNTERPART], 6),
+        "log_counterpart_distance": claims.fact(np.log10(distance[COUNTERPART]), 1),
         "unscaled_distance": claims.fact(distance[UNSCALED], 3),
         "settled_runs": claims.fact([len(angles) / table["seed"].nunique()], 0),
         "best_rate_spread": claims.fact([spread], 0, "×"),
@@ -257,7 +257,48 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         "best_rate_small_decay": claims.fact([products["rate"].iloc[0]], 2),
         "best_rate_large_decay": claims.fact([products["rate"].iloc[-1]], 2),
         **_course(plain),
+        **_ratios(table),
     }
+
+
+def _ratios(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Growth from larger weights, held against that from the usual ones and against themselves."""
+    usual, large = (
+        {arm: norm_growth(table, arm)[scale].unstack("learning_rate") for arm in (WITH, WITHOUT)}
+        for scale in _scales(table)
+    )
+    low, high = large[WITH].columns.min(), large[WITH].columns.max()
+    start = table[(table["step"] == 0) & (table["scale"] == _scales(table)[1])]
+    factor = {
+        arm: 1
+        + large[arm][high] / start[start["arm"] == arm].groupby("seed")["squared_norm"].mean()
+        for arm in (WITH, WITHOUT)
+    }
+    return {
+        "with_ratio_smallest_rate": _geometric_fact(large[WITH][low] / usual[WITH][low]),
+        "with_ratio_largest_rate": _geometric_fact(large[WITH][high] / usual[WITH][high]),
+        "without_ratio_smallest_rate": claims.fact(
+            _finite(large[WITHOUT][low] / usual[WITHOUT][low]), 2, "×"
+        ),
+        "with_large_weights_factor": claims.fact(_finite(factor[WITH]), 2, "×"),
+        "without_burst": claims.fact([int((~(factor[WITHOUT] < BURST)).sum())], 0),
+    }
+
+
+def _scales(table: pd.DataFrame) -> tuple[float, float]:
+    """Return the usual and the largest scale of the initial weights."""
+    scales = table.loc[table["role"] == "", "scale"]
+    return float(scales.min()), float(scales.max())
+
+
+def _geometric_fact(values: Iterable[float]) -> dict[str, Any]:
+    """A ratio's geometric mean and its interval on the log scale, of the values above 0."""
+    positive = [value for value in values if value > 0]
+    if len(positive) < 2:
+        return claims.fact(positive, 2, "×")
+    value, low, high = claims.interval(positive, "log")
+    digits = 2 if value < 10 else 0
+    return {"value": value, "low": low, "high": high, "digits": digits, "unit": "×"}
 
 
 def _finite(values: Iterable[float]) -> list[float]:

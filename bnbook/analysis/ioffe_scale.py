@@ -142,5 +142,10 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
             ("tenfold", 10),
         ):
             changed = 100 * departure(table, a, eps)
-            found[f"{name}_eps_{word}"] = claims.fact(changed, 3 if changed.mean() < 1 else 1, " %")
+            found[f"{name}_eps_{word}"] = claims.fact(changed, _digits(changed.mean()), " %")
     return found
+
+
+def _digits(percent: float) -> int:
+    """Decimals that leave two or three digits of a small number."""
+    return next((d for d, least in ((1, 1.0), (3, 0.01)) if percent >= least), 6)

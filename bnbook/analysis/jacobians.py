@@ -262,7 +262,19 @@ def _growth_facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
                 continue
             own = own[(own["width"] == own["width"].max()) & (own["batch"] == own["batch"].max())]
             found[f"{name}_{g.lower()}_growth"] = claims.fact(own["growth"], 3)
-    return found
+    expected = {
+        f"{g.lower()}_expected": claims.fact([expected_growth(g)], 3) for g in NONLINEARITIES
+    }
+    return {**found, **expected, "residual_late_growth": claims.fact(_late_growth(table), 3)}
+
+
+def _late_growth(table: pd.DataFrame) -> pd.Series:
+    """Growth a layer through the last half of the network with skips, per seed."""
+    rows = table[(table["measured"] == GRADIENT) & (table["arm"] == RESIDUAL)]
+    square = rows.pivot_table(index="seed", columns="layer", values="squared_gradient")
+    last = int(square.columns.max())
+    half = last // 2
+    return pd.Series((square[half] / square[last]) ** (1 / (last - half)))
 
 
 def _linear_facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:

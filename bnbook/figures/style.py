@@ -16,11 +16,15 @@ from scipy.special import stdtrit
 from bnbook import records
 from bnbook.arms import (
     AFTER,
+    AS_LONG,
     BN,
     BN_KERNEL,
     CHOLESKY,
     DECAYED,
+    HE,
+    LAST_ONLY,
     LINEAR,
+    LSUV,
     MEAN_OUTSIDE,
     OUTSIDE,
     VARIANCE_OUTSIDE,
@@ -50,6 +54,15 @@ DASHES |= {AFTER: (5, 2, 1, 2)}
 COLOURS |= {DECAYED: "#56B4E9"}
 MARKERS |= {DECAYED: "^"}
 DASHES |= {DECAYED: (6, 1.5)}
+COLOURS |= {LSUV: "#009E73", HE: "#E69F00"}
+MARKERS |= {LSUV: "^", HE: "D"}
+DASHES |= {LSUV: (6, 1, 1, 1), HE: (1, 1)}
+COLOURS |= {AS_LONG: "#56B4E9"}
+MARKERS |= {AS_LONG: "v"}
+DASHES |= {AS_LONG: (6, 1, 1, 1)}
+COLOURS |= {LAST_ONLY: "#CC79A7"}
+MARKERS |= {LAST_ONLY: "X"}
+DASHES |= {LAST_ONLY: (3, 1, 1, 1, 1, 1)}
 
 
 def use() -> None:
