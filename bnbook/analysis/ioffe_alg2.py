@@ -108,7 +108,6 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     rounding = table[table["check"].isin(["fold", "bias", "evaluation"])]
     found = {
         "seeds": claims.fact([table["seed"].nunique()], 0),
-        "smallest_m": claims.fact([_sizes(table, "variance").min()], 0),
         "minibatches": claims.fact([table.loc[table["check"] == "variance", "count"].max()], 0),
         "per_position_shift": claims.fact(
             table.loc[table["check"] == "shift, one pair a position", "error"], 2
@@ -119,9 +118,8 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         found[name] = claims.fact([float(worst)], 1)
     noise = mates(table)
     for m in (2, 8, 64):
-        if m in noise:
-            found[f"mates_{m}"] = claims.fact([float(noise.loc[m, "value"])], 2)
-            found[f"mates_theory_{m}"] = claims.fact([float(noise.loc[m, "theory"])], 2)
+        found[f"mates_{m}"] = claims.fact(noise.loc[noise.index == m, "value"], 2)
+        found[f"mates_theory_{m}"] = claims.fact(noise.loc[noise.index == m, "theory"], 2)
     return found
 
 
@@ -140,7 +138,3 @@ def mates(table: pd.DataFrame) -> pd.DataFrame:
     """
     rows = table[table["check"] == "mates"]
     return rows.groupby("m")[["value", "theory"]].mean()
-
-
-def _sizes(table: pd.DataFrame, check: str) -> pd.Series:
-    return table.loc[table["check"] == check, "m"]

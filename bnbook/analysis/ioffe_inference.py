@@ -10,28 +10,28 @@ from typing import Any
 import pandas as pd
 
 from bnbook import claims
+from bnbook.arms import (
+    ADAPTED,
+    ALGORITHM_2,
+    BOTH,
+    LAYER_BY_LAYER,
+    MIXED,
+    NO_FACTOR,
+    NO_SHIFT,
+    POOLED,
+    RUNNING,
+    SHIFTS,
+    SORTED,
+    WHOLE,
+)
 from bnbook.claims import Claim
 
 PAPER = "Ioffe & Szegedy 2015"
-
-RUNNING = "running average"
-ALGORITHM_2 = "Algorithm 2"
-LAYER_BY_LAYER = "Algorithm 2, layer by layer"
-NO_FACTOR = "Algorithm 2 without m/(m-1)"
-POOLED = "precise BN"
-BOTH = "m/(m-1) and the variance of the means"
-WHOLE = "whole training set"
-MIXED = "test minibatch"
-SORTED = "test minibatch of one class"
-ADAPTED = "recomputed on shifted images"
-"""Names of the statistics that a frozen network is evaluated with; see the experiment."""
 
 MOMENTUM = 0.1
 """Weight of the new batch in torch's running statistics unless it is told otherwise."""
 SMALLEST = 2
 """The batch size of `ioffe.sec3_1.inference_gap`, the smallest that has a variance."""
-NO_SHIFT = "none"
-SHIFTS = ("contrast", "brightness", "noise", "inversion")
 
 
 def tuned_rates(table: pd.DataFrame) -> dict[int, float]:
@@ -160,6 +160,7 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         "rates": claims.fact([len(rates)], 0),
         "smallest_rate": claims.fact([rates[0]], 3),
         "largest_rate": claims.fact([rates[-1]], 1),
+        "population": claims.fact([table["population"].max()], 0),
         "examples": claims.fact([table["examples"].max()], 0),
         "smallest_batch": claims.fact([sizes[0]], 0),
         "largest_batch": claims.fact([sizes[-1]], 0),

@@ -10,12 +10,10 @@ from typing import Any
 import pandas as pd
 
 from bnbook import claims, tuning
-from bnbook.arms import AFTER, WITH
+from bnbook.arms import AFTER, RELU, SIGMOID, WITH
 from bnbook.claims import Claim
 
 PAPER = "Ioffe & Szegedy 2015"
-SIGMOID, RELU = "sigmoid", "ReLU"
-"""The nonlinearities."""
 ARMS = (WITH, AFTER)
 MOMENTS = ("skewness", "kurtosis", "sparsity")
 
@@ -29,6 +27,11 @@ def under(table: pd.DataFrame, nonlinearity: str) -> pd.DataFrame:
 def tuned_rates(table: pd.DataFrame, nonlinearity: str) -> dict[str, float]:
     """Each placement's learning rate: best final validation accuracy, averaged over seeds."""
     return tuning.tuned_rates(under(table, nonlinearity), ARMS)
+
+
+def by_nonlinearity(table: pd.DataFrame) -> dict[str, dict[str, float]]:
+    """Return `tuned_rates` of both nonlinearities, by name."""
+    return {name: tuned_rates(table, name) for name in (SIGMOID, RELU)}
 
 
 def placement_gap(table: pd.DataFrame, nonlinearity: str = SIGMOID) -> pd.Series:
@@ -103,7 +106,7 @@ def _placements(table: pd.DataFrame, nonlinearity: str) -> dict[str, dict[str, A
     rows, rates = under(table, nonlinearity), tuned_rates(table, nonlinearity)
     grid = sorted(rows["learning_rate"].unique())
     final = tuning.final_by_arm(rows, rates, "test_accuracy")
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     for name, arm in (("before", WITH), ("after", AFTER)):
         stem = f"{nonlinearity.lower()}_{name}"
         found |= {
@@ -117,7 +120,7 @@ def _placements(table: pd.DataFrame, nonlinearity: str) -> dict[str, dict[str, A
     return found
 
 
-def moments(table: pd.DataFrame, nonlinearity: str) -> pd.DataFrame:
+def moments_of(table: pd.DataFrame, nonlinearity: str) -> pd.DataFrame:
     """Skewness, excess kurtosis and sparsity of u and of Wu, BN before the nonlinearity.
 
     Parameters
@@ -139,12 +142,11 @@ def moments(table: pd.DataFrame, nonlinearity: str) -> pd.DataFrame:
 
 
 def _moments(table: pd.DataFrame, nonlinearity: str) -> dict[str, dict[str, Any]]:
-    measured = moments(table, nonlinearity)
-    return {
-        f"{nonlinearity.lower()}_{column}": claims.fact(
-            100 * measured[column] if column.endswith("sparsity") else measured[column],
-            1 if column.endswith("sparsity") else 2,
-            " %" if column.endswith("sparsity") else "",
+    measured = moments_of(table, nonlinearity)
+    found = {}
+    for column in map(str, measured):
+        share = column.endswith("sparsity")
+        found[f"{nonlinearity.lower()}_{column}"] = claims.fact(
+            measured[column] * (100 if share else 1), 1 if share else 2, " %" if share else ""
         )
-        for column in measured
-    }
+    return found
