@@ -4,19 +4,40 @@ Parameter and buffer names are those of `torch.nn`, so state dicts load both way
 
 A model takes a layer as ``norm: num_features -> Module`` with num_features = E*C, C features of
 each of E members (see `bnbook.ensemble`). `BatchNorm` needs to know no more, for its features are
-independent. `GroupNorm` and `LayerNorm` must not mix members: pass ``partial(LayerNorm,
-members=E)``.
+independent. `GroupNorm`, `LayerNorm` and `InstanceNorm` must not mix members: pass
+``partial(LayerNorm, members=E)``, or make any of them by its name with `make_norm`.
+
+`PreciseBN` and `fold`, from modules of their own, are for networks that are trained.
 """
 
 from __future__ import annotations
 
+import inspect
+import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from bnbook import lean
 from bnbook.errors import BnbookError
+from bnbook.folding import fold
+from bnbook.precise import PreciseBN
+
+__all__ = [
+    "BatchNorm",
+    "FusedBatchNorm",
+    "GroupNorm",
+    "InstanceNorm",
+    "LayerNorm",
+    "LeanBatchNorm",
+    "PreciseBN",
+    "fold",
+    "make_norm",
+]
 
 
 class BatchNorm(nn.Module):
@@ -83,8 +104,8 @@ class BatchNorm(nn.Module):
     ) -> None:
         super().__init__()
         _check_size(num_features, eps)
-        if momentum is not None and not 0 <= momentum <= 1:
-            raise BnbookError(f"momentum must lie in [0, 1] or be None, found {momentum}.")
+        if not (momentum is None or _is_share(momentum)):
+            raise BnbookError(f"momentum must lie in [0, 1] or be None, found {momentum!r}.")
         self.num_features, self.eps, self.momentum = num_features, eps, momentum
         self.affine, self.track_running_stats = affine, track_running_stats
         self.weight = nn.Parameter(torch.ones(num_features)) if affine else None
@@ -139,8 +160,9 @@ class BatchNorm(nn.Module):
         """
         if self.running_mean is not None:
             weight = self._weight_of_new(self.running_mean)
-            self.running_mean.lerp_(mu.flatten(), weight)
-            self.running_var.lerp_(var.flatten() * (m / (m - 1)), weight)
+            unbiased = var * (m / (m - 1))
+            for running, batch in ((self.running_mean, mu), (self.running_var, unbiased)):
+                running.copy_(running.lerp(batch.flatten().to(running.dtype), weight))
 
     def extra_repr(self) -> str:
         """Constructor arguments, for printing."""
@@ -183,6 +205,27 @@ class FusedBatchNorm(BatchNorm):
         weight_of_new = float(self._weight_of_new(x)) if tracked else 0.0
         statistics, affine = (self.running_mean, self.running_var), (self.weight, self.bias)
         return F.batch_norm(x, *statistics, *affine, self._of_the_batch(), weight_of_new, self.eps)
+
+
+class LeanBatchNorm(BatchNorm):
+    """`BatchNorm` with a backward pass of its own; see `bnbook.lean`.
+
+    In training, the input as it was given and three numbers for each feature are all that is kept
+    for the backward pass; statistics and gradients of half precision are computed in float32.
+    Gradients of any order are right, and `torch.func.vmap` and `torch.compile` pass through.
+    Parameters, attributes and errors are those of `BatchNorm`.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise; see `BatchNorm.forward`."""
+        if not self._of_the_batch():
+            return super().forward(x)
+        self._check(x)
+        with torch.no_grad():
+            mu, var = lean.moments(x)
+            if self.training:
+                self.track(mu, var, x.numel() // self.num_features)
+        return lean.normalise(x, self.weight, self.bias, mu, var, self.eps)
 
 
 class GroupNorm(nn.Module):
@@ -229,7 +272,9 @@ class GroupNorm(nn.Module):
     ) -> None:
         super().__init__()
         _check_size(num_features, eps)
-        if num_groups < 1 or members < 1 or num_features % (members * num_groups):
+        _check_whole("num_groups", num_groups)
+        _check_whole("members", members)
+        if num_features % (members * num_groups):
             raise BnbookError(
                 f"num_features must be a multiple of members*num_groups, found {num_features}"
                 f" features, {members} members and {num_groups} groups. num_features counts the"
@@ -320,14 +365,132 @@ class LayerNorm(GroupNorm):
         return f"{self.num_features}, members={self.members}, eps={self.eps}"
 
 
+class InstanceNorm(GroupNorm):
+    r"""Instance normalisation of each feature of each example, over its positions.
+
+    The mean and variance are those of the :math:`m = H W` values of one feature map of one
+    example. This is `GroupNorm` with one feature to a group. It has :math:`\gamma` and
+    :math:`\beta`, which ``torch.nn.InstanceNorm2d`` has with ``affine=True``, and no running
+    statistics. Inputs need positions: (N, E*C, L) or (N, E*C, H, W).
+
+    Source: Ulyanov, Vedaldi & Lempitsky 2016.
+
+    Parameters
+    ----------
+    num_features : int
+        Features of all members, E*C.
+    members : int
+        Number of members, E; they do not mix, whatever it is.
+    eps : float
+        Added to the variance inside the square root.
+
+    Attributes
+    ----------
+    weight, bias : Parameter, (E*C,)
+        :math:`\gamma`, initially 1, and :math:`\beta`, initially 0.
+
+    Raises
+    ------
+    BnbookError
+        As `GroupNorm`; in `forward`, when there is one position only.
+    """
+
+    def __init__(self, num_features: int, members: int = 1, eps: float = 1e-5) -> None:
+        super().__init__(_share(num_features, members), num_features, members, eps)
+
+    def extra_repr(self) -> str:
+        """Constructor arguments, for printing."""
+        return f"{self.num_features}, members={self.members}, eps={self.eps}"
+
+
+def make_norm(name: str, num_features: int, members: int = 1, **settings: Any) -> nn.Module:
+    """Make a normalisation layer by its name.
+
+    Parameters
+    ----------
+    name : {"batch", "layer", "group", "instance", "none"}
+        `BatchNorm`, `LayerNorm`, `GroupNorm`, `InstanceNorm`, or ``torch.nn.Identity``.
+    num_features : int
+        Features of all members, E*C.
+    members : int
+        Number of members, E.
+    **settings
+        Passed to the layer, such as ``eps``. For "group", ``num_groups`` counts a member's groups;
+        left out, it is the largest number up to 32, the default of Wu & He 2018, that divides a
+        member's features into groups of two or more.
+
+    Returns
+    -------
+    nn.Module
+
+    Raises
+    ------
+    BnbookError
+        When there is no such name or the layer has no such setting; the error lists those there
+        are.
+    """
+    makers: dict[str, Callable[..., nn.Module]] = {
+        "batch": BatchNorm,
+        "layer": partial(LayerNorm, members=members),
+        "group": partial(_group_norm, members=members),
+        "instance": partial(InstanceNorm, members=members),
+        "none": _no_norm,
+    }
+    if name not in makers:
+        raise BnbookError(f"name must be one of {', '.join(makers)}, found {name!r}.")
+    _check_size(num_features, 1.0)
+    _share(num_features, members)
+    known = set(inspect.signature(makers[name]).parameters) - {"num_features", "members"}
+    if unknown := sorted(set(settings) - known):
+        raise BnbookError(
+            f"settings of {name!r} must be among {', '.join(sorted(known)) or 'none'},"
+            f" found {', '.join(unknown)}."
+        )
+    return makers[name](num_features, **settings)
+
+
+def _group_norm(
+    num_features: int, members: int, num_groups: int | None = None, eps: float = 1e-5
+) -> GroupNorm:
+    own = num_features // members
+    most = max((g for g in range(1, 33) if own % g == 0 and own >= 2 * g), default=1)
+    return GroupNorm(most if num_groups is None else num_groups, num_features, members, eps)
+
+
+def _no_norm(num_features: int) -> nn.Module:  # noqa: ARG001
+    return nn.Identity()
+
+
+def _share(num_features: int, members: int) -> int:
+    """Features of one member."""
+    _check_whole("num_features", num_features)
+    _check_whole("members", members)
+    if num_features % members:
+        raise BnbookError(
+            f"num_features must be a multiple of members, found {num_features} features and"
+            f" {members} members. num_features counts the features of all members."
+        )
+    return num_features // members
+
+
+def _check_whole(name: str, value: Any) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise BnbookError(f"{name} must be at least 1 and whole, found {value!r}.")
+
+
+def _is_share(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
+
+
 def _check_size(num_features: int, eps: float) -> None:
-    if not isinstance(num_features, int) or num_features < 1:
-        raise BnbookError(f"num_features must be at least 1 and whole, found {num_features!r}.")
-    if not eps > 0:
-        raise BnbookError(f"eps must be positive, found {eps}.")
+    _check_whole("num_features", num_features)
+    if not isinstance(eps, (int, float)) or not 0 < eps < math.inf:
+        raise BnbookError(f"eps must be positive, found {eps!r}.")
 
 
 def _check_input(x: Tensor, num_features: int) -> None:
+    if not isinstance(x, Tensor):
+        raise BnbookError(f"x must be a torch.Tensor, found {type(x).__name__}.")
     if x.dim() not in (2, 3, 4) or x.shape[1] != num_features:
         raise BnbookError(
             f"x must have shape (N, {num_features}), (N, {num_features}, L) or"
@@ -338,9 +501,12 @@ def _check_input(x: Tensor, num_features: int) -> None:
 
 
 def _in_full(x: Tensor, weight: Tensor | None) -> Tensor:
-    """Return x in the weights' precision: moments of bfloat16 numbers need more than its digits."""
+    """Return x in the higher of its and the weights' precision, at least in float32.
+
+    Moments of float16 and bfloat16 numbers need more digits than these have.
+    """
     full = torch.float32 if weight is None else weight.dtype
-    return x.to(torch.promote_types(x.dtype, full))
+    return x.to(torch.promote_types(torch.promote_types(x.dtype, full), torch.float32))
 
 
 def _along_features(x: Tensor, vector: Any) -> Tensor:

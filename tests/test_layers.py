@@ -10,7 +10,15 @@ from torch import nn
 
 from bnbook import ensemble
 from bnbook.errors import BnbookError
-from bnbook.norm import BatchNorm, FusedBatchNorm, GroupNorm, LayerNorm
+from bnbook.norm import (
+    BatchNorm,
+    FusedBatchNorm,
+    GroupNorm,
+    InstanceNorm,
+    LayerNorm,
+    LeanBatchNorm,
+    make_norm,
+)
 
 CLOSE = {"rtol": 1e-11, "atol": 1e-11}
 SHAPES = {"1d": (6,), "sequence": (6, 5), "2d": (6, 3, 2)}
@@ -260,7 +268,23 @@ def test_group_norm_loads_torchs_state():
     ("make", "says"),
     [
         (lambda: GroupNorm(4, 6), "found 6 features, 1 members and 4 groups"),
-        (lambda: GroupNorm(0, 6), "multiple of members*num_groups"),
+        (lambda: GroupNorm(0, 6), "num_groups must be at least 1 and whole, found 0"),
+        (lambda: GroupNorm(1.5, 6), "num_groups must be at least 1 and whole, found 1.5"),
+        (lambda: GroupNorm(2, 6, members=0), "members must be at least 1 and whole, found 0"),
+        (lambda: GroupNorm(2, 6.0), "num_features must be at least 1 and whole, found 6.0"),
+        (lambda: InstanceNorm(7, members=2), "found 7 features and 2 members"),
+        (lambda: InstanceNorm(6, members="2"), "members must be at least 1 and whole, found '2'"),
+        (lambda: InstanceNorm(6, eps=-1.0), "eps must be positive, found -1.0"),
+        (lambda: InstanceNorm(6)(torch.ones(2, 6)), "two or more values to have a variance"),
+        (lambda: InstanceNorm(6)(torch.ones(2, 6, 1)), "x of shape (2, 6, 1) in 6 groups"),
+        (lambda: LayerNorm(6)(torch.ones(2, 6, dtype=torch.int64)), "found dtype torch.int64"),
+        (lambda: make_norm("bach", 6), "one of batch, layer, group, instance, none, found 'bach'"),
+        (lambda: make_norm(None, 6), "found None"),
+        (lambda: make_norm("none", 0), "num_features must be at least 1 and whole, found 0"),
+        (lambda: make_norm("none", 7, 2), "found 7 features and 2 members"),
+        (lambda: make_norm("layer", 6, momentum=0.1), "must be among eps, found momentum"),
+        (lambda: make_norm("none", 6, eps=0.1), "must be among none, found eps"),
+        (lambda: make_norm("batch", 6, eps=0.0), "eps must be positive, found 0.0"),
         (lambda: LayerNorm(7, members=2), "found 7 features, 2 members and 1 groups"),
         (lambda: LayerNorm(0), "num_features must be at least 1 and whole, found 0"),
         (lambda: LayerNorm(6, eps=0.0), "eps must be positive, found 0.0"),
@@ -300,7 +324,75 @@ def test_fused_batch_norm_refuses_what_batch_norm_refuses():
         FusedBatchNorm(3)(torch.ones(2, 4))
 
 
-@pytest.mark.parametrize("norm", [BatchNorm, FusedBatchNorm, LayerNorm])
+@settings(max_examples=40, deadline=None)
+@given(
+    members=st.integers(1, 3),
+    features=st.integers(1, 4),
+    positions=st.sampled_from([(2,), (7,), (2, 3)]),
+    n=st.integers(1, 4),
+    exponent=st.floats(-6, 6),
+    eps=st.floats(1e-5, 1),
+)
+def test_instance_norm(members, features, positions, n, exponent, eps):
+    ours = randomise(InstanceNorm(members * features, members, eps))
+    x = 10**exponent * torch.randn(n, members * features, *positions, dtype=torch.float64) + 1
+    make = nn.InstanceNorm1d if len(positions) == 1 else nn.InstanceNorm2d
+    agree_per_member(ours, partial(make, features, eps, affine=True), x, members)
+
+
+def test_instance_norm_in_closed_form_and_each_example_alone():
+    layer = InstanceNorm(2, eps=1.0).double()
+    with torch.no_grad():
+        layer.weight.fill_(3.0)
+        layer.bias.fill_(5.0)
+    a = 3**0.5  # pairs of variance 3: the root is 2
+    x = torch.tensor([[[-a, a], [9 - a, 9 + a]], [[7.0, 7.0], [0, 0]]], dtype=torch.float64)
+    expected = torch.tensor([[[-1.0, 1], [-1, 1]], [[0, 0], [0, 0]]]).double() * 1.5 * a + 5
+    torch.testing.assert_close(layer(x), expected)
+    torch.testing.assert_close(layer.eval()(x[:1]), expected[:1])
+    assert not list(layer.buffers())
+    theirs = nn.InstanceNorm1d(2, affine=True)
+    assert layer.load_state_dict(theirs.state_dict()).missing_keys == []
+
+
+@pytest.mark.parametrize("members", [1, 3])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    {
+        "batch": BatchNorm,
+        "layer": LayerNorm,
+        "group": GroupNorm,
+        "instance": InstanceNorm,
+        "none": nn.Identity,
+    }.items(),
+)
+def test_norms_by_name(name, kind, members):
+    """What they are, and that no member's output depends on another's input."""
+    layer = make_norm(name, 8 * members, members)
+    assert type(layer) is kind
+    layer = randomise(layer)
+    x = torch.randn(5, 8 * members, 3, dtype=torch.float64)
+    alone = randomise(make_norm(name, 8))
+    copy_member(layer, alone, members - 1, members)
+    torch.testing.assert_close(layer(x)[:, -8:], alone(x[:, -8:]), **CLOSE)
+
+
+def test_settings_reach_the_layer():
+    assert make_norm("batch", 4, momentum=None, eps=0.1).momentum is None
+    assert make_norm("group", 12, 2, num_groups=3).num_groups == 3
+    assert make_norm("instance", 4, eps=0.1).eps == 0.1
+
+
+@pytest.mark.parametrize(
+    ("features", "groups"), [(1, 1), (2, 1), (6, 3), (7, 1), (64, 32), (16, 8), (96, 32)]
+)
+def test_groups_have_two_features_or_more_where_nothing_is_said(features, groups):
+    assert make_norm("group", 2 * features, 2).num_groups == groups
+
+
+@pytest.mark.parametrize(
+    "norm", [BatchNorm, FusedBatchNorm, LeanBatchNorm, LayerNorm, InstanceNorm]
+)
 def test_norms_keep_channels_last(norm):
     x = torch.randn(3, 4, 5, 5).to(memory_format=torch.channels_last)
     assert norm(4)(x).is_contiguous(memory_format=torch.channels_last)

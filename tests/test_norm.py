@@ -1,5 +1,7 @@
 """BatchNorm against torch's own, closed forms, finite differences, and its own statistics."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from bnbook.errors import BnbookError
-from bnbook.norm import BatchNorm
+from bnbook.norm import BatchNorm, FusedBatchNorm, LeanBatchNorm
 
 SHAPES = {"1d": (12, 5), "sequence": (6, 5, 7), "2d": (4, 5, 3, 2)}
 TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-11}
@@ -104,23 +106,159 @@ def test_the_gradient_through_a_sum_is_zero_and_proves_nothing():
     assert through_cotangent.abs().max() > 1e-2
 
 
+NORMS = [BatchNorm, FusedBatchNorm, LeanBatchNorm]
+
+
 @settings(max_examples=60, deadline=None)
 @given(
-    scale=st.floats(1e-3, 1e3),
+    kind=st.sampled_from(NORMS),
+    exponent=st.floats(-6, 6),
     shift=st.floats(-10, 10),
     n=st.integers(2, 40),
     features=st.integers(1, 6),
+    positions=st.sampled_from([(), (1,), (5,), (2, 3)]),
+    eps=st.sampled_from([1e-5, 1e-3, 1.0]),
     seed=st.integers(0, 2**31),
 )
-def test_first_two_moments(scale, shift, n, features, seed):
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(n, features, dtype=torch.float64, generator=generator)
-    var = x.var(0, unbiased=False)
-    layer = BatchNorm(features, eps=1e-5).double()
-    y = layer(scale * (x + shift))
-    expected = scale**2 * var / (scale**2 * var + 1e-5)
-    torch.testing.assert_close(y.mean(0), torch.zeros(features).double(), atol=1e-9, rtol=0)
-    torch.testing.assert_close(y.var(0, unbiased=False), expected, rtol=1e-6, atol=1e-12)
+def test_first_two_moments(kind, exponent, shift, n, features, positions, eps, seed):
+    """Mean 0 and variance s^2/(s^2 + eps), from scales of 1e-6, all eps, to 1e6."""
+    generator, scale = torch.Generator().manual_seed(seed), 10.0**exponent
+    x = torch.randn(n, features, *positions, dtype=torch.float64, generator=generator)
+    over = (0, *range(2, x.dim()))
+    var = x.var(over, correction=0)
+    y = kind(features, eps=eps).double()(scale * (x + shift))
+    expected = scale**2 * var / (scale**2 * var + eps)
+    torch.testing.assert_close(y.mean(over), torch.zeros(features).double(), atol=1e-9, rtol=0)
+    torch.testing.assert_close(y.var(over, correction=0), expected, rtol=1e-6, atol=1e-12)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    kind=st.sampled_from(NORMS),
+    dtype=st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64]),
+    value=st.floats(-1e4, 1e4),
+    n=st.integers(2, 9),
+)
+def test_a_constant_feature_gives_the_shift(kind, dtype, value, n):
+    """Its variance is 0; eps keeps the output and the gradients finite."""
+    layer = kind(2).to(torch.promote_types(dtype, torch.float32))
+    with torch.no_grad():
+        layer.bias.copy_(torch.tensor([3.0, -1.0]))
+    x = torch.full((n, 2), value).to(dtype)
+    x[:, 1] = torch.arange(n) % 2
+    x.requires_grad_()
+    y = layer(x)
+    rounding = 400 * torch.finfo(layer.weight.dtype).eps * (1 + abs(value))
+    assert (y.detach()[:, 0].float() - 3).abs().max() <= rounding
+    (to_x,) = torch.autograd.grad(y, x, torch.randn_like(y))
+    assert to_x.isfinite().all()
+    assert layer.running_var[0] <= 0.9 + rounding**2
+
+
+@settings(max_examples=30, deadline=None)
+@given(kind=st.sampled_from(NORMS), a=st.floats(-100, 100), b=st.floats(-100, 100))
+def test_a_minibatch_of_two_is_a_sign(kind, a, b):
+    """With m = 2, xhat is +-d / sqrt(d^2 + eps), d half the difference; running variance 2 d^2."""
+    layer, d = kind(1, momentum=1.0).double(), (a - b) / 2
+    y = layer(torch.tensor([[a], [b]], dtype=torch.float64))
+    expected = torch.tensor([[d], [-d]], dtype=torch.float64) / (d * d + 1e-5) ** 0.5
+    torch.testing.assert_close(y.detach(), expected, rtol=1e-9, atol=1e-9)
+    assert layer.running_var.item() == pytest.approx(2 * d * d, rel=1e-9, abs=1e-9)
+
+
+@pytest.mark.parametrize("steps", [1, 10, 100])
+@pytest.mark.parametrize("kind", NORMS)
+def test_momentum_none_weighs_every_minibatch_alike(kind, steps):
+    """Minibatch t is {t - 1, t + 1}: mean t, unbiased variance 2; the start is forgotten."""
+    layer = kind(1, momentum=None).double()
+    theirs = nn.BatchNorm1d(1, momentum=None).double()
+    for t in range(1, steps + 1):
+        x = torch.tensor([[t - 1.0], [t + 1.0]], dtype=torch.float64)
+        layer(x)
+        theirs(x)
+    assert layer.running_mean.item() == pytest.approx((steps + 1) / 2, rel=1e-12)
+    assert layer.running_var.item() == pytest.approx(2, rel=1e-12)
+    assert layer.num_batches_tracked == theirs.num_batches_tracked == steps
+    torch.testing.assert_close(layer.running_mean, theirs.running_mean)
+
+
+@pytest.mark.parametrize("kind", NORMS)
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("settings", [{"affine": False}, {"track_running_stats": False},
+                                      {"affine": False, "track_running_stats": False}])  # fmt: skip
+def test_without_scale_or_running_statistics_as_torch(kind, settings, training):
+    ours, theirs = kind(3, **settings).double(), nn.BatchNorm1d(3, **settings).double()
+    assert ours.state_dict().keys() == theirs.state_dict().keys()
+    for layer in (ours, theirs):
+        layer(torch.arange(15.0).view(5, 3).double())
+    x = torch.randn(5, 3, dtype=torch.float64)
+    torch.testing.assert_close(ours.train(training)(x), theirs.train(training)(x))
+    assert len(list(ours.parameters())) == (2 if settings.get("affine", True) else 0)
+    if not training and "track_running_stats" in settings:
+        with pytest.raises(BnbookError, match="two or more values"):
+            ours(x[:1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("whole", [False, True], ids=["input", "input and layer"])
+@pytest.mark.parametrize("kind", [BatchNorm, LeanBatchNorm])
+def test_half_precision_has_statistics_in_float32(kind, whole, dtype):
+    """A mean of 100 with deviations of 1: bfloat16 has no digit for the squares."""
+    torch.manual_seed(0)
+    x = (100 + torch.randn(500, 3)).to(dtype)
+    layer, exact = kind(3), BatchNorm(3).double()
+    layer = layer.to(dtype) if whole else layer
+    y, expected = layer(x), exact(x.double())
+    assert y.dtype == dtype
+    torch.testing.assert_close(y.double(), expected, rtol=2 * torch.finfo(dtype).eps, atol=1e-2)
+    kept = layer.running_var.double()
+    assert layer.running_var.dtype == (dtype if whole else torch.float32)
+    rounding = torch.finfo(layer.running_var.dtype).eps + 1e-6
+    torch.testing.assert_close(kept, exact.running_var, rtol=rounding, atol=0)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("kind", NORMS)
+def test_channels_last_changes_no_value(kind, training):
+    torch.manual_seed(0)
+    layer = kind(4).double().train(training)
+    x, cotangent = torch.randn(2, 3, 4, 5, 6, dtype=torch.float64)
+    outcomes = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        leaf = x.to(memory_format=layout).requires_grad_()
+        y = layer(leaf)
+        outcomes.append((y, *torch.autograd.grad((y * cotangent).sum(), [leaf, layer.weight])))
+        assert y.is_contiguous(memory_format=layout)
+    for plain, laid_out in zip(*outcomes, strict=True):
+        torch.testing.assert_close(laid_out, plain, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("kind", NORMS)
+@pytest.mark.parametrize("shape", [(4, 2), (2, 2, 3), (2, 2, 2, 2)])
+def test_second_gradients_against_finite_differences(shape, kind, training):
+    torch.manual_seed(0)
+    layer = kind(2).double().train(training)
+    sizes = (shape, (2,), (2,))
+    arguments = [torch.randn(size, dtype=torch.float64, requires_grad=True) for size in sizes]
+
+    def of(x, weight, bias):
+        parameters = {"weight": weight, "bias": bias}
+        return torch.func.functional_call(layer, parameters, (x,))
+
+    assert torch.autograd.gradgradcheck(of, arguments)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("kind", NORMS)
+def test_what_is_not_finite_spreads_over_its_feature_and_no_further(kind, value):
+    """It is passed on, not refused: a look at every value would wait for a GPU at every layer."""
+    layer, x = kind(3), torch.randn(5, 3)
+    x[2, 1] = value
+    y = layer(x)
+    assert y[:, 1].isnan().all()
+    assert y[:, [0, 2]].isfinite().all()
+    assert layer.running_mean.isfinite().tolist() == [True, False, True]
 
 
 def test_state_dicts_load_both_ways():
@@ -147,8 +285,17 @@ def test_evaluation_depends_on_no_batch_mate_and_moves_nothing():
     ("arguments", "says"),
     [
         ({"num_features": 0}, "num_features must be at least 1 and whole, found 0"),
+        ({"num_features": 3.0}, "num_features must be at least 1 and whole, found 3.0"),
+        ({"num_features": True}, "num_features must be at least 1 and whole, found True"),
+        ({"num_features": "3"}, "num_features must be at least 1 and whole, found '3'"),
         ({"num_features": 3, "eps": 0.0}, "eps must be positive, found 0.0"),
+        ({"num_features": 3, "eps": -1e-5}, "eps must be positive, found -1e-05"),
+        ({"num_features": 3, "eps": math.nan}, "eps must be positive, found nan"),
+        ({"num_features": 3, "eps": None}, "eps must be positive, found None"),
         ({"num_features": 3, "momentum": 1.5}, "momentum must lie in [0, 1] or be None, found 1.5"),
+        ({"num_features": 3, "momentum": -0.1}, "[0, 1] or be None, found -0.1"),
+        ({"num_features": 3, "momentum": math.nan}, "[0, 1] or be None, found nan"),
+        ({"num_features": 3, "momentum": "0.1"}, "[0, 1] or be None, found '0.1'"),
     ],
 )
 def test_impossible_parameters(arguments, says):
@@ -172,5 +319,25 @@ def test_one_image_has_many_positions():
 
 @pytest.mark.parametrize("shape", [(3,), (4, 2), (2, 3, 1, 1, 1)])
 def test_shapes_that_do_not_fit(shape):
-    with pytest.raises(BnbookError, match=r"x must have shape \(N, 3\)"):
-        BatchNorm(3)(torch.ones(shape))
+    for kind in NORMS:
+        with pytest.raises(BnbookError, match=r"x must have shape \(N, 3\)"):
+            kind(3)(torch.ones(shape))
+
+
+@pytest.mark.parametrize(
+    ("x", "says"),
+    [
+        (torch.ones(2, 3, dtype=torch.int64), "floating point, found dtype torch.int64; try"),
+        (torch.ones(2, 3, dtype=torch.complex64), "floating point, found dtype torch.complex64"),
+        (torch.ones(2, 3, dtype=torch.bool), "floating point, found dtype torch.bool"),
+        (torch.ones(0, 3), "found 0, x of shape (0, 3)"),
+        ([[1.0, 2.0, 3.0]], "x must be a torch.Tensor, found list"),
+    ],
+)
+@pytest.mark.parametrize("kind", NORMS)
+def test_inputs_that_are_refused(kind, x, says):
+    layer = kind(3)
+    with pytest.raises(BnbookError) as error:
+        layer(x)
+    assert says in str(error.value)
+    assert layer.num_batches_tracked == 0

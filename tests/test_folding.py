@@ -1,0 +1,199 @@
+"""BN folded into the map before it: equal outputs, the formulas' weights, and what is refused."""
+
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from bnbook import ensemble, formulas, mutants
+from bnbook.errors import BnbookError
+from bnbook.models import MLP, ConvNet, ResNet, RNNClassifier
+from bnbook.norm import BatchNorm, FusedBatchNorm, LayerNorm, LeanBatchNorm, fold
+
+
+def randomise(model):
+    """Parameters and running statistics that are not neutral, in float64 and evaluation."""
+    torch.manual_seed(0)
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point():
+            positive = name.endswith("running_var")
+            tensor.copy_(
+                torch.rand_like(tensor) * 3 + 0.1 if positive else torch.randn_like(tensor)
+            )
+    return model.double().eval()
+
+
+PAIRS = {
+    "linear": (lambda bias: nn.Linear(5, 6, bias=bias), (7, 5)),
+    "conv1d": (lambda bias: nn.Conv1d(5, 6, 3, bias=bias), (7, 5, 8)),
+    "conv2d": (lambda bias: nn.Conv2d(5, 6, 3, 2, 1, bias=bias), (3, 5, 8, 7)),
+    "conv2d in groups": (lambda bias: nn.Conv2d(4, 6, 3, groups=2, bias=bias), (3, 4, 8, 7)),
+    "our linear": (lambda bias: ensemble.Linear(2, 5, 3, bias=bias), (7, 10)),
+    "our conv2d": (lambda bias: ensemble.Conv2d(2, 5, 3, 3, 2, 1, bias=bias), (3, 10, 8, 7)),
+}
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize(("linear", "shape"), PAIRS.values(), ids=PAIRS)
+def test_a_pair(linear, shape, affine, bias):
+    layers = randomise(nn.Sequential(linear(bias), BatchNorm(6, affine=affine)))
+    before = {name: t.clone() for name, t in layers.state_dict().items()}
+    folded = fold((layers[0], layers[1]))
+    x = torch.randn(shape, dtype=torch.float64)
+    torch.testing.assert_close(folded(x), layers(x), rtol=1e-12, atol=1e-12)
+    assert type(folded) is type(layers[0])
+    assert folded.bias is not None
+    assert all(torch.equal(t, before[name]) for name, t in layers.state_dict().items())
+    sequence = fold(layers)
+    torch.testing.assert_close(sequence(x), layers(x), rtol=1e-12, atol=1e-12)
+    assert isinstance(sequence[1], nn.Identity)
+
+
+NORMS = [BatchNorm, FusedBatchNorm, LeanBatchNorm, nn.BatchNorm1d, mutants.Sample]
+
+
+@pytest.mark.parametrize("norm", NORMS, ids=lambda norm: norm.__module__ + norm.__name__)
+def test_weights_are_the_formulas(norm):
+    layers = randomise(nn.Sequential(nn.Linear(5, 6), norm(6)))
+    linear, bn = layers
+    tensors = bn.weight, bn.bias, bn.running_mean, bn.running_var
+    W, b = formulas.fold_linear(
+        *(t.detach().numpy() for t in (linear.weight, linear.bias, *tensors)), bn.eps
+    )
+    folded = fold((linear, bn))
+    torch.testing.assert_close(folded.weight.detach(), torch.tensor(W))
+    torch.testing.assert_close(folded.bias.detach(), torch.tensor(b))
+
+
+def test_closed_form():
+    layers = nn.Sequential(nn.Linear(1, 1), BatchNorm(1, eps=1.0)).eval()
+    with torch.no_grad():
+        for tensor, value in zip(
+            (*layers[0].parameters(), *layers[1].parameters(), *layers[1].buffers()),
+            (2.0, 3.0, 10.0, 7.0, 1.0, 24.0, 0.0),
+            strict=True,
+        ):
+            tensor.fill_(value)
+    folded = fold(layers)[0]  # slope 10 / sqrt(24 + 1) = 2
+    assert (folded.weight.item(), folded.bias.item()) == (4, 2 * (3 - 1) + 7)
+
+
+@pytest.mark.parametrize(
+    ("model", "x"),
+    [
+        (lambda: MLP(BatchNorm, (0, 1)), (6, 784)),
+        (lambda: ConvNet(LeanBatchNorm, (0, 1), widths=(4, 5)), (3, 3, 8, 8)),
+        (lambda: MLP(nn.BatchNorm1d, (0,), hidden=(9,)), (6, 784)),
+    ],
+    ids=["MLP", "ConvNet", "torch's layer"],
+)
+def test_networks_in_sequence(model, x):
+    model = randomise(model())
+    folded, x = fold(model), torch.randn(x, dtype=torch.float64)
+    torch.testing.assert_close(folded(x), model(x), rtol=1e-10, atol=1e-10)
+    assert not [m for m in folded.modules() if hasattr(m, "running_mean")]
+    assert [m for m in model.modules() if hasattr(m, "running_mean")]
+
+
+def test_a_residual_network_needs_an_example():
+    model = randomise(ResNet(BatchNorm, (0, 1), n=1, widths=(4, 6, 8)))
+    x = torch.randn(3, 3, 16, 16, dtype=torch.float64)
+    with pytest.raises(BnbookError, match=r"stem_norm must follow .* pass an example input"):
+        fold(model)
+    folded = fold(model, x[:1])
+    torch.testing.assert_close(folded(x), model(x), rtol=1e-10, atol=1e-10)
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_float32_folds_to_its_own_rounding():
+    layers = randomise(nn.Sequential(nn.Linear(50, 60), nn.BatchNorm1d(60))).float()
+    x = torch.randn(20, 50)
+    exact = fold(layers.double())(x.double())
+    folded = fold(layers.float())
+    assert folded[0].weight.dtype == torch.float32
+    torch.testing.assert_close(folded(x).double(), exact, rtol=1e-4, atol=1e-4)
+
+
+class UsedTwice(nn.Module):
+    """The output of the linear map goes to BN and past it."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear, self.norm = nn.Linear(3, 3), BatchNorm(3)
+
+    def forward(self, x):
+        y = self.linear(x)
+        return y + self.norm(y)
+
+
+def shared():
+    linear = nn.Linear(3, 3)
+    return nn.Sequential(linear, BatchNorm(3), linear, BatchNorm(3)).eval()
+
+
+def apart():
+    relu = nn.ReLU()
+    return nn.Sequential(relu, nn.Linear(3, 3), relu, BatchNorm(3)).eval()
+
+
+class Forked(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear, self.one, self.two = nn.Linear(3, 3), BatchNorm(3), BatchNorm(3)
+
+    def forward(self, x):
+        y = self.linear(x)
+        return self.one(y) + self.two(y)
+
+
+X = torch.randn(4, 3)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (lambda: (nn.Sequential(nn.Linear(2, 3), BatchNorm(3)),), "1 must be in evaluation mode"),
+        (lambda: ((nn.Linear(2, 3), BatchNorm(3)),), "the layer must be in evaluation mode"),
+        (lambda: ((nn.Linear(2, 3).eval(), BatchNorm(4).eval()),), "found 3 and 4"),
+        (lambda: ((nn.ReLU(), BatchNorm(4).eval()),), r"found \(ReLU, BatchNorm\)"),
+        (lambda: ((nn.Linear(2, 3), nn.ReLU()),), r"found \(Linear, ReLU\)"),
+        (lambda: ((nn.Linear(2, 3),),), r"found \(Linear\)"),
+        (lambda: ([nn.Linear(2, 3)],), "must be a torch.nn.Module, found list"),
+        (lambda: (nn.Linear(2, 3),), "found none in a Linear"),
+        (lambda: (nn.Sequential(nn.Linear(2, 3), LayerNorm(3)).eval(),), "found none in a Seq"),
+        (lambda: (nn.Sequential(nn.ReLU(), BatchNorm(3)).eval(),), "1 must follow a linear"),
+        (lambda: (BatchNorm(3).eval(),), "the model must follow a linear"),
+        (lambda: (MLP(BatchNorm, after=True).eval(),), "hidden.2 must follow a linear"),
+        (
+            lambda: (
+                nn.Sequential(nn.Linear(3, 3), BatchNorm(3, track_running_stats=False)).eval(),
+            ),
+            "1 must have running statistics, found none",
+        ),
+        (lambda: (shared(),), "stand in one place, found one that is 0 and 2"),
+        (lambda: (apart(),), "3 must follow a linear"),
+        (lambda: (randomise(UsedTwice()), X.double()), "used elsewhere too"),
+        (lambda: (Forked().eval(), X), "found linear before more than one"),
+        (
+            lambda: (
+                RNNClassifier(BatchNorm, num_inputs=3, hidden=4).eval(),
+                torch.ones(2, 1, 5, 3),
+            ),
+            "hidden.norm must follow .* came from elsewhere",
+        ),
+    ],
+)
+def test_what_cannot_be_folded(given, says):
+    with pytest.raises(BnbookError, match=says):
+        fold(*given())
+
+
+def test_a_fold_that_forgets_the_root_of_the_variance_is_seen(monkeypatch):
+    layers = randomise(nn.Sequential(nn.Linear(3, 3), partial(BatchNorm, 3)()))
+    wrong = fold(layers)
+    with torch.no_grad():
+        wrong[0].weight.mul_(layers[1].running_var[:, None].sqrt())
+    x = torch.randn(4, 3, dtype=torch.float64)
+    assert not torch.allclose(wrong(x), layers(x), rtol=1e-3)
