@@ -220,7 +220,8 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     as its ends; ``..._us``, microseconds per member and step; ``..._members``; ``..._floor``, the
     share of the floor's rate, and ``..._over_floor``, the time over the floor's. Of a matrix
     product, ``product_60_x_784_x_1600_floor``, it is the share of the best rate; of the map of
-    learning rates ``..._nets_per_second``, at 50,000 steps each.
+    learning rates ``..._nets_per_second``, at 50,000 steps each; of what is kept or held in memory
+    ``..._mib``.
     """
     found = {
         "best_rate": fact([best_rate(table)], 0, " Gflop/s"),
@@ -254,8 +255,9 @@ def _contender_facts(row: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         per_second = 1e6 / row["us_per_member_step"] / MAP_STEPS
         return found | {f"{name}_nets_per_second": fact([per_second], 2)}
     share = row["floor_share"]
-    found[f"{name}_floor"] = fact([100 * share], 0, " %")
-    found[f"{name}_over_floor"] = fact([1 / share], 1, "×")
+    if not math.isnan(share):
+        found[f"{name}_floor"] = fact([100 * share], 0, " %")
+        found[f"{name}_over_floor"] = fact([1 / share], 1, "×")
     if row["contender"] != OURS:
         ends = {"low": row["ratio_min"], "high": row["ratio_max"]}
         found[name] = {"value": row["ratio_to_ours"], **ends, "digits": 2, "unit": "×"}

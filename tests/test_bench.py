@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from bnbook import bench, ensemble, records, timings
+from bnbook import bench, ensemble, planning, records, timings
 from bnbook.bench import (
+    backward,
     command,
     contenders,
     floor,
@@ -294,14 +295,80 @@ def test_names_are_checked():
         command.bench(record=True, only=["mnist"])
 
 
+SMALL_EFFORT = {"digits": 5, "growth": 3, "backward-2d": 1, "backward-4d": 1}
+TINY_INPUTS = (
+    backward.Input("2d", (6, 4)),
+    backward.Input("4d", (3, 4, 5, 6)),
+    backward.Input("4d-bfloat16", (3, 4, 5, 6), torch.bfloat16, timed=False),
+)
+
+
+@pytest.mark.parametrize("given", TINY_INPUTS, ids=lambda given: given.name)
+def test_the_layers_alone_do_the_same_work(given, monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    contenders_ = backward.passes(given)
+    assert list(contenders_) == ["ours", "written out", "torch's kernel"]
+    digits = {"rtol": 0.05, "atol": 0.05} if given.dtype == torch.bfloat16 else {}
+    expected = contenders_["written out"]()
+    for one in contenders_.values():
+        torch.testing.assert_close(one(), expected, **digits)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not planning.has_compiler(), reason="no C++ compiler for torch.compile")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_the_compiled_layer_does_the_same_work_and_keeps_no_more():
+    contenders_ = backward.passes(TINY_INPUTS[0])
+    compiled, plain = contenders_[backward.COMPILED], contenders_["ours"]
+    torch.testing.assert_close(compiled(), plain())
+    assert compiled.kept()[1] <= plain.kept()[1]
+
+
+def test_what_is_kept_is_counted_once_and_the_input_apart(monkeypatch):
+    """360 numbers: ours keeps them as given; the layer written out a copy, in float32."""
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    kept = {
+        given.name: {name: one.kept() for name, one in backward.passes(given).items()}
+        for given in TINY_INPUTS[1:]
+    }
+    features = 4 * 4
+    assert kept["4d"]["ours"] == (2 * features, 2 * features + 4 * 360)
+    assert kept["4d-bfloat16"]["ours"] == (2 * features, 2 * features + 2 * 360)
+    for name in ("4d", "4d-bfloat16"):
+        beside, whole = kept[name]["written out"]
+        assert beside == whole
+        assert 4 * 360 <= beside < 4 * 360 + 6 * features, "the centred values, once"
+
+
+def test_bn_alone_is_recorded_as_the_others_are(monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    monkeypatch.setattr(backward, "INPUTS", TINY_INPUTS)
+    rows = backward.rows(3, {"backward-2d": 2, "backward-4d": 2})
+    rows += [row(timings.PRODUCT, "square", 1, 0, 0.5, steps=1)]
+    table = pd.DataFrame(rows, columns=list(timings.COLUMNS))
+    summary = timings.rows(table).set_index(["workload", "contender"])
+    ours = summary.loc[("backward-4d", "ours")]
+    assert (ours["ratio_to_ours"], ours["repetitions"], ours["steps"]) == (1, 3, 2)
+    assert summary.loc[("backward-2d", "written out"), "ratio_to_ours"] > 0
+    assert summary.loc[("backward-2d", backward.COMPILED), "note"] == "not run: no C++ compiler"
+    facts = timings.facts(table)
+    assert json.dumps(facts, allow_nan=False)
+    assert facts["kept_4d_bfloat16_whole_ours_mib"]["value"] == pytest.approx(752 / 2**20)
+    assert "backward_4d_written_out_floor" not in facts
+    assert {"backward_2d_torch_s_kernel", "backward_4d_written_out"} <= set(facts)
+    json.dumps(recording.as_rows(timings.rows(table)), allow_nan=False)
+
+
 @pytest.mark.slow
 def test_a_whole_benchmark_in_small(monkeypatch, capsys, tmp_path):
     """Ours, the loops and memory, from the command to the record."""
     monkeypatch.setattr(measure, "CPU", {"digits": TINY})
     who = (contenders.OURS, contenders.TUTORIAL, contenders.INDEXED)
     monkeypatch.setitem(contenders.CONTENDERS, "digits", who)
-    monkeypatch.setattr(measure, "QUICK", measure.Effort(5, {"digits": 5, "growth": 3}))
+    monkeypatch.setattr(measure, "QUICK", measure.Effort(5, SMALL_EFFORT))
     monkeypatch.setattr(growth, "QUICK_MEMBERS", (1, 2))
+    monkeypatch.setattr(planning, "has_compiler", lambda: False)
+    monkeypatch.setattr(backward, "INPUTS", TINY_INPUTS)
     monkeypatch.setattr(records, "recorded", lambda: tmp_path)
     command.bench(quick=True, as_json=True, device="cpu", record=True)
     rows = json.loads(capsys.readouterr().out)

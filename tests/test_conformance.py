@@ -120,22 +120,28 @@ def failed(make):
     [
         nn.BatchNorm1d,
         nn.BatchNorm2d,
+        nn.BatchNorm3d,
         norm.BatchNorm,
         norm.FusedBatchNorm,
+        norm.LeanBatchNorm,
         mutants.Sample,
-        partial(nn.BatchNorm1d, momentum=None),
+        partial(norm.LeanBatchNorm, momentum=None),
         partial(nn.BatchNorm2d, momentum=0.7, eps=0.01),
     ],
-    ids=["1d", "2d", "ours", "ours, fused", "sample", "all batches", "other settings"],
+    ids=[
+        *("1d", "2d", "3d", "ours", "ours, fused", "ours, lean"),
+        *("sample", "all batches", "other settings"),
+    ],
 )
 def test_right_layers_pass(make):
     assert failed(make) == {}
 
 
 def test_which_inputs_a_layer_takes():
-    two, three, four = conformance.SIZES
+    two, three, four, five = conformance.SIZES
     assert conformance.accepted(nn.BatchNorm1d) == [two, three]
     assert conformance.accepted(nn.BatchNorm2d) == [four]
+    assert conformance.accepted(nn.BatchNorm3d) == [five]
     assert conformance.accepted(norm.BatchNorm) == [two, three, four]
 
 
@@ -179,6 +185,16 @@ def test_a_check_through_a_sum_passes_wrong_gradients(table):
     }
     # Zero, twice, and without the variance: all pass. Only what also lacks the mean is seen.
     assert set(table.index[table[conformance.TRAP]]) == {"DetachedStatistics"}
+
+
+@pytest.mark.parametrize("seed", [1, 7])
+def test_what_is_caught_does_not_hang_on_the_numbers_drawn(seed):
+    for mutant in (mutants.DetachedVariance, mutants.OnePassVariance, mutants.PositionsApart):
+        found = {result.name for result in conformance.run(mutant, seed) if not result.passed}
+        assert found == CAUGHT[mutant.__name__]
+    results = [conformance.run(mutants.PooledStatistics, s) for s in (0, seed)]
+    texts = [next(r.found for r in found if r.name == "training output") for found in results]
+    assert texts[0] != texts[1], "the numbers are others"
 
 
 def test_what_a_failure_says():
@@ -315,11 +331,33 @@ def invoke(target):
     return CliRunner().invoke(app, [str(target)])
 
 
-def test_the_command_passes_a_right_layer():
-    result = invoke("torch.nn:BatchNorm2d")
+@pytest.mark.parametrize(
+    ("target", "inputs"),
+    {
+        "torch.nn:BatchNorm1d": "(7, 4), (5, 4, 3)",
+        "torch.nn:BatchNorm2d": "(3, 4, 2, 5)",
+        "bnbook.norm:BatchNorm": "(7, 4), (5, 4, 3), (3, 4, 2, 5)",
+        "bnbook.norm:FusedBatchNorm": "(7, 4), (5, 4, 3), (3, 4, 2, 5)",
+        "bnbook.norm:LeanBatchNorm": "(7, 4), (5, 4, 3), (3, 4, 2, 5)",
+    }.items(),
+)
+def test_the_command_passes_a_right_layer(target, inputs):
+    result = invoke(target)
     assert result.exit_code == 0
-    assert "all 20 checks pass, on inputs (3, 4, 2, 5)" in result.output
+    assert f"all 20 checks pass, on inputs {inputs}" in " ".join(result.output.split())
     assert "FAIL" not in result.output
+
+
+def test_the_command_takes_a_readers_file(sample):
+    right, wrong = (invoke(f"{sample}:{name}") for name in ("Mine", "Wrong"))
+    assert (right.exit_code, wrong.exit_code) == (0, 1)
+    assert "FAIL" in wrong.output
+    assert isinstance(invoke(f"{sample}:Absent").exception, BnbookError)
+
+
+@pytest.mark.parametrize("target", ["torch.nn:LayerNorm", "bnbook.norm:InstanceNorm"])
+def test_other_normalisations_do_not_pass_for_batch_normalisation(target):
+    assert invoke(target).exit_code == 1
 
 
 def test_the_command_exits_with_1_for_a_mutant():

@@ -8,85 +8,23 @@ import pytest
 import torch
 from torch import nn
 
-from bnbook import claims, norm
+from bnbook import claims, mutants, norm
 from bnbook.experiments import ioffe_fig1
 from bnbook.norm import BatchNorm, GroupNorm
 
-
-class PooledStatistics(BatchNorm):
-    """One mean and variance for all features."""
-
-    def _reduced(self, x):
-        super()._reduced(x)
-        return tuple(range(x.dim()))
-
-    def _track(self, mu, var, m):
-        super()._track(
-            mu.flatten().expand(self.num_features), var.flatten().expand(self.num_features), m
-        )
-
-
-class BiasedRunningVariance(BatchNorm):
-    """The running variance forgets m / (m - 1)."""
-
-    def _track(self, mu, var, m):
-        super()._track(mu, var * (m - 1) / m, m)
-
-
-class ReversedMomentum(BatchNorm):
-    """`momentum` weighs the old average."""
-
-    def _track(self, mu, var, m):
-        self.momentum = 1 - self.momentum
-        super()._track(mu, var, m)
-        self.momentum = 1 - self.momentum
-
-
-class BatchStatisticsAtTestTime(BatchNorm):
-    """Evaluation normalises with the batch it is given."""
-
-    def forward(self, x):
-        training, self.training = self.training, True
-        before = [buffer.clone() for buffer in self.buffers()]
-        y = super().forward(x)
-        self.training = training
-        if not training:
-            for buffer, old in zip(self.buffers(), before, strict=True):
-                buffer.copy_(old)
-        return y
-
-
-class DetachedStatistics(BatchNorm):
-    """The gradient ignores that the statistics depend on the input (section 2 of the paper)."""
-
-    def forward(self, x):
-        frozen = super().forward(x.detach())
-        if not self.training:
-            return super().forward(x)
-        over = self._reduced(x)
-        var = x.detach().var(over, unbiased=False, keepdim=True)
-        slope = self._as(x, self.weight.detach()) / (var + self.eps).sqrt()
-        return frozen + slope * (x - x.detach())
-
-
-class StatisticsMoveInEvaluation(BatchNorm):
-    """Probes with the network in eval() still move the running statistics."""
-
-    def forward(self, x):
-        if not self.training:
-            over = self._reduced(x)
-            mu, var = x.mean(over, keepdim=True), x.var(over, unbiased=False, keepdim=True)
-            self._track(mu, var, x.numel() // self.num_features)
-        return super().forward(x)
-
-
 MUTANTS = {
-    PooledStatistics: {"output", "input gradient", "running mean", "running variance", "eval"},
-    BiasedRunningVariance: {"running variance", "eval"},
-    ReversedMomentum: {"running mean", "running variance", "eval"},
-    BatchStatisticsAtTestTime: {"eval"},
-    DetachedStatistics: {"input gradient"},
-    StatisticsMoveInEvaluation: {"eval", "still in eval"},
+    mutants.PooledStatistics: {
+        "output",
+        "input gradient",
+        "running mean",
+        "running variance",
+        "eval",
+    },
+    mutants.BiasedRunningVariance: {"running variance", "eval"},
+    mutants.ReversedMomentum: {"running mean", "running variance", "eval"},
+    mutants.BatchStatisticsAtTestTime: {"eval"},
+    mutants.DetachedStatistics: {"input gradient"},
+    mutants.StatisticsMoveInEvaluation: {"still in eval"},
 }
 
 

@@ -29,8 +29,8 @@ def bench(
 ) -> None:
     """Measure training against the loops that a reader would write, and against the floor.
 
-    On a CPU: the networks of figure 1, a ResNet, memory and growth; on a GPU, figure 1's map of
-    learning rates and ResNet-110.
+    On a CPU: the networks of figure 1, a ResNet, memory, growth and BN alone; on a GPU, figure 1's
+    map of learning rates and ResNet-110.
     """
     if record and only:
         raise BnbookError("--record keeps whole runs: leave out --only.")

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from bnbook import timings, training
-from bnbook.bench import contenders, floor, gpu, growth, memory, workloads
+from bnbook.bench import backward, contenders, floor, gpu, growth, memory, workloads
 from bnbook.bench.contenders import Runner
 from bnbook.bench.workloads import Workload
 from bnbook.errors import BnbookError
@@ -20,7 +20,7 @@ from bnbook.errors import BnbookError
 CPU: Mapping[str, Workload] = {
     workload.name: workload for workload in (workloads.MNIST, workloads.DIGITS, workloads.RESNET20)
 }
-NAMES = (*CPU, "memory", "growth", *gpu.NAMES)
+NAMES = (*CPU, "memory", "growth", "backward", *gpu.NAMES)
 """What there is to measure, for ``--only``."""
 
 
@@ -40,8 +40,16 @@ class Effort:
     steps: Mapping[str, int]
 
 
-QUICK = Effort(5, {"mnist": 150, "digits": 150, "resnet20": 8, "growth": 40})
-FULL = Effort(9, {"mnist": 300, "digits": 300, "resnet20": 12, "growth": 60})
+QUICK = Effort(
+    5,
+    {"mnist": 150, "digits": 150, "resnet20": 8, "growth": 40}
+    | {"backward-2d": 200, "backward-4d": 4},
+)
+FULL = Effort(
+    9,
+    {"mnist": 300, "digits": 300, "resnet20": 12, "growth": 60}
+    | {"backward-2d": 1000, "backward-4d": 20},
+)
 
 
 def run(quick: bool, device: str = "auto", only: Collection[str] = ()) -> pd.DataFrame:
@@ -88,6 +96,8 @@ def _cpu_rows(quick: bool, effort: Effort, wanted: Collection[str]) -> list[dict
         rows += growth.rows(quick, effort.repetitions, effort.steps["growth"])
     if "memory" in wanted:
         rows += memory.rows()
+    if "backward" in wanted:
+        rows += backward.rows(effort.repetitions, effort.steps)
     if not any(row["workload"] == timings.PRODUCT for row in rows):
         rows += product_rows([floor.Product(shape) for shape in floor.SHAPES], 0)
     return rows

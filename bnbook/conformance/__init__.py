@@ -5,8 +5,8 @@ names of ``torch.nn.BatchNorm1d``, and passes every check of `CHECKS`. What a ch
 from `bnbook.formulas`, in NumPy.
 
 A layer's own ``eps`` and ``momentum`` count when it has such attributes, else 1e-5 and 0.1;
-``momentum`` weighs the new batch, or is None for the average of all. Inputs are (N, C), (N, C, L)
-and (N, C, H, W), those of them that the layer takes.
+``momentum`` weighs the new batch, or is None for the average of all. Inputs are (N, C), (N, C, L),
+(N, C, H, W) and (N, C, D, H, W), those of them that the layer takes.
 
 `bnbook.mutants` breaks a layer on purpose, so that each check has been seen to fail.
 """

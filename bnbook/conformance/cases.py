@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from bnbook import formulas
 
 FEATURES = 4
-SIZES = ((7, FEATURES), (5, FEATURES, 3), (3, FEATURES, 2, 5))
+SIZES = ((7, FEATURES), (5, FEATURES, 3), (3, FEATURES, 2, 5), (2, FEATURES, 3, 1, 5))
 """Inputs that are tried; no two axes of one are equal, so that none is taken for another."""
 
 Array = npt.NDArray[np.float64]
@@ -126,16 +126,20 @@ def accepted(make: Make) -> list[tuple[int, ...]]:
     return taken
 
 
-def cases(make: Make) -> Iterator[Case]:
-    """Make a new case for each input that a layer takes; always the same numbers.
+def cases(make: Make, seed: int = 0, sizes: Sequence[tuple[int, ...]] = ()) -> Iterator[Case]:
+    """Make a new case for each input that a layer takes; the same numbers for the same seed.
 
     Parameters
     ----------
     make : callable
         num_features -> layer.
+    seed : int
+        For other numbers.
+    sizes : sequence of tuple
+        Those that the layer takes, if that is known.
     """
-    for size in accepted(make):
-        generator = torch.Generator().manual_seed(sum(size))
+    for size in sizes or accepted(make):
+        generator = torch.Generator().manual_seed(1000 * seed + sum(size))
         x, dy = torch.randn(2, *size, dtype=torch.float64, generator=generator)
         scales = torch.arange(1, FEATURES + 1, dtype=torch.float64)
         x = x * scales.view(-1, *(1,) * (len(size) - 2)) + 1

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,17 @@ import torch
 from torch import Tensor
 
 from bnbook import formulas
-from bnbook.conformance.cases import FEATURES, Array, Case, Make, cases, first_line, numpy, rows
+from bnbook.conformance.cases import (
+    FEATURES,
+    Array,
+    Case,
+    Make,
+    accepted,
+    cases,
+    first_line,
+    numpy,
+    rows,
+)
 
 TRAP = "input gradient through a sum"
 """The check that proves next to nothing; it is here to be seen passing what is wrong."""
@@ -25,14 +36,14 @@ class Check:
     ----------
     name, holds : str
         Its name and what it holds a layer against, for a table.
-    test : callable, (make) -> None or str
+    test : callable, (make, seed, sizes) -> None or str
         None when the layer passes, else what was expected and what was found. Raises whatever the
-        layer raises.
+        layer raises. Seed and sizes are those of `cases`, and may be left out.
     """
 
     name: str
     holds: str
-    test: Callable[[Make], str | None]
+    test: Callable[..., str | None]
 
 
 @dataclass(frozen=True)
@@ -61,25 +72,30 @@ CHECKS: list[Check] = []
 """All checks, in the order of the table."""
 
 
-def run(make: Make) -> list[Result]:
+def run(make: Make, seed: int = 0) -> list[Result]:
     """Hold a layer against every check.
 
     Parameters
     ----------
     make : callable
         num_features -> layer, such as a class.
+    seed : int
+        For other inputs, parameters and cotangents of the same shapes.
 
     Returns
     -------
     list of Result
         One for each of `CHECKS`; a layer that raises fails the check with the error's first line.
     """
-    return [Result(check.name, check.holds, _found(check, make)) for check in CHECKS]
+    sizes: list[tuple[int, ...]] = []
+    with contextlib.suppress(Exception):  # each check then finds out for itself, and says so
+        sizes = accepted(make)
+    return [Result(check.name, check.holds, _found(check, make, seed, sizes)) for check in CHECKS]
 
 
-def _found(check: Check, make: Make) -> str | None:
+def _found(check: Check, *arguments: Any) -> str | None:
     try:
-        return check.test(make)
+        return check.test(*arguments)
     except Exception as error:
         return f"raised {first_line(error)}"
 
@@ -88,8 +104,8 @@ def _check(name: str, holds: str) -> Callable[[Callable[[Case], str | None]], Ch
     """Register what is looked at in one case as a check on every input that a layer takes."""
 
     def register(look: Callable[[Case], str | None]) -> Check:
-        def test(make: Make) -> str | None:
-            return next(filter(None, map(look, cases(make))), None)
+        def test(make: Make, seed: int = 0, sizes: Sequence[tuple[int, ...]] = ()) -> str | None:
+            return next(filter(None, map(look, cases(make, seed, sizes))), None)
 
         test.__doc__ = look.__doc__
         CHECKS.append(Check(name, holds, test))

@@ -43,8 +43,8 @@ def target_cells(target: Mapping[str, Any]) -> list[nodes.Node]:
 
 
 def timing_cells(row: Mapping[str, Any]) -> list[nodes.Node]:
-    """Return a contender's cells: members, seconds, per member and step, ratio, floor share."""
-    ratio = {"unit": "", "digits": 2}
+    """Return a contender's cells: members, seconds, per member and step, ratio, floor's share."""
+    ratio, share = {"unit": "", "digits": 2}, row["floor_share"]
     spread = {"low": row["ratio_min"], "high": row["ratio_max"]}
     if not row["repetitions"]:
         texts = (row["contender"], "", row["note"], "", "", "", "")
@@ -56,7 +56,7 @@ def timing_cells(row: Mapping[str, Any]) -> list[nodes.Node]:
             f"{row['us_per_member_step']:,.0f}",
             format_value(ratio, row["ratio_to_ours"]),
             format_interval(ratio, spread),
-            format_value({"unit": " %", "digits": 0}, 100 * row["floor_share"]),
+            format_value({"unit": " %", "digits": 0}, share and 100 * share),
         )
     return [paragraph(text) for text in texts]
 
