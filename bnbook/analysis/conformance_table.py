@@ -14,7 +14,7 @@ import pandas as pd
 from bnbook import claims
 from bnbook.claims import Claim
 
-BOOK = "This book"
+BOOK = "this book"
 MUTANT, LAYER = "mutant", "layer"
 """Kinds of rows: a layer that was broken on purpose, and one that is meant to be right."""
 TRAP = "input gradient through a sum"
