@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -34,35 +34,41 @@ from bnbook.arms import (
 )
 from bnbook.claims import LEVEL
 
-COLOURS = {WITHOUT: "#D55E00", WITH: "#0072B2"}
-"""An arm's colour, from Okabe and Ito's set, which colour-blind readers can tell apart."""
-MARKERS = {WITHOUT: "s", WITH: "o"}
-DASHES: dict[str, tuple[float, ...]] = {WITHOUT: (4, 1.5), WITH: ()}
-"""Dashes, so that arms differ in more than colour."""
-COLOURS |= {OUTSIDE: "#E69F00", MEAN_OUTSIDE: "#CC79A7", VARIANCE_OUTSIDE: "#009E73"}
-MARKERS |= {OUTSIDE: "D", MEAN_OUTSIDE: "v", VARIANCE_OUTSIDE: "^"}
-DASHES |= {OUTSIDE: (1, 1, 4, 1), MEAN_OUTSIDE: (1, 1), VARIANCE_OUTSIDE: (6, 1, 1, 1, 1, 1)}
-COLOURS |= {BN: "#0072B2", BN_KERNEL: "#56B4E9", LINEAR: "#555555"}
-MARKERS |= {BN: "o", BN_KERNEL: "X", LINEAR: "s"}
-DASHES |= {BN: (), BN_KERNEL: (1, 1), LINEAR: (4, 1.5)}
-COLOURS |= {ZCA: "#D55E00", CHOLESKY: "#CC79A7"}
-MARKERS |= {ZCA: "D", CHOLESKY: "^"}
-DASHES |= {ZCA: (6, 1, 1, 1), CHOLESKY: (6, 1, 1, 1, 1, 1)}
-COLOURS |= {AFTER: "#CC79A7"}
-MARKERS |= {AFTER: "P"}
-DASHES |= {AFTER: (5, 2, 1, 2)}
-COLOURS |= {DECAYED: "#56B4E9"}
-MARKERS |= {DECAYED: "^"}
-DASHES |= {DECAYED: (6, 1.5)}
-COLOURS |= {LSUV: "#009E73", HE: "#E69F00"}
-MARKERS |= {LSUV: "^", HE: "D"}
-DASHES |= {LSUV: (6, 1, 1, 1), HE: (1, 1)}
-COLOURS |= {AS_LONG: "#56B4E9"}
-MARKERS |= {AS_LONG: "v"}
-DASHES |= {AS_LONG: (6, 1, 1, 1)}
-COLOURS |= {LAST_ONLY: "#CC79A7"}
-MARKERS |= {LAST_ONLY: "X"}
-DASHES |= {LAST_ONLY: (3, 1, 1, 1, 1, 1)}
+
+class Look(NamedTuple):
+    """How an arm is drawn: arms differ in more than colour."""
+
+    colour: str
+    marker: str
+    dashes: tuple[float, ...] = ()
+
+
+LOOKS = {
+    WITHOUT: Look("#D55E00", "s", (4, 1.5)),
+    WITH: Look("#0072B2", "o"),
+    OUTSIDE: Look("#E69F00", "D", (1, 1, 4, 1)),
+    MEAN_OUTSIDE: Look("#CC79A7", "v", (1, 1)),
+    VARIANCE_OUTSIDE: Look("#009E73", "^", (6, 1, 1, 1, 1, 1)),
+    BN: Look("#0072B2", "o"),
+    BN_KERNEL: Look("#56B4E9", "X", (1, 1)),
+    LINEAR: Look("#555555", "s", (4, 1.5)),
+    ZCA: Look("#009E73", "D", (6, 1, 1, 1)),
+    CHOLESKY: Look("#CC79A7", "^", (6, 1, 1, 1, 1, 1)),
+    AFTER: Look("#CC79A7", "P", (5, 2, 1, 2)),
+    DECAYED: Look("#56B4E9", "^", (6, 1.5)),
+    LSUV: Look("#009E73", "^", (6, 1, 1, 1)),
+    HE: Look("#E69F00", "D", (1, 1)),
+    AS_LONG: Look("#56B4E9", "v", (6, 1, 1, 1)),
+    LAST_ONLY: Look("#CC79A7", "X", (3, 1, 1, 1, 1, 1)),
+}
+"""Looks of the arms, in colours of Okabe and Ito's set, which colour-blind readers can tell apart.
+
+Vermilion is without BN and blue with BN throughout the book; the others have these to themselves in
+their own chapters.
+"""
+COLOURS = {arm: look.colour for arm, look in LOOKS.items()}
+MARKERS = {arm: look.marker for arm, look in LOOKS.items()}
+DASHES = {arm: look.dashes for arm, look in LOOKS.items()}
 
 
 def use() -> None:
