@@ -168,8 +168,9 @@ def _convolved(q: np.ndarray, channels: int, width: int, stride: int) -> np.ndar
     """Variance over weights of a 3x3 convolution's output, by position."""
     around = np.pad(q, 1)
     rows, columns = q.shape
-    total = sum(around[i : i + rows, j : j + columns] for i in range(3) for j in range(3))
-    return np.asarray(2 * channels / (channels + width) * total / 9)[::stride, ::stride]
+    near = [around[i : i + rows, j : j + columns] for i in range(3) for j in range(3)]
+    mean = np.mean(near, axis=0)[::stride, ::stride]
+    return np.asarray(2 * channels / (channels + width) * mean)
 
 
 def _scaled(variance: np.ndarray, normalised: bool) -> np.ndarray:
@@ -178,7 +179,7 @@ def _scaled(variance: np.ndarray, normalised: bool) -> np.ndarray:
 
 def _cut(stream: np.ndarray, variance: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """ReLU of the stream plus a Gaussian of this variance."""
-    return np.maximum(stream + np.sqrt(variance) * rng.standard_normal(stream.shape), 0)
+    return np.asarray(np.maximum(stream + np.sqrt(variance) * rng.standard_normal(stream.shape), 0))
 
 
 def _second(streams: Sequence[np.ndarray], shares: Sequence[int]) -> np.ndarray:
@@ -237,9 +238,10 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
 def _arm_facts(table: pd.DataFrame, arm: str) -> Iterator[tuple[str, dict[str, Any]]]:
     for column in ("variance", "mean", "second"):
         growth = total_growth(table, column)[arm]
-        yield f"{column}_growth", claims.fact([geometric(growth)], None)
+        yield f"{column}_growth", readable(growth)
     noise = total_growth(table, "variance", NOISE)[arm]
-    yield "noise_variance_growth", claims.fact([geometric(noise)], None)
+    gap = np.log10(noise) - np.log10(total_growth(table, "variance")[arm])
+    yield "noise_gap", claims.fact(gap.abs(), 2, " decades")
     blocks = rows_of(table, BLOCK)
     n = int(blocks["index"].max()) // STAGES
     limit = pd.Series(wide_limit(n, arm == WITH).blocks)
@@ -249,17 +251,18 @@ def _arm_facts(table: pd.DataFrame, arm: str) -> Iterator[tuple[str, dict[str, A
         yield f"stage{stage}_theory", claims.fact([stage_growth(limit, stage)], 3)
     layers = rows_of(table, LAYER)
     last = layers[(layers["arm"] == arm) & (layers["index"] == layers["index"].max() - 1)]
-    yield "last_variance", claims.fact([geometric(last["variance"])], None)
-    yield "last_largest_mean", claims.fact([geometric(last["largest_mean"])], None)
+    yield "last_largest_mean", readable(last["largest_mean"])
     final = blocks[(blocks["arm"] == arm) & (blocks["index"] == blocks["index"].max())]
-    yield "last_second", claims.fact([geometric(final["second"])], None)
-    yield "last_second_theory", claims.fact([limit.iloc[-1]], None)
+    yield "last_second", readable(final["second"])
+    scale = 1.0 if arm == WITH else float(table["input_second"].mean())
+    yield "last_second_theory", readable(scale * limit.iloc[-1:])
     share = (final.set_index("seed")["second"] - final.set_index("seed")["variance"]) / (
         final.set_index("seed")["second"]
     )
     yield "last_mean_share", claims.fact(100 * share, 0, " %")
 
 
-def geometric(samples: pd.Series) -> float:
-    """Geometric mean."""
-    return float(np.exp(np.log(samples).mean()))
+def readable(samples: pd.Series) -> dict[str, Any]:
+    """Describe a geometric mean: with a power of ten from 10,000 on, else two digits or so."""
+    mean = float(np.exp(np.log(samples).mean()))
+    return claims.fact([mean], None if mean >= 1e4 else max(0, 1 - int(np.log10(mean))))

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from bnbook import claims
-from bnbook.arms import WITH, WITHOUT
+from bnbook.arms import LAST_ONLY, WITH, WITHOUT
 from bnbook.claims import Claim
 
 BOUND = 25.0
@@ -64,15 +64,18 @@ def row_correlation(g: np.ndarray) -> float:
     Parameters
     ----------
     g : ndarray, (B, K)
-        Rows that are not zero, B at least 2.
+        Rows that are zero (images classified right with all certainty) are left out.
 
     Returns
     -------
     float
-        In [-1, 1].
+        In [-1, 1]; NaN with fewer than two rows left.
     """
-    unit = g / np.linalg.norm(g, axis=1, keepdims=True)
-    count = len(g)
+    norms = np.linalg.norm(g, axis=1, keepdims=True)
+    unit = (g / np.where(norms > 0, norms, 1))[norms[:, 0] > 0]
+    count = len(unit)
+    if count < 2:
+        return np.nan
     return float((np.square(unit.sum(0)).sum() - count) / (count * (count - 1)))
 
 
@@ -124,14 +127,12 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     correlations = over_networks(table, row_correlation)
     surviving = over_networks(table, surviving_share)
     per_network = table.groupby(["seed", "arm"])
-    predicted = per_network["predicted"].nunique().unstack("arm")
     confidence = 100 * per_network["probability"].mean().unstack("arm")
-    for name, arm in (("without", WITHOUT), ("with", WITH)):
+    for name, arm in (("without", WITHOUT), ("with", WITH), ("last", LAST_ONLY)):
         found |= {
             f"{name}_share": claims.fact(shares[arm], 0, " %"),
-            f"{name}_predicted": claims.fact(predicted[arm], 1),
             f"{name}_confidence": claims.fact(confidence[arm], 0, " %"),
-            f"{name}_correlation": claims.fact(correlations[arm], 2),
+            f"{name}_correlation": claims.fact(correlations[arm].dropna(), 2),
             f"{name}_surviving": claims.fact(100 * surviving[arm], 0, " %"),
         }
     return found

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pandas as pd
 
 from bnbook import claims
 from bnbook.arms import WITH, WITHOUT
+from bnbook.errors import BnbookError
 
 PAPER = "Bjorck et al. 2018"
 NAMES = {WITHOUT: "without", WITH: "with"}
@@ -61,3 +63,28 @@ def geometric(samples: Iterable[float], digits: int | None, unit: str = "") -> d
         return claims.fact(x, digits, unit)
     value, low, high = claims.interval(x.tolist(), "log")
     return {"value": value, "low": low, "high": high, "digits": digits, "unit": unit}
+
+
+def significant(samples: Iterable[float], unit: str = "") -> dict[str, Any]:
+    """`geometric` with two significant digits: a power of ten below 0.01 and from 10,000 on."""
+    found = geometric(samples, None, unit)
+    value = found["value"]
+    if value is not None and 0.01 <= value < 1e4:
+        found["digits"] = max(0, 1 - math.floor(math.log10(value)))
+    return found
+
+
+def check_start(arms: Sequence[str], layers: Sequence[int], n: int) -> None:
+    """Refuse arms other than these two, and layers that are no convolution of 6n + 2 layers.
+
+    Raises
+    ------
+    BnbookError
+        With what was expected and what was found.
+    """
+    if set(arms) != {WITHOUT, WITH}:
+        raise BnbookError(f"arms must be {(WITHOUT, WITH)}, found {tuple(arms)}.")
+    if min(layers) < 1 or max(layers) > 6 * n + 1:
+        raise BnbookError(
+            f"layers must lie in [1, {6 * n + 1}] for n = {n}, found {tuple(layers)}."
+        )

@@ -99,26 +99,28 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         "seeds": claims.fact([table["seed"].nunique()], 0),
         "batch_size": claims.fact([table["batch_size"].max()], 0),
         "largest_error": claims.fact([table["error"].max()], None),
+        "with_sum": claims.fact([table[table["arm"] == WITH]["zero_sum"].max()], None),
+        "without_sum": claims.fact([table[table["arm"] == WITHOUT]["zero_sum"].mean()], 2),
     }
     measures = {
-        "ratio": (cancellation(table), 1),
-        "within": (within_images(table), 1),
-        "between": (between_images(table), 1),
-        "agreement": (_by_layer(table, table["agreement"]), 2),
-        "a": (_by_layer(table, table["a"]), None),
-        "b": (_by_layer(table, table["b"]), None),
+        "ratio": cancellation(table),
+        "within": within_images(table),
+        "between": between_images(table),
+        "a": _by_layer(table, table["a"]),
+        "b": _by_layer(table, table["b"]),
     }
     for place, (layer, rows) in enumerate(table.groupby("layer"), start=1):
         found[f"layer{place}"] = claims.fact([float(str(layer))], 0)
         found[f"layer{place}_random"] = claims.fact([np.sqrt(rows["terms"].max())], 0)
         for name, arm in (("without", WITHOUT), ("with", WITH)):
-            for key, (values, digits) in measures.items():
-                own = values[arm].xs(layer, level="layer")
-                samples = own if key == "agreement" else [geometric(own)]
-                found[f"{name}_{key}{place}"] = claims.fact(samples, digits)
+            for key, values in measures.items():
+                found[f"{name}_{key}{place}"] = readable(values[arm].xs(layer, level="layer"))
+            own = rows[rows["arm"] == arm]
+            found[f"{name}_agreement{place}"] = claims.fact(own["agreement"], 2)
     return found
 
 
-def geometric(samples: pd.Series) -> float:
-    """Geometric mean."""
-    return float(np.exp(np.log(samples).mean()))
+def readable(samples: pd.Series) -> dict[str, Any]:
+    """Describe a geometric mean, written with two or three digits."""
+    mean = float(np.exp(np.log(samples).mean()))
+    return claims.fact([mean], max(0, 1 - int(np.floor(np.log10(mean)))))
