@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from bnbook import claims, tuning
@@ -18,7 +19,7 @@ ARMS = (WITHOUT, HE, LSUV, WITH)
 NAMES = {WITHOUT: "without", HE: "he", LSUV: "lsuv", WITH: "with"}
 """The arms' names in facts."""
 SHIFTS = ("mean_shift", "scale_shift")
-"""How far the moments of the ReLUs' inputs are from where they were at the start."""
+"""How far the moments of the layers' outputs are from where they were at the start."""
 
 
 def tuned_rates(table: pd.DataFrame) -> dict[str, float]:
@@ -75,12 +76,26 @@ CLAIMS = (
 
 
 def shifts(table: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Final shift of the moments of each arm at its tuned rate: index seed, columns the arms."""
-    return tuning.final_by_arm(table, tuned_rates(table), column)
+    """Final shift of the moments of each arm at its tuned rate, NaN where it is not finite.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        The experiment's table.
+    column : str
+        One of `SHIFTS`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Index seed, columns the arms.
+    """
+    finite = table.assign(**{column: table[column].where(np.isfinite(table[column]))})
+    return tuning.final_by_arm(finite, tuned_rates(table), column)
 
 
 def profile(table: pd.DataFrame, arm: str, step: int) -> pd.DataFrame:
-    """Root mean square of the ReLUs' inputs, layer by layer, of an arm at its tuned rate.
+    """Root mean square of the layers' outputs, layer by layer, of an arm at its tuned rate.
 
     Parameters
     ----------
@@ -94,12 +109,18 @@ def profile(table: pd.DataFrame, arm: str, step: int) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        Columns ``seed``, ``layer`` (from 1) and ``size``.
+        Columns ``seed``, ``layer`` (from 1) and ``size``; rows that are not finite are left out.
     """
     rows = tuning.at_rates(table, {arm: tuned_rates(table)[arm]})
     columns = [name for name in rows if str(name).startswith("size_")]
     long = rows[rows["step"] == step].melt("seed", columns, "layer", "size")
-    return long.assign(layer=long["layer"].str.removeprefix("size_").astype(int))
+    long = long.loc[np.isfinite(long["size"])]
+    return pd.DataFrame(long.assign(layer=long["layer"].str.removeprefix("size_").astype(int)))
+
+
+def profiles_of(table: pd.DataFrame, arm: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """`profile` of an arm at the first and at the last step."""
+    return profile(table, arm, 0), profile(table, arm, int(table["step"].max()))
 
 
 def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
@@ -123,6 +144,7 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         "smallest_rate": claims.fact([grid[0]], 3),
         "largest_rate": claims.fact([grid[-1]], 0 if grid[-1] >= 1 else 1),
         "steps": claims.fact([table["step"].max()], 0),
+        "on_edge": claims.fact([sum(rate in (grid[0], grid[-1]) for rate in rates.values())], 0),
         "layers": claims.fact([sum(str(name).startswith("size_") for name in table)], 0),
         "gain": claims.fact(final[WITH] - final[WITHOUT], 1, " points"),
         "gap": claims.fact(final[WITH] - final[LSUV], 1, " points"),
@@ -134,7 +156,6 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         diverged = own.groupby("learning_rate")["diverged_at"].max() >= 0
         found |= {
             f"{name}_rate": claims.fact([rates[arm]], 3 if rates[arm] < 0.1 else 1),
-            f"{name}_on_edge": claims.fact([rates[arm] in (grid[0], grid[-1])], 0),
             f"{name}_accuracy": claims.fact(final[arm], 1, " %"),
             f"{name}_usable": claims.fact(
                 [tuning.usable_rates(table, arm, "test_accuracy", 0.02)], 0
@@ -142,7 +163,7 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
             f"{name}_diverging": claims.fact([int(diverged.sum())], 0),
         }
         for column in SHIFTS:
-            found[f"{name}_{column}"] = claims.fact(shifts(table, column)[arm], 2)
+            found[f"{name}_{column}"] = claims.fact(shifts(table, column)[arm].dropna(), 2)
         for where, step in (("start", 0), ("end", int(table["step"].max()))):
             mean = profile(table, arm, step).groupby("layer")["size"].mean()
             found |= {

@@ -71,7 +71,7 @@ def wasserstein(x: Array, M: int) -> float:
 
 def products(table: pd.DataFrame, largest: bool = True) -> pd.DataFrame:
     """Rows of the products of random matrices, of the largest size alone or of all sizes."""
-    rows: pd.DataFrame = table[table["measured"] == PRODUCT]
+    rows = table[table["measured"] == PRODUCT].astype({"M": int, "size": int})
     return rows[rows["size"] == rows["size"].max()] if largest else rows
 
 
@@ -154,7 +154,7 @@ def spread(table: pd.DataFrame) -> pd.DataFrame:
     logs = rows.assign(log=np.log(rows["condition"])).pivot_table(
         index="seed", columns=["wiring", "arm", "n"], values="log"
     )
-    return np.exp(logs)
+    return pd.DataFrame(np.exp(logs))
 
 
 def depth_growth(table: pd.DataFrame, wiring: str = RESIDUAL, arm: str = WITHOUT) -> pd.Series:
@@ -276,13 +276,16 @@ def _law_facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         "unsquared": claims.fact(_claimed(table).groupby("seed")["distance_unsquared"].min(), 3),
         "next": claims.fact(_claimed(table).groupby("seed")["distance_next"].min(), 3),
     }
-    for M, own in rows.groupby("M"):
+    for M in PRODUCTS:
+        own = rows[rows["M"] == M]
         found[f"distance_{M}"] = claims.fact(own["distance"], 4)
-        theory = fuss_catalan_quantile(LEVELS, int(str(M)))
+        found[f"wasserstein_{M}"] = claims.fact(own["wasserstein"], 4)
+        theory = fuss_catalan_quantile(LEVELS, M)
         for level, value in zip(LEVELS, theory, strict=True):
-            name, digits = f"q{100 * level:.0f}_{M}", max(0, 3 - int(np.floor(np.log10(value))))
-            found[name] = claims.fact(own[f"q{100 * level:.0f}"], min(digits, 6))
-            found[f"law_{name}"] = claims.fact([value], min(digits, 6))
+            name = f"q{100 * level:.0f}_{M}"
+            digits = min(6, max(2, 2 - int(np.floor(np.log10(value)))))
+            found[name] = claims.fact(own[f"q{100 * level:.0f}"], digits)
+            found[f"law_{name}"] = claims.fact([value], digits)
     return found
 
 

@@ -10,6 +10,7 @@ changes its arguments.
 * `whitening`: full whitening (section 2)
 * `population`: Algorithm 2, running averages, folding (section 3.1)
 * `invariance`: scales of the weights and effective learning rates (section 3.3)
+* `products`: products of random matrices (Bjorck et al. 2018, section 4)
 """
 
 from bnbook.formulas.backward import (
@@ -61,6 +62,19 @@ from bnbook.formulas.population import (
     running_average,
     running_statistics,
 )
+from bnbook.formulas.products import (
+    fuss_catalan_cdf,
+    fuss_catalan_density,
+    fuss_catalan_density_phi,
+    fuss_catalan_density_phi_simplified,
+    fuss_catalan_edge,
+    fuss_catalan_moment,
+    fuss_catalan_phi,
+    fuss_catalan_quantile,
+    fuss_catalan_x,
+    marchenko_pastur_density,
+    singular_value_density,
+)
 from bnbook.formulas.transform import (
     Cache,
     batch_norm_forward,
@@ -98,6 +112,15 @@ __all__ = [
     "equivalent_decay",
     "fold_conv",
     "fold_linear",
+    "fuss_catalan_cdf",
+    "fuss_catalan_density",
+    "fuss_catalan_density_phi",
+    "fuss_catalan_density_phi_simplified",
+    "fuss_catalan_edge",
+    "fuss_catalan_moment",
+    "fuss_catalan_phi",
+    "fuss_catalan_quantile",
+    "fuss_catalan_x",
     "gradient_beta",
     "gradient_gamma",
     "gradient_growth_linear",
@@ -114,6 +137,7 @@ __all__ = [
     "inference_affine",
     "linear_batch_norm",
     "linear_batch_norm_backward",
+    "marchenko_pastur_density",
     "minibatch_mean",
     "minibatch_variance",
     "normalise",
@@ -126,6 +150,7 @@ __all__ = [
     "scale_and_shift",
     "scale_factor",
     "scaled_step_outside",
+    "singular_value_density",
     "squared_loss",
     "squared_norm_after_step",
     "standardised",
