@@ -1,0 +1,146 @@
+"""The largest usable rate against depth: what its table says (Bjorck et al. 2018, section 4).
+
+The claims, their measures and bounds, and the criterion that chooses between the two laws, were
+written before the recorded runs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import pandas as pd
+
+from bnbook.analysis import bjorck_usable
+from bnbook.analysis.bjorck_usable import PAPER
+from bnbook.arms import WITH, WITHOUT
+from bnbook.claims import Claim
+
+LAWS = ("power", "exponential")
+"""A power of the number of layers, 6n + 2, or an exponential in that of residual blocks, 3n."""
+
+
+def largest(table: pd.DataFrame, arm: str) -> pd.DataFrame:
+    """Largest usable rate of an arm: index seed, columns n, rising."""
+    found: pd.DataFrame = bjorck_usable.largest(table[table["arm"] == arm], "n")
+    return found
+
+
+def abscissa(n: np.ndarray, law: str) -> np.ndarray:
+    """Return what the logarithm of the rate is linear in: log of the layers, or the blocks."""
+    return np.log(6 * n + 2) if law == "power" else 3.0 * n
+
+
+def line(rates: pd.Series, law: str) -> tuple[float, float]:
+    """Fit a law to the largest usable rates of one seed, by least squares on the logarithm.
+
+    Parameters
+    ----------
+    rates : pandas.Series
+        Index n.
+    law : {"power", "exponential"}
+        Which.
+
+    Returns
+    -------
+    slope, intercept : float
+        Of the natural logarithm against `abscissa`; NaN where a rate is missing.
+    """
+    x = abscissa(rates.index.to_numpy(dtype=float), law)
+    y = np.log(rates.to_numpy(dtype=float))
+    centred = x - x.mean()
+    slope = float(centred @ y / (centred @ centred))
+    return slope, float(y.mean() - slope * x.mean())
+
+
+def exponents(table: pd.DataFrame, arm: str) -> pd.Series:
+    """Slope of the logarithm of the largest usable rate against that of depth, per seed."""
+    return _each(largest(table, arm), lambda rates: line(rates, "power")[0])
+
+
+def decays(table: pd.DataFrame, arm: str) -> pd.Series:
+    """Factor of the largest usable rate for each further residual block, per seed."""
+    return _each(largest(table, arm), lambda rates: math.exp(line(rates, "exponential")[0]))
+
+
+def exponent_difference(table: pd.DataFrame) -> pd.Series:
+    """`exponents` without BN minus with BN, per seed."""
+    return pd.Series(exponents(table, WITHOUT) - exponents(table, WITH))
+
+
+def errors(table: pd.DataFrame, arm: str) -> pd.DataFrame:
+    """How far each law misses a depth that it was not fitted to.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        The experiment's table.
+    arm : str
+        The network.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Index seed, columns `LAWS`: root of the mean over depths of the squared error of the
+        logarithm, in decades, each depth predicted from the others.
+    """
+    rates = largest(table, arm)
+    return pd.DataFrame({law: _each(rates, partial(_left_out, law=law)) for law in LAWS})
+
+
+def _each(rates: pd.DataFrame, value: Callable[[pd.Series], float]) -> pd.Series:
+    """Apply a function to the largest usable rates of each seed."""
+    return pd.Series({seed: value(row) for seed, row in rates.iterrows()}).rename_axis("seed")
+
+
+def _left_out(rates: pd.Series, law: str) -> float:
+    misses = []
+    for n, rate in rates.items():
+        slope, intercept = line(rates.drop(n), law)
+        predicted = intercept + slope * abscissa(np.array(float(str(n))), law)
+        misses.append(float(predicted - np.log(rate)) / np.log(10))
+    return float(np.sqrt(np.mean(np.square(misses))))
+
+
+def error_ratio(table: pd.DataFrame) -> pd.Series:
+    """`errors` of the power law divided by those of the exponential, without BN, per seed."""
+    found = errors(table, WITHOUT)
+    return pd.Series(found["power"] / found["exponential"])
+
+
+CLAIMS = (
+    Claim(
+        id="bjorck.depth",
+        paper=PAPER,
+        section="4 and appendix",
+        statement=(
+            "Without BN shallower networks allow larger learning rates; BN takes this limit away."
+        ),
+        quantity=(
+            "slope of the logarithm of the largest usable learning rate against that of depth,"
+            " without BN minus with BN"
+        ),
+        measure=exponent_difference,
+        bound=0.0,
+        direction="below",
+    ),
+    Claim(
+        id="bjorck.depth.law",
+        paper="this book",
+        section="what the growth of the activations at the start lets one expect",
+        statement=(
+            "Without BN the largest usable rate falls exponentially with the number of residual"
+            " blocks, as activations grow at the start, and not as a power of depth."
+        ),
+        quantity=(
+            "error of a power law divided by that of an exponential, without BN, each depth"
+            " predicted from the others"
+        ),
+        measure=error_ratio,
+        bound=1.0,
+        scale="log",
+        unit="×",
+    ),
+)

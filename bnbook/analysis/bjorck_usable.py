@@ -1,0 +1,62 @@
+"""The largest usable learning rate: how it is read off a table of arms × rates × seeds.
+
+A run is *usable* when no minibatch loss was above `THRESHOLD` or not finite, and its last
+validation accuracy is at least `TIMES_GUESSING` times that of guessing. The largest rate of the
+grid at which the run of a seed is usable is that seed's largest usable rate; usable runs need not
+be adjacent. A seed without a usable run has none.
+"""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from bnbook import tuning
+
+PAPER = "Bjorck et al. 2018"
+THRESHOLD = 1000.0
+"""A minibatch loss above this is divergence, in nats; the paper's number."""
+TIMES_GUESSING = 2.0
+CLASSES = 10
+
+
+def usable(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the last step, with the column ``usable``.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        With the columns ``step``, ``diverged_at`` (-1 for never) and ``validation_accuracy``.
+
+    Returns
+    -------
+    pandas.DataFrame
+    """
+    last = tuning.final(table)
+    learned = last["validation_accuracy"] >= TIMES_GUESSING / CLASSES
+    return last.assign(usable=learned & (last["diverged_at"] < 0))
+
+
+def largest(table: pd.DataFrame, by: str = "arm") -> pd.DataFrame:
+    """Largest usable rate of every network and seed.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        The experiment's table.
+    by : str
+        The column that tells networks apart.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Index seed, columns the networks; missing where a seed has no usable rate.
+    """
+    runs = usable(table)
+    rates = runs["learning_rate"].where(runs["usable"])
+    found: pd.DataFrame = rates.groupby([runs["seed"], runs[by]]).max().unstack(by)
+    return found
+
+
+def on_edge(table: pd.DataFrame, found: pd.Series) -> int:
+    """Count the seeds whose largest usable rate is the grid's largest, a lower bound only."""
+    return int((found >= table["learning_rate"].max()).sum())
