@@ -1,0 +1,226 @@
+"""Bjorck et al.'s figure 1, with and without BN at many learning rates: what its table says.
+
+The claims, their measures and bounds were written before the recorded runs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from bnbook import claims, tuning
+from bnbook.arms import WITH, WITHOUT
+from bnbook.claims import Claim
+
+PAPER = "Bjorck et al. 2018"
+SHARE = 0.9
+"""Of the tuned baseline's validation accuracy: the accuracy to which the map counts steps."""
+FAILED = 0.2
+"""A run that ends below this test accuracy, twice that of guessing, counts as failed."""
+
+
+def small_rate(table: pd.DataFrame) -> float:
+    """Learning rate that suits the network without BN: best final validation accuracy."""
+    return tuning.tuned_rates(table, (WITHOUT,))[WITHOUT]
+
+
+def large_rate(table: pd.DataFrame) -> float:
+    """Best of the rates with BN that are larger than `small_rate`; NaN when there is none."""
+    larger = table[table["learning_rate"] > small_rate(table)]
+    return tuning.tuned_rates(larger, (WITH,)).get(WITH, float("nan"))
+
+
+def target(table: pd.DataFrame) -> float:
+    """Validation accuracy that counts as reached: `SHARE` of the tuned baseline's final one."""
+    final = tuning.final_by_arm(table, {WITHOUT: small_rate(table)}, "validation_accuracy")
+    return SHARE * float(final[WITHOUT].mean())
+
+
+def at(table: pd.DataFrame, arm: str, rate: float, column: str) -> pd.Series:
+    """Return the final value of a column for one arm at one rate, per seed; NaN without runs."""
+    seeds = pd.Index(sorted(table["seed"].unique()), name="seed")
+    runs = tuning.final(table)
+    runs = runs[(runs["arm"] == arm) & (runs["learning_rate"] == rate)]
+    return runs.set_index("seed")[column].reindex(seeds)
+
+
+def steps_at(table: pd.DataFrame, arm: str, rate: float, level: float) -> pd.Series:
+    """First measured step at which one arm at one rate has a validation accuracy, per seed."""
+    runs = table[(table["arm"] == arm) & (table["learning_rate"] == rate)]
+    seeds = pd.Index(sorted(table["seed"].unique()), name="seed")
+    reached = runs[runs["validation_accuracy"] >= level].groupby("seed")["step"].min()
+    return reached.reindex(seeds).astype(float)
+
+
+def same_rate_gap(table: pd.DataFrame) -> pd.Series:
+    """Final test accuracy with BN minus without, both at `small_rate`, in points, per seed."""
+    rate = small_rate(table)
+    found = at(table, WITH, rate, "test_accuracy") - at(table, WITHOUT, rate, "test_accuracy")
+    return 100 * found
+
+
+def rate_speedup(table: pd.DataFrame) -> pd.Series:
+    """Steps with BN at `small_rate` divided by steps with BN at `large_rate`, to `target`."""
+    level = target(table)
+    small, large = small_rate(table), large_rate(table)
+    return steps_at(table, WITH, small, level) / steps_at(table, WITH, large, level)
+
+
+def rate_gain(table: pd.DataFrame) -> pd.Series:
+    """Final test accuracy with BN at `large_rate` minus at `small_rate`, in points, per seed."""
+    large = at(table, WITH, large_rate(table), "test_accuracy")
+    return 100 * (large - at(table, WITH, small_rate(table), "test_accuracy"))
+
+
+def without_diverged(table: pd.DataFrame) -> pd.Series:
+    """Whether the network without BN diverged at `large_rate`, 1 or 0, per seed."""
+    found = at(table, WITHOUT, large_rate(table), "diverged_at")
+    return (found >= 0).astype(float).where(found.notna())
+
+
+def tuned_gap(table: pd.DataFrame) -> pd.Series:
+    """Final test accuracy with BN minus without, each at its tuned rate, in points, per seed."""
+    rates = tuning.tuned_rates(table, (WITHOUT, WITH))
+    final = tuning.final_by_arm(table, rates, "test_accuracy")
+    return pd.Series(100 * (final[WITH] - final[WITHOUT]))
+
+
+CLAIMS = (
+    Claim(
+        id="bjorck.fig1.same_rate",
+        paper=PAPER,
+        section="2, figure 1",
+        statement="At the rate that suits the network without BN, BN is no better.",
+        quantity=(
+            "final test accuracy with BN minus without, both at the tuned rate of the network"
+            " without BN"
+        ),
+        measure=same_rate_gap,
+        bound=1.0,
+        direction="below",
+        digits=1,
+        unit=" points",
+    ),
+    Claim(
+        id="bjorck.fig1.higher_rate_faster",
+        paper=PAPER,
+        section="2, figure 1",
+        statement="With BN, larger rates train faster.",
+        quantity=(
+            "steps with BN at the tuned rate of the network without BN, divided by steps with BN"
+            " at the best larger rate, to nine tenths of the tuned baseline's validation accuracy"
+        ),
+        measure=rate_speedup,
+        bound=1.0,
+        scale="log",
+        digits=1,
+        unit="×",
+    ),
+    Claim(
+        id="bjorck.fig1.higher_rate_generalises",
+        paper=PAPER,
+        section="2, figure 1",
+        statement="With BN, larger rates give a higher test accuracy.",
+        quantity=(
+            "final test accuracy with BN at the best larger rate minus with BN at the tuned rate of"
+            " the network without BN"
+        ),
+        measure=rate_gain,
+        bound=0.0,
+        digits=1,
+        unit=" points",
+    ),
+    Claim(
+        id="bjorck.fig1.unnormalised_diverges",
+        paper=PAPER,
+        section="2, figure 1",
+        statement="The network without BN diverges at the larger rates that BN profits from.",
+        quantity=(
+            "share of seeds whose minibatch loss passes 10³ or stops being finite without BN, at"
+            " the best larger rate of BN"
+        ),
+        measure=without_diverged,
+        bound=0.5,
+        digits=2,
+    ),
+)
+
+
+def survived(table: pd.DataFrame, arm: str) -> float:
+    """Largest rate up to which no run of an arm diverged; NaN when the smallest already fails."""
+    runs = tuning.final(table[table["arm"] == arm])
+    worst = (runs["diverged_at"] >= 0).groupby(runs["learning_rate"]).any().sort_index()
+    below = worst.index[~worst.cummax()]
+    return float(below.max()) if len(below) else float("nan")
+
+
+def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Return the numbers that the chapter quotes beside the claims.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        The experiment's table.
+
+    Returns
+    -------
+    dict
+        Name -> ``value``, ``digits``, ``unit`` and, for means over seeds, ``low``, ``high``.
+    """
+    rates = tuning.tuned_rates(table, (WITHOUT, WITH))
+    small, large = small_rate(table), large_rate(table)
+    grid, last = sorted(table["learning_rate"].unique()), tuning.final(table)
+    gap = 100 * (table["training_accuracy"] - table["test_accuracy"])
+    gaps = table.assign(gap=gap)
+    found = {
+        "rates": claims.fact([len(grid)], 0),
+        "seeds": claims.fact([table["seed"].nunique()], 0),
+        "steps": claims.fact([table["step"].max()], 0),
+        "smallest_rate": claims.fact([grid[0]], 5),
+        "largest_rate": claims.fact([grid[-1]], 1),
+        "small_rate": rate_fact(small),
+        "large_rate": rate_fact(large),
+        "target": claims.fact([100 * target(table)], 1, " %"),
+        "tuned_gap": claims.fact(tuned_gap(table), 1, " points"),
+        "diverged": claims.fact([(last["diverged_at"] >= 0).sum()], 0),
+        "small_gap": claims.fact(_defined(at(gaps, WITH, small, "gap")), 1, " points"),
+        "large_gap": claims.fact(_defined(at(gaps, WITH, large, "gap")), 1, " points"),
+    }
+    for name, arm in (("without", WITHOUT), ("with", WITH)):
+        found |= {
+            f"{name}_rate": rate_fact(rates[arm]),
+            f"{name}_on_edge": claims.fact([rates[arm] in (grid[0], grid[-1])], 0),
+            f"{name}_accuracy": _accuracy(table, arm, rates[arm]),
+            f"{name}_small_accuracy": _accuracy(table, arm, small),
+            f"{name}_large_accuracy": _accuracy(table, arm, large),
+            f"{name}_survives": rate_fact(survived(table, arm)),
+            f"{name}_usable": claims.fact(
+                [tuning.usable_rates(table, arm, "test_accuracy", 0.02)], 0
+            ),
+            f"{name}_fastest": claims.fact(_fastest(table, arm), 0),
+        }
+    return found
+
+
+def _fastest(table: pd.DataFrame, arm: str) -> list[float]:
+    """Fewest steps to the target, averaged over seeds, of the rates where every seed gets there."""
+    needed = tuning.steps_to_reach(table, "validation_accuracy", target(table))
+    means = needed.loc[:, [arm]].dropna(axis="columns").mean()
+    return [float(means.min())] if len(means) else []
+
+
+def _accuracy(table: pd.DataFrame, arm: str, rate: float) -> dict[str, Any]:
+    return claims.fact(_defined(100 * at(table, arm, rate, "test_accuracy")), 1, " %")
+
+
+def rate_fact(rate: float) -> dict[str, Any]:
+    """Describe a rate with two significant digits; no value for NaN."""
+    if rate != rate:
+        return claims.fact([], 3)
+    digits = next(d for d in range(7) if round(rate, d) == float(f"{rate:.2g}"))
+    return claims.fact([rate], digits)
+
+
+def _defined(values: pd.Series) -> list[float]:
+    return [float(value) for value in values.dropna()]
