@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from bnbook import claims
-from bnbook.analysis.bjorck_start import NAMES, PAPER, by_arm, geometric
+from bnbook.analysis.bjorck_start import NAMES, PAPER, by_arm, geometric, significant
 from bnbook.arms import WITH, WITHOUT
 from bnbook.claims import Claim
 
@@ -113,11 +113,11 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     offsets = offset.pivot_table(index="seed", columns="arm", values="offset")
     for arm, name in NAMES.items():
         found |= {
-            f"{name}_rms": geometric(by_arm(rows, "rms")[arm], None),
+            f"{name}_rms": significant(by_arm(rows, "rms")[arm]),
             f"{name}_tail": geometric(by_arm(rows, "tail")[arm], 1),
             f"{name}_kurtosis": claims.fact(kurtosis[arm], 1),
             f"{name}_offset": claims.fact(offsets[arm], 3),
-            f"{name}_loss": geometric(by_arm(rows, "loss")[arm], 1),
+            f"{name}_loss": significant(by_arm(rows, "loss")[arm]),
         }
     return found
 

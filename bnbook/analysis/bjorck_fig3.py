@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from bnbook import claims
-from bnbook.analysis.bjorck_start import NAMES, PAPER, by_arm, geometric
+from bnbook.analysis.bjorck_start import NAMES, PAPER, by_arm, significant
 from bnbook.arms import WITH, WITHOUT
 from bnbook.claims import Claim
 
@@ -54,6 +54,15 @@ def step_ratio(table: pd.DataFrame, column: str = "largest_step") -> pd.Series:
     """
     largest = by_arm(searches(table), column)
     return pd.Series(largest[WITH] / largest[WITHOUT])
+
+
+def recrossings(table: pd.DataFrame) -> int:
+    """Count the curves that come back below the old loss after they have left it."""
+    count = 0
+    for _, run in table.sort_values("step_size").groupby(["arm", "seed", "minibatch"]):
+        helps = (run["loss_ratio"] < 1).to_numpy()
+        count += bool((helps[1:] & ~helps[:-1]).any())
+    return count
 
 
 def length_ratio(table: pd.DataFrame) -> pd.Series:
@@ -123,15 +132,17 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         "minibatches": claims.fact([rows["minibatch"].nunique()], 0),
         "batch_size": claims.fact([rows["batch_size"].iloc[0]], 0),
         "depth": claims.fact([rows["depth"].iloc[0]], 0),
-        "norm_ratio": geometric(norms[WITHOUT] / norms[WITH], 0, "×"),
-        "start_ratio": geometric(at_start[WITH] / at_start[WITHOUT], 0, "×"),
+        "curves": claims.fact([len(rows)], 0),
+        "recrossings": claims.fact([recrossings(table)], 0),
+        "norm_ratio": significant(norms[WITHOUT] / norms[WITH]),
+        "start_ratio": significant(at_start[WITH] / at_start[WITHOUT]),
     }
     for arm, name in NAMES.items():
         found |= {
-            f"{name}_largest": geometric(by_arm(rows, "largest_step")[arm], None),
-            f"{name}_length": geometric(by_arm(rows, "largest_length")[arm], None),
-            f"{name}_norm": geometric(norms[arm], None),
-            f"{name}_best": geometric(by_arm(rows, "best_ratio")[arm], 3),
-            f"{name}_loss": geometric(by_arm(first, "loss")[arm], 1),
+            f"{name}_largest": significant(by_arm(rows, "largest_step")[arm]),
+            f"{name}_length": significant(by_arm(rows, "largest_length")[arm]),
+            f"{name}_norm": significant(norms[arm]),
+            f"{name}_best": significant(by_arm(rows, "best_ratio")[arm]),
+            f"{name}_loss": significant(by_arm(first, "loss")[arm]),
         }
     return found

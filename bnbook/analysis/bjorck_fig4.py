@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from bnbook import claims
-from bnbook.analysis.bjorck_start import PAPER, geometric
-from bnbook.arms import WITH, WITHOUT
+from bnbook.analysis.bjorck_start import PAPER, significant
+from bnbook.arms import AS_LONG, WITH, WITHOUT
 from bnbook.claims import Claim
 
 THRESHOLD = 1000.0
@@ -21,6 +21,8 @@ LAYERS = (8, 44, 80)
 """The layers of the paper's figure, counted from the first convolution."""
 MANY = 10.0
 """Growth of the variance from which a layer counts as having gone."""
+NAMES = {WITHOUT: "without", WITH: "with", AS_LONG: "as_long"}
+"""The arms' names in facts."""
 ALL = -1
 """The channel of rows that are means over all channels of a layer."""
 
@@ -49,9 +51,14 @@ def profiles(table: pd.DataFrame, arm: str) -> pd.DataFrame:
     return pd.DataFrame(variance / start.to_numpy())
 
 
-def growth(table: pd.DataFrame, arm: str = WITHOUT) -> pd.DataFrame:
-    """`profiles` after the whole update: index seed, columns the layers."""
-    return pd.DataFrame(profiles(table, arm).xs(1.0, level="fraction"))
+def growth(table: pd.DataFrame, arm: str = WITHOUT, fraction: float = 1.0) -> pd.DataFrame:
+    """`profiles` after the whole update or another fraction: index seed, columns the layers."""
+    return pd.DataFrame(profiles(table, arm).xs(fraction, level="fraction"))
+
+
+def within(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows up to the whole update."""
+    return table[table["fraction"] <= 1]
 
 
 def growth_ratio(table: pd.DataFrame) -> pd.Series:
@@ -70,6 +77,11 @@ def growth_ratio(table: pd.DataFrame) -> pd.Series:
     low, *_, high = probed(table)
     grown = growth(table)
     return pd.Series((grown[high] / grown[low]).where(diverged(table)))
+
+
+def extra_decades(table: pd.DataFrame) -> pd.Series:
+    """`growth_ratio` in powers of ten, per seed."""
+    return pd.Series(np.log10(growth_ratio(table)))
 
 
 def probed(table: pd.DataFrame) -> list[int]:
@@ -94,41 +106,86 @@ CLAIMS = (
             " layers."
         ),
         quantity=(
-            "growth of the channels' variance over the diverging update, mean over channels: in"
-            " layer 80 divided by in layer 8"
+            "growth of the channels' variance over the diverging update, mean over channels, in"
+            " powers of ten: in layer 80 less in layer 8"
         ),
-        measure=growth_ratio,
-        bound=1.0,
-        scale="log",
+        measure=extra_decades,
+        bound=0.0,
         digits=1,
-        unit="×",
+        unit=" decades",
     ),
 )
 
 
 def crossing(table: pd.DataFrame, arm: str = WITHOUT) -> pd.DataFrame:
-    """Smallest applied fraction at which each layer's variance has grown by `MANY`.
+    """Part of the update at which each layer's variance has grown by `MANY`.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        The experiment's table.
+    arm : str
+        The network.
 
     Returns
     -------
     pandas.DataFrame
-        Index seed, columns the layers; missing where it never has.
+        Index seed, columns the layers: in [0, 1], interpolated on the logarithm of the variance;
+        missing where it never has.
     """
-    gone = ~(profiles(table, arm) <= MANY)
-    return gone.groupby("seed").agg(_first_true)
+    grown = profiles(within(table), arm)
+    return pd.DataFrame(
+        {
+            seed: {layer: reaches(run[layer].droplevel("seed"), MANY) for layer in grown.columns}
+            for seed, run in grown.groupby("seed")
+        }
+    ).T.rename_axis(index="seed", columns="layer")
 
 
-def _first_true(gone: pd.Series) -> float:
-    fractions = gone.index.get_level_values("fraction")[gone.to_numpy()]
-    return float(fractions.min()) if len(fractions) else np.nan
+def reaches(values: pd.Series, level: float) -> float:
+    """Index at which positive values first exceed a level, interpolated on their logarithm.
+
+    Parameters
+    ----------
+    values : pandas.Series
+        Index rising. What is not finite exceeds every level.
+    level : float
+        Positive.
+
+    Returns
+    -------
+    float
+        The first index where the values begin above; NaN where they never exceed the level.
+    """
+    above = ~(values <= level).to_numpy()
+    if not above.any():
+        return float("nan")
+    at = int(above.argmax())
+    index = values.index.to_numpy(dtype=float)
+    if at == 0 or not np.isfinite(values.iloc[at]):
+        return float(index[at])
+    low, high = np.log(values.iloc[at - 1]), np.log(values.iloc[at])
+    share = (np.log(level) - low) / (high - low)
+    return float(index[at - 1] + share * (index[at] - index[at - 1]))
 
 
 def first_layer(table: pd.DataFrame) -> pd.Series:
-    """Return the lowest of the layers that go at the smallest fraction, without BN, per seed."""
+    """Return the layer that goes first without BN, per seed; missing where none goes."""
     at = crossing(table)
-    first = at.eq(at.min(axis="columns"), axis="index")
+    at = at[at.notna().any(axis="columns")]
+    return pd.Series(at.idxmin(axis="columns"), dtype=float)
+
+
+def losses(table: pd.DataFrame, arm: str, fraction: float) -> pd.Series:
+    """Loss of a network with a fraction of the update applied, per seed."""
+    rows = table[(table["arm"] == arm) & (table["fraction"] == fraction)]
+    return pd.Series(rows.groupby("seed")["loss"].first())
+
+
+def best_fraction(table: pd.DataFrame) -> pd.Series:
+    """Part of the update, of those applied, with the smallest loss without BN, per seed."""
     return pd.Series(
-        first.idxmax(axis="columns").where(at.notna().any(axis="columns")), dtype=float
+        _losses_on_the_way(table).unstack("fraction").idxmin(axis="columns"), dtype=float
     )
 
 
@@ -145,49 +202,63 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     dict
         Name -> ``value``, ``digits``, ``unit`` and, for means over seeds, ``low``, ``high``.
     """
-    plain = table[table["arm"] == WITHOUT]
-    whole = plain[plain["fraction"] == 1.0].groupby("seed").first()
-    start = plain[plain["fraction"] == 0.0].groupby("seed").first()
-    normalised = table[table["arm"] == WITH]
-    ends = {
-        "start": normalised[normalised["fraction"] == 0.0].groupby("seed")["loss"].first(),
-        "end": normalised[normalised["fraction"] == 1.0].groupby("seed")["loss"].first(),
-    }
+    updates = table[table["arm"] == WITHOUT].groupby("seed").first()
+    passed, best = _loss_crossing(table), best_fraction(table)
+    grown = growth(table)
     found = {
         "seeds": claims.fact([table["seed"].nunique()], 0),
-        "depth": claims.fact([plain["depth"].iloc[0]], 0),
-        "batch_size": claims.fact([plain["batch_size"].iloc[0]], 0),
+        "depth": claims.fact([updates["depth"].iloc[0]], 0),
+        "batch_size": claims.fact([updates["batch_size"].iloc[0]], 0),
         "diverged": claims.fact([int(diverged(table).sum())], 0),
-        "smallest_rate": claims.fact([whole["learning_rate"].min()], None),
-        "largest_rate": claims.fact([whole["learning_rate"].max()], None),
-        "first_update": claims.fact([whole["update"].min()], 0),
-        "last_update": claims.fact([whole["update"].max()], 0),
-        "loss_before": geometric(start["loss"], 0),
-        "loss_after": geometric(whole["loss"], None),
-        "with_loss_before": geometric(ends["start"], 1),
-        "with_loss_after": geometric(ends["end"], 1),
-        "first_layer": claims.fact(first_layer(table).dropna(), 0),
-        "rank_correlation": claims.fact(_rank_correlation(table), 2),
-        "logit_growth": geometric(_last(growth(table)), None, "×"),
+        "smallest_rate": significant([updates["learning_rate"].min()]),
+        "largest_rate": significant([updates["learning_rate"].max()]),
+        "first_update": claims.fact([updates["update"].min()], 0),
+        "last_update": claims.fact([updates["update"].max()], 0),
+        "length": significant(updates["length"]),
+        "began_above": claims.fact([int((losses(table, WITHOUT, 0.0) > THRESHOLD).sum())], 0),
+        "helped": claims.fact([int((best > 0).sum())], 0),
+        "best_fraction": claims.fact(100 * best, 0, " %"),
+        "loss_fraction": claims.fact(100 * passed.dropna(), 0, " %"),
+        "first_layer": claims.fact(first_layer(table), 0),
+        "layers_gone": claims.fact(crossing(table).notna().sum(axis="columns"), 0),
+        "rank_correlation": claims.fact(_rank_correlation(grown), 2),
+        "last_growth": significant(grown[max(grown.columns)]),
     }
+    for arm, name in NAMES.items():
+        for when, fraction in (("before", 0.0), ("after", 1.0)):
+            found[f"{name}_loss_{when}"] = significant(losses(table, arm, fraction))
+    low, *_, high = probed(table)
+    for multiple in sorted(table.loc[table["fraction"] > 1, "fraction"].unique()):
+        beyond = growth(table, WITHOUT, multiple)
+        found[f"ratio_at_{multiple:g}"] = significant(beyond[high] / beyond[low])
     at = crossing(table)
     for place, layer in zip(("low", "middle", "high"), probed(table), strict=False):
         found |= {
             f"{place}_layer": claims.fact([layer], 0),
-            f"{place}_growth": geometric(growth(table)[layer], None, "×"),
-            f"with_{place}_growth": geometric(growth(table, WITH)[layer], 2, "×"),
             f"{place}_fraction": claims.fact(100 * at[layer].dropna(), 0, " %"),
             f"{place}_gone": claims.fact([int(at[layer].notna().sum())], 0),
         }
+        for arm, name in NAMES.items():
+            found[f"{name}_{place}_growth"] = significant(growth(table, arm)[layer])
     return found
 
 
-def _last(grown: pd.DataFrame) -> pd.Series:
-    return pd.Series(grown[max(grown.columns)])
+def _loss_crossing(table: pd.DataFrame) -> pd.Series:
+    """Part of the update at which the loss without BN passes `THRESHOLD`, per seed."""
+    return (
+        _losses_on_the_way(table)
+        .groupby("seed")
+        .agg(lambda run: reaches(run.droplevel("seed"), THRESHOLD))
+    )
 
 
-def _rank_correlation(table: pd.DataFrame) -> list[float]:
-    """Spearman's correlation of a layer's growth with its number, without BN, per seed."""
-    grown = growth(table)
+def _losses_on_the_way(table: pd.DataFrame) -> pd.Series:
+    """Loss without BN up to the whole update: index seed and fraction."""
+    rows = within(table[table["arm"] == WITHOUT])
+    return pd.Series(rows.groupby(["seed", "fraction"])["loss"].first())
+
+
+def _rank_correlation(grown: pd.DataFrame) -> list[float]:
+    """Spearman's correlation of a layer's growth with its number, per seed."""
     layers = pd.Series(grown.columns, index=grown.columns, dtype=float)
     return [float(row.corr(layers, method="spearman")) for _, row in grown.iterrows()]

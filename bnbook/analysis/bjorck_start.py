@@ -65,12 +65,15 @@ def geometric(samples: Iterable[float], digits: int | None, unit: str = "") -> d
     return {"value": value, "low": low, "high": high, "digits": digits, "unit": unit}
 
 
-def significant(samples: Iterable[float], unit: str = "") -> dict[str, Any]:
-    """`geometric` with two significant digits: a power of ten below 0.01 and from 10,000 on."""
-    found = geometric(samples, None, unit)
-    value = found["value"]
-    if value is not None and 0.01 <= value < 1e4:
-        found["digits"] = max(0, 1 - math.floor(math.log10(value)))
+def significant(samples: Iterable[float]) -> dict[str, Any]:
+    """`geometric` with two significant digits.
+
+    Value and interval are written with powers of ten unless all lie from 0.01 to 10,000.
+    """
+    found = geometric(samples, None)
+    shown = [found[key] for key in ("value", "low", "high") if found[key] is not None]
+    if shown and min(shown) >= 0.01 and max(shown) < 1e4:
+        found["digits"] = max(0, 1 - math.floor(math.log10(found["value"])))
     return found
 
 
