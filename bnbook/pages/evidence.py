@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -18,6 +19,8 @@ NBSP = "\u00a0"
 DESCRIPTIONS = ("statement", "quantity", "criterion", "paper", "section")
 """The fields of a claim that are words, written before the run."""
 _MADE_BY = "`bnbook run` records results and `bnbook judge` writes the ledger files"
+MOST_LISTED = 20
+"""Names that an error lists; of more, the nearest."""
 
 
 @dataclass(frozen=True)
@@ -106,10 +109,15 @@ def _read(folder: Path, stamps: tuple[tuple[str, int, int], ...]) -> Evidence:
 
 
 def _pick(found: Mapping[str, T], name: str, what: str) -> T:
-    if name not in found:
-        there = ", ".join(sorted(found)) or f"none ({_MADE_BY})"
-        raise BnbookError(f"expected {what}, found {name!r}; there are: {there}.")
-    return found[name]
+    if name in found:
+        return found[name]
+    names = sorted(found)
+    if len(names) > MOST_LISTED:
+        near = difflib.get_close_matches(name, names, 5, cutoff=0.4)
+        there = f"there are {len(names)}, the nearest: {', '.join(near) or names[0]}"
+    else:
+        there = f"there are: {', '.join(names) or f'none ({_MADE_BY})'}"
+    raise BnbookError(f"expected {what}, found {name!r}; {there}.")
 
 
 def profile_of(content: Mapping[str, Any], wanted: str | None) -> str:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nbformat import v4
 
+from bnbook.errors import BnbookError
 from bnbook.pages import assets, evidence
 
 PIXEL = (
@@ -141,6 +142,15 @@ def test_a_fault_fails_every_build_until_it_is_mended(site, content):
     for number in range(len(FAULTS)):
         site.write(f"book/fault-{number}.md", f"# Fault {number}, mended\n")
     assert site.build() == (0, "")
+
+
+def test_of_many_names_an_error_lists_the_nearest():
+    facts = {f"fact_{i}": {"value": 1.0} for i in range(100)} | {"with_accuracy": {"value": 1.0}}
+    content = {"experiment": "toy", "profiles": {"quick": {"facts": facts}}}
+    with pytest.raises(BnbookError) as error:
+        evidence.fact_text(content, "with_acuracy", "", "quick")
+    assert "there are 101, the nearest: with_accuracy" in str(error.value)
+    assert len(str(error.value)) < 200
 
 
 def test_a_broken_ledger_file_is_named(site, content):
