@@ -9,11 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from bnbook import claims
 from bnbook.analysis import bjorck_usable
+from bnbook.analysis.bjorck_start import NAMES, significant
 from bnbook.analysis.bjorck_usable import PAPER
 from bnbook.arms import WITH, WITHOUT
 from bnbook.claims import Claim
@@ -144,3 +147,75 @@ CLAIMS = (
         unit="×",
     ),
 )
+
+
+def curves(table: pd.DataFrame) -> pd.DataFrame:
+    """Each arm's fitted laws.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        The experiment's table.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``arm``, ``law``, ``layers`` and ``rate``: geometric mean over seeds of the fitted rates;
+        seeds with a missing rate are left out.
+    """
+    tables = []
+    for arm in NAMES:
+        rates = largest(table, arm).dropna()
+        n = np.geomspace(table["n"].min(), table["n"].max(), 50)
+        for law in LAWS if len(rates) else ():
+            fitted = [line(row, law) for _, row in rates.iterrows()]
+            logs = np.mean([b + slope * abscissa(n, law) for slope, b in fitted], axis=0)
+            columns = {"arm": arm, "law": law, "layers": 6 * n + 2, "rate": np.exp(logs)}
+            tables.append(pd.DataFrame(columns))
+    return pd.concat(tables) if tables else pd.DataFrame(columns=["arm", "law", "layers", "rate"])
+
+
+def usable_shares(table: pd.DataFrame) -> pd.DataFrame:
+    """Share of seeds whose run is usable: index arm and learning rate, columns n."""
+    arms = {arm: bjorck_usable.shares(rows, "n") for arm, rows in table.groupby("arm")}
+    return pd.concat(arms, names=["arm"])
+
+
+def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Return the numbers that the chapter quotes beside the claims.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        The experiment's table.
+
+    Returns
+    -------
+    dict
+        Name -> ``value``, ``digits``, ``unit``, ``low``, ``high``.
+    """
+    n = sorted(table["n"].unique())
+    found = bjorck_usable.setting(table) | {
+        "depths": claims.fact([len(n)], 0),
+        "shallowest": claims.fact([6 * n[0] + 2], 0),
+        "deepest": claims.fact([6 * n[-1] + 2], 0),
+    }
+    for arm, short in NAMES.items():
+        rates = largest(table, arm)
+        missed = errors(table, arm)
+        found |= {
+            f"{short}_shallow_rate": significant(rates[n[0]].dropna()),
+            f"{short}_deep_rate": significant(rates[n[-1]].dropna()),
+            f"{short}_fall": significant((rates[n[0]] / rates[n[-1]]).dropna()),
+            f"{short}_exponent": claims.fact(exponents(table, arm).dropna(), 2),
+            f"{short}_decay": claims.fact(decays(table, arm).dropna(), 3),
+            f"{short}_power_error": claims.fact(missed["power"].dropna(), 2, " decades"),
+            f"{short}_exponential_error": claims.fact(
+                missed["exponential"].dropna(), 2, " decades"
+            ),
+            f"{short}_none": claims.fact([int(rates.isna().sum().sum())], 0),
+            f"{short}_edge": claims.fact(
+                [sum(bjorck_usable.on_edge(table, rates[size]) for size in n)], 0
+            ),
+        }
+    return found

@@ -6,12 +6,15 @@ The claims, their measures and bounds were written before the recorded runs.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from bnbook import tuning
+from bnbook import claims, tuning
 from bnbook.analysis import bjorck_usable
+from bnbook.analysis.bjorck_start import significant
 from bnbook.analysis.bjorck_usable import PAPER
 from bnbook.arms import LAST_ONLY, WITH, WITHOUT
 from bnbook.claims import Claim
@@ -19,6 +22,8 @@ from bnbook.errors import BnbookError
 
 MAIN = (WITHOUT, WITH, LAST_ONLY)
 """The networks of the paper."""
+NAMES = {WITHOUT: "without", WITH: "with", LAST_ONLY: "last"}
+"""The arms' names in facts."""
 FAMILIES = {
     "only": "BN at layer {} only",
     "but": "BN at all layers but {}",
@@ -194,3 +199,88 @@ CLAIMS = (
         unit="×",
     ),
 )
+
+
+def extremes(table: pd.DataFrame) -> pd.DataFrame:
+    """Largest usable rate of `MAIN`: index seed, columns the arms."""
+    return bjorck_usable.largest(table)[list(MAIN)]
+
+
+def placed(table: pd.DataFrame) -> pd.DataFrame:
+    """Largest usable rate of the networks with BN at some of the layers.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        The experiment's table.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per network and seed: ``family``, ``number``, ``seed`` and ``rate``; BN at the last
+        layer only stands among ``only``, with the number 6n + 2.
+    """
+    rates = bjorck_usable.largest(table)
+    arms = {arm: (of, number) for of in FAMILIES for number, arm in family(table, of).items()} | {
+        LAST_ONLY: ("only", depth(table))
+    }
+    rows = [
+        (of, number, seed, rate)
+        for arm, (of, number) in arms.items()
+        for seed, rate in rates[arm].items()
+    ]
+    return pd.DataFrame(rows, columns=["family", "number", "seed", "rate"])
+
+
+def depth(table: pd.DataFrame) -> int:
+    """Layers of the network, 6n + 2."""
+    return 6 * int(table["n"].max()) + 2
+
+
+def mean_share(table: pd.DataFrame, arms: Iterable[str]) -> pd.Series:
+    """`rate_share`, averaged over arms: index seed; empty without arms, no missing seeds."""
+    shares = {arm: rate_share(table, arm) for arm in arms}
+    return pd.DataFrame(shares).mean(axis=1, skipna=False).dropna() if shares else pd.Series()
+
+
+def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Return the numbers that the chapter quotes beside the claims.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        The experiment's table.
+
+    Returns
+    -------
+    dict
+        Name -> ``value``, ``digits``, ``unit``, ``low``, ``high``.
+    """
+    rates, tuned, accuracy = extremes(table), tuned_rates(table), tuned_accuracy(table)
+    found = bjorck_usable.setting(table) | {
+        "layers": claims.fact([depth(table)], 0),
+        "with_gain": significant((rates[WITH] / rates[WITHOUT]).dropna()),
+        "last_gain": significant((rates[LAST_ONLY] / rates[WITHOUT]).dropna()),
+        "accuracy_gain": claims.fact(100 * (accuracy[WITH] - accuracy[WITHOUT]), 1, " points"),
+        "last_accuracy_gain": claims.fact(
+            100 * (accuracy[LAST_ONLY] - accuracy[WITHOUT]), 1, " points"
+        ),
+    }
+    for arm, short in NAMES.items():
+        found |= {
+            f"{short}_rate": significant(rates[arm].dropna()),
+            f"{short}_edge": claims.fact([bjorck_usable.on_edge(table, rates[arm])], 0),
+            f"{short}_tuned": significant([tuned[arm]]),
+            f"{short}_accuracy": claims.fact(100 * accuracy[arm], 1, " %"),
+        }
+    for of in FAMILIES:
+        arms = list(family(table, of).values())
+        found |= {
+            f"{of}_networks": claims.fact([len(arms)], 0),
+            f"{of}_share": claims.fact(mean_share(table, arms), 2),
+            f"{of}_first_share": claims.fact(mean_share(table, arms[:1]), 2),
+            f"{of}_last_share": claims.fact(mean_share(table, arms[-1:]), 2),
+            f"{of}_first": claims.fact(list(family(table, of))[:1], 0),
+            f"{of}_last": claims.fact(list(family(table, of))[-1:], 0),
+        }
+    return found

@@ -53,7 +53,8 @@ def tuned_rate(table: pd.DataFrame) -> float:
     """Rate with the best validation accuracy at the reference batch size, over seeds."""
     found = runs(table)
     found = found[found["batch_size"] == reference_batch(table)]
-    return float(found.groupby("learning_rate")["validation_accuracy"].mean().idxmax())
+    mean = found.groupby("learning_rate")["validation_accuracy"].mean()
+    return float(mean.index[int(mean.argmax())])
 
 
 def batch_accuracies(table: pd.DataFrame, column: str = "test_accuracy") -> pd.DataFrame:
@@ -132,7 +133,7 @@ def flatness_slope(table: pd.DataFrame) -> pd.Series:
     found = found[(found["diverged_at"] < 0) & (found["eigenvalue"] > 0)]
     slopes = {}
     for seed, group in found.groupby("seed"):
-        x = np.log(group["learning_rate"] / group["batch_size"]).to_numpy()
+        x = np.log((group["learning_rate"] / group["batch_size"]).to_numpy(float))
         if len(set(x)) > 1:
             slopes[seed] = float(np.polyfit(x, np.log(group["eigenvalue"].to_numpy()), 1)[0])
     return pd.Series(slopes, dtype=float)
@@ -165,8 +166,8 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         "steps": claims.fact([trained["step"].max()], 0),
         "rate": rate_fact(tuned_rate(table)),
         "reference_batch": claims.fact([reference_batch(table)], 0),
-        "smallest_batch": claims.fact([final.columns[0]], 0),
-        "largest_batch": claims.fact([final.columns[-1]], 0),
+        "smallest_batch": claims.fact([int(trained["batch_size"].min())], 0),
+        "largest_batch": claims.fact([int(trained["batch_size"].max())], 0),
         "noise_images": claims.fact([measured["images"].max()], 0),
         "networks": claims.fact([len(measured[["arm", "seed", "learning_rate", "batch_size"]]
                                      .drop_duplicates())], 0),

@@ -8,9 +8,12 @@ be adjacent. A seed without a usable run has none.
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 
-from bnbook import tuning
+from bnbook import claims, tuning
+from bnbook.analysis.bjorck_start import significant
 
 PAPER = "Bjorck et al. 2018"
 THRESHOLD = 1000.0
@@ -34,6 +37,12 @@ def usable(table: pd.DataFrame) -> pd.DataFrame:
     last = tuning.final(table)
     learned = last["validation_accuracy"] >= TIMES_GUESSING / CLASSES
     return last.assign(usable=learned & (last["diverged_at"] < 0))
+
+
+def shares(table: pd.DataFrame, by: str = "arm") -> pd.DataFrame:
+    """Share of the seeds whose run is usable: index learning rate, columns the networks."""
+    runs = usable(table).astype({"usable": float})
+    return runs.pivot_table(index="learning_rate", columns=by, values="usable")
 
 
 def largest(table: pd.DataFrame, by: str = "arm") -> pd.DataFrame:
@@ -60,3 +69,15 @@ def largest(table: pd.DataFrame, by: str = "arm") -> pd.DataFrame:
 def on_edge(table: pd.DataFrame, found: pd.Series) -> int:
     """Count the seeds whose largest usable rate is the grid's largest, a lower bound only."""
     return int((found >= table["learning_rate"].max()).sum())
+
+
+def setting(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Return what the prose says of every such experiment: seeds, updates and the grid."""
+    grid = table["learning_rate"].unique()
+    return {
+        "seeds": claims.fact([table["seed"].nunique()], 0),
+        "steps": claims.fact([table["step"].max()], 0),
+        "rates": claims.fact([len(grid)], 0),
+        "smallest_rate": significant([grid.min()]),
+        "largest_rate": significant([grid.max()]),
+    }
