@@ -1,0 +1,232 @@
+"""Bjorck et al. 2018, section 4: the largest usable learning rate against depth.
+
+Residual networks of 6n + 2 layers, with BN after every convolution and without any, each over the
+same grid of learning rates and the same seeds. At one seed all see the same minibatches. Nothing is
+clipped; a minibatch loss above 10^3 ends a run.
+
+Known of the paper at second hand: that shallower networks without BN allow larger rates, the
+threshold, momentum and weight decay as in He et al. 2016. Remembered: Xavier's initial weights,
+rates divided by 10 at 50 % and 75 %. Chosen here: the grid, what counts as usable, the depths, and
+at `quick` and `standard` few and small images, narrow networks and short runs.
+
+At `standard` a step of one network of 56 layers was timed at 4.6 ms without BN and 6.5 ms with it,
+on one core, and the five depths together take about twice that, so that all runs come to about half
+an hour of two cores; those that diverge early leave. A network of 110 layers without BN had not
+left guessing after 600 such steps at any of three rates, and is left to `paper`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from bnbook import profiles
+from bnbook.analysis import bjorck_depth as analysis
+from bnbook.analysis.bjorck_usable import THRESHOLD
+from bnbook.arms import WITH, WITHOUT
+from bnbook.errors import BnbookError
+from bnbook.figures import bjorck_depth as figures
+from bnbook.session import Plan, Session
+
+TITLE = "The largest usable rate against depth (Bjorck et al., section 4)"
+
+CLAIMS = analysis.CLAIMS
+FIGURES = {
+    "rates": lambda table: figures.rates(
+        {arm: analysis.largest(table, arm) for arm in (WITHOUT, WITH)}, analysis.curves(table)
+    ),
+    "maps": lambda table: figures.maps(analysis.usable_shares(table)),
+}
+facts = analysis.facts
+PLANS = (Plan(), Plan(channels_last=True))
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that a run depends on.
+
+    Attributes
+    ----------
+    data : str
+        Name of a data set of images (see `bnbook.datasets`).
+    seeds : tuple of int
+        Each sets the initial weights and the minibatches.
+    n : tuple of int
+        Residual blocks of a stage, rising: networks of 6n + 2 layers.
+    learning_rates : tuple of float
+        The grid, the same for all networks, rising.
+    arms : tuple of str
+        With and without BN.
+    side : int
+        Rows and columns of the images.
+    widths : tuple of int
+        Channels of the three stages.
+    images, validation, test : int
+        Training images used, others set aside, and test images used.
+    augmented : bool
+        Whether training images are cropped and flipped at random.
+    steps, batch_size : int
+        Updates, and images in a minibatch.
+    momentum, weight_decay : float
+        Of SGD.
+    """
+
+    data: str
+    seeds: tuple[int, ...]
+    n: tuple[int, ...] = (1, 3, 5, 9, 18)
+    learning_rates: tuple[float, ...] = (
+        *(0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03),
+        *(0.1, 0.3, 1.0, 3.0, 10.0, 30.0),
+    )
+    arms: tuple[str, ...] = (WITHOUT, WITH)
+    side: int = 32
+    widths: tuple[int, ...] = (16, 32, 64)
+    images: int = 45_000
+    validation: int = 5_000
+    test: int = 10_000
+    augmented: bool = True
+    steps: int = 2_000
+    batch_size: int = 128
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+
+
+PROFILES: Mapping[str, Config] = {
+    "quick": Config(
+        data="digits", seeds=(0, 1, 2), n=(1, 2, 4), side=8, widths=(4, 8, 16), images=1200,
+        validation=200, test=200, augmented=False, steps=60, batch_size=16,
+        learning_rates=tuple(2.0**k for k in range(-6, 2)),
+    ),
+    "standard": Config(
+        data="cifar10 or mnist5k", seeds=(0, 1, 2, 3, 4), n=(1, 2, 3, 5, 9), side=8,
+        widths=(4, 8, 16), images=3500, validation=500, test=500, augmented=False, steps=2000,
+        batch_size=32, learning_rates=tuple(2.0**k for k in range(-9, 4)),
+    ),
+    "paper": Config(data="cifar10", seeds=(0, 1, 2, 3, 4)),
+}  # fmt: skip
+
+
+def configure(profile: str, seed: int = 0, **changes: Any) -> Config:
+    """Return a profile's config, with changes, its data chosen and its fields checked.
+
+    Parameters
+    ----------
+    profile : str
+        ``quick``, ``standard`` or ``paper``.
+    seed : int
+        Added to every seed, for runs that no record holds.
+    **changes
+        Fields of `Config` to replace; None leaves a field as it is.
+
+    Returns
+    -------
+    Config
+        Where `data` names several sets ("a or b"), the largest that this machine has.
+
+    Raises
+    ------
+    BnbookError
+        When the profile or a field is unknown, or a value is impossible.
+    """
+    config = profiles.configure("bjorck_depth", PROFILES, profile, seed, changes)
+    sizes = ("side", "images", "validation", "test", "steps", "batch_size")
+    profiles.check_positive(config, sizes)
+    profiles.check_distinct(config, ("seeds", "n", "learning_rates", "arms"))
+    for name in ("n", "learning_rates"):
+        values = getattr(config, name)
+        if min(values) <= 0 or list(values) != sorted(values):
+            raise BnbookError(f"{name} must be positive and rising, found {values}.")
+    if len(config.n) < 3:
+        raise BnbookError(f"n must have three values or more, to fit laws; found {config.n}.")
+    if set(config.arms) != {WITHOUT, WITH}:
+        raise BnbookError(f"arms must be {(WITHOUT, WITH)}, found {config.arms}.")
+    return config
+
+
+def parts(config: Config) -> list[Config]:
+    """Return one config for each arm, depth, seed and learning rate."""
+    return profiles.single_runs(config, ("arms", "n", "seeds", "learning_rates"))
+
+
+def fuses(part: Config) -> Config:
+    """Return what runs share that train as one ensemble: all but seed and learning rate."""
+    return profiles.common(part, ("seeds", "learning_rates"))
+
+
+def run(config: Config, device: str = "auto") -> pd.DataFrame:
+    """Train every arm, depth, seed and rate of a config.
+
+    Parameters
+    ----------
+    config : Config
+        From `configure`.
+    device : str
+        ``auto``, ``cpu`` or ``cuda``.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per run and measured step: ``arm``, ``n``, ``seed``, ``learning_rate``, ``step``,
+        ``loss`` (mean training loss since the row before, nats), ``diverged_at`` (step whose loss
+        was above 10^3 or not finite, -1 for none), ``validation_accuracy``, ``test_accuracy`` (in
+        [0, 1]).
+    """
+    tables = []
+    for _, runs in itertools.groupby(parts(config), lambda part: (fuses(part), part.seeds)):
+        tables += train(list(runs), Session(device))
+    return pd.concat(tables, ignore_index=True)
+
+
+def train(runs: Sequence[Config], session: Session) -> list[pd.DataFrame]:
+    """Train runs that differ in seed and learning rate as one ensemble.
+
+    Parameters
+    ----------
+    runs : sequence of Config
+        Of `parts`, equal under `fuses`.
+    session : Session
+        Device, plan, checkpoint, deadline and progress.
+
+    Returns
+    -------
+    list of pandas.DataFrame
+        The rows of each run, as `run` describes them.
+
+    Raises
+    ------
+    BnbookError
+        When runs do not fuse.
+    """
+    from bnbook import ensemble, models, norm, rate_grid
+
+    config = runs[0]
+    if odd := [run for run in runs if fuses(run) != fuses(config)]:
+        raise BnbookError(f"runs of one ensemble differ in seed and rate alone, found {odd[0]}.")
+    seeds = [run.seeds[0] for run in runs]
+
+    def make(in_channels: int) -> models.ResNet:
+        return models.ResNet(
+            norm.FusedBatchNorm if config.arms[0] == WITH else None,
+            seeds,
+            n=config.n[0],
+            in_channels=in_channels,
+            widths=config.widths,
+            init_std=ensemble.xavier,
+        )
+
+    rates = [run.learning_rates[0] for run in runs]
+    found = rate_grid.fit(make, config, seeds, rates, THRESHOLD, session)
+    return rate_grid.tables(
+        found,
+        [
+            {
+                "arm": run.arms[0], "n": run.n[0], "seed": run.seeds[0],
+                "learning_rate": run.learning_rates[0],
+            }
+            for run in runs
+        ],
+    )  # fmt: skip
