@@ -22,6 +22,7 @@ CACHE = formulas.batch_norm_forward(X, G, B, EPS)[1]
 WHITE = formulas.whiten_forward(normal(5, 2))[1]
 MAPS = normal(2, 2, 3, 3)
 BATCHES = normal(3, 4, 2)
+SMALL = np.array([0.2, 0.5])
 NORM = (G, B, np.zeros(2), np.ones(2), EPS)
 GOOD = {
     "minibatch_mean": (X,),
@@ -74,6 +75,17 @@ GOOD = {
     "equivalent_decay": (0.1, 2.0),
     "gradient_growth_relu": (),
     "gradient_growth_linear": (8,),
+    "fuss_catalan_edge": (2,),
+    "fuss_catalan_moment": (2, 3),
+    "fuss_catalan_x": (SMALL, 2),
+    "fuss_catalan_phi": (SMALL, 2),
+    "fuss_catalan_density_phi": (SMALL, 2),
+    "fuss_catalan_density_phi_simplified": (SMALL, 2),
+    "fuss_catalan_density": (SMALL, 2),
+    "fuss_catalan_cdf": (SMALL, 2),
+    "fuss_catalan_quantile": (SMALL, 2),
+    "singular_value_density": (SMALL, 2),
+    "marchenko_pastur_density": (SMALL,),
 }
 SCALARS_OF_ANY_SIGN = {"b", "w"}
 
