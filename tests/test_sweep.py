@@ -351,7 +351,7 @@ from bnbook import sweep
 from bnbook.experiments import ioffe_fig1
 torch.set_num_threads(1)
 sweep.Session = functools.partial(sweep.Session, interval=0.0)
-config = ioffe_fig1.configure("quick", unit=0, **%r)
+config = ioffe_fig1.configure("quick", **%r)
 sweep.sweep(ioffe_fig1, config, members=2, cache=pathlib.Path(sys.argv[1]))
 """
 
@@ -375,7 +375,7 @@ def test_a_real_experiment_killed_in_mid_batch_goes_on_to_the_same_bits(tmp_path
     process.kill()
     process.wait()
     before = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.parquet")}
-    config = ioffe_fig1.configure("quick", unit=0, **changes)
+    config = ioffe_fig1.configure("quick", **changes)
     resumed = sweep.sweep(ioffe_fig1, config, members=2, cache=tmp_path)
     after = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.parquet")}
     assert len(after) == 8
