@@ -1,4 +1,4 @@
-"""Pages for every reader: words for each picture, and no table heads that say nothing."""
+"""Pages for every reader: words for each picture, and table heads that say something."""
 
 from __future__ import annotations
 
@@ -38,7 +38,21 @@ def drop_empty_heads(_app: Sphinx, doctree: nodes.document) -> None:
             head.parent.remove(head)
 
 
+def say_heads(_app: Sphinx, doctree: nodes.document) -> None:
+    """Say in words what a head shows by position or as a formula alone.
+
+    Screen readers find nothing in an empty head, nor in a formula whose drawing is hidden to them.
+    """
+    for head in doctree.findall(nodes.thead):
+        for entry in head.findall(nodes.entry):
+            formulas = "".join(math.astext() for math in entry.findall(nodes.math))
+            if entry.astext().strip() == formulas.strip():
+                words = nodes.inline(text=formulas or "row", classes=["sr-only"])
+                (entry[0] if len(entry) else entry).append(words)
+
+
 def setup(app: Sphinx) -> None:
     """Connect the listeners."""
     app.connect("doctree-read", check_pictures)
     app.connect("doctree-read", drop_empty_heads)
+    app.connect("doctree-read", say_heads)

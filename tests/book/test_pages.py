@@ -290,7 +290,17 @@ def test_a_table_without_headings_has_no_head(site, content):
     assert site.build() == (0, "")
     bare, headed = site.page("book/one")("table")
     assert (bare.find("th"), rows(bare)) == (None, [["a", "b"]])
-    assert [th.text for th in headed("th")] == ["x", ""]
+    assert [th.text for th in headed("th")] == ["x", "row"]
+    assert headed("th")[1].find(class_="sr-only").text == "row"
+
+
+def test_a_head_that_is_a_formula_is_said_in_words_too(site, content):
+    site.write_ledger(content)
+    site.write("book/one.md", "# One\n\n| $a/b$ | of $x$ |\n|---|---|\n| 1 | 2 |\n")
+    assert site.build() == (0, "")
+    formula, words = site.page("book/one").table("th")
+    assert formula.find(class_="sr-only").text == "a/b"
+    assert words.find(class_="sr-only") is None
 
 
 def test_formulas_are_typeset_from_files_beside_the_pages(site, content):
