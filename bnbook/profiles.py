@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any, TypeVar
 
@@ -109,3 +109,36 @@ def single_runs(config: C, axes: Sequence[str]) -> list[C]:
 def common(part: C, axes: Sequence[str]) -> C:
     """Return a run without the fields in `axes`: equal for runs that differ in these alone."""
     return replace(part, **dict.fromkeys(axes, ()))
+
+
+def ensembles(parts: Iterable[C], fuses: Callable[[C], Hashable]) -> list[list[C]]:
+    """Gather the runs that train as one ensemble.
+
+    Parameters
+    ----------
+    parts : iterable of Config
+        Single runs.
+    fuses : callable
+        What two runs must have in common to train as one.
+
+    Returns
+    -------
+    list of list of Config
+        Ensembles by their first run, runs in their order.
+    """
+    groups: dict[Hashable, list[C]] = {}
+    for part in parts:
+        groups.setdefault(fuses(part), []).append(part)
+    return list(groups.values())
+
+
+def check_fused(runs: Sequence[C], fuses: Callable[[C], Hashable]) -> None:
+    """Refuse runs that do not train as one ensemble.
+
+    Raises
+    ------
+    BnbookError
+        With the first run that is unlike the others.
+    """
+    if odd := [run for run in runs if fuses(run) != fuses(runs[0])]:
+        raise BnbookError(f"runs of one ensemble differ in seed and rate alone, found {odd[0]}.")

@@ -198,21 +198,18 @@ def fit(
             "test_accuracy": measurements.accuracy(model, *images.test),
         }
 
-    distinct = sorted(set(seeds))
-    batches = [
-        training.minibatches(len(images.train[1]), config.batch_size, config.steps, seed)
-        for seed in distinct
-    ]
+    total = len(images.train[1])
+    batches, streams = training.streams(total, config.batch_size, config.steps, seeds)
     return training.fit(
         model,
         *images.train,
-        torch.stack(batches, 1) if len(distinct) > 1 else batches[0],
+        batches,
         training.SGD(rates, config.momentum, config.weight_decay, schedule(config.steps)),
         marked(threshold),
         probes=(accuracies,),
         at=measured_at(config.steps),
-        streams=[distinct.index(seed) for seed in seeds],
-        transform=_crops(config, distinct[0], device) if config.augmented else None,
+        streams=streams,
+        transform=_crops(config, min(seeds), device) if config.augmented else None,
         session=session,
     )
 

@@ -18,7 +18,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from bnbook import augment, datasets, ensemble, measurements, models, norm, training, unnormalised
+from bnbook import (
+    augment,
+    datasets,
+    ensemble,
+    measurements,
+    models,
+    norm,
+    rate_grid,
+    training,
+    unnormalised,
+)
 from bnbook.arms import (
     CLIPPED,
     FIXUP,
@@ -257,8 +267,7 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     -------
     Tensor, (E,)
     """
-    losses = ensemble.cross_entropy(logits, labels)
-    return losses.masked_fill(losses > THRESHOLD, math.inf)
+    return rate_grid.marked(THRESHOLD)(logits, labels)
 
 
 def shaken(crops: Tensor, pad: int) -> Callable[[Tensor, int], Tensor]:
@@ -326,19 +335,18 @@ def train(
     model = network(
         one.arms[0], seeds, n=one.n, in_channels=images.train[0].shape[1], widths=one.widths
     ).to(device)
-    distinct = sorted(set(seeds))
     total = len(images.train[1])
-    batches = [training.minibatches(total, one.batch_size, one.steps, s) for s in distinct]
+    batches, streams = training.streams(total, one.batch_size, one.steps, seeds)
     crops = augment.crops(one.steps, one.batch_size, 0, one.pad).to(device)
     return training.fit(
         model,
         *images.train,
-        torch.stack(batches, 1) if len(distinct) > 1 else batches[0],
+        batches,
         optimiser(runs),
         cross_entropy,
         probes=(_accuracies(model, images), *probes(model, images)),
         at=measured_steps(one.steps, one.points),
-        streams=[distinct.index(seed) for seed in seeds],
+        streams=streams,
         transform=shaken(crops, one.pad),
         session=session,
     )

@@ -18,7 +18,7 @@ from bnbook.errors import BnbookError
 from bnbook.session import Every, OutOfTimeError, Session, TrialOverError
 from bnbook.steps import SGD, Loss
 
-__all__ = ["SGD", "choose_device", "fit", "minibatches"]
+__all__ = ["SGD", "choose_device", "fit", "minibatches", "streams"]
 
 _BATCH_STREAM = 0xBA7C_0000  # keeps the batches of a seed apart from its initial weights; torch's
 # generator on the CPU takes the low 32 bits of a seed
@@ -79,6 +79,31 @@ def minibatches(num_examples: int, batch_size: int, steps: int, seed: int) -> Te
         for _ in range(-(-steps // per_epoch))
     ]
     return torch.cat(epochs).view(-1, batch_size)[:steps].contiguous()
+
+
+def streams(
+    num_examples: int, batch_size: int, steps: int, seeds: Sequence[int]
+) -> tuple[Tensor, list[int]]:
+    """Return the `minibatches` of an ensemble's seeds, each seed's once, as `fit` takes them.
+
+    Parameters
+    ----------
+    num_examples, batch_size, steps : int
+        As for `minibatches`.
+    seeds : sequence of int
+        Of the E members.
+
+    Returns
+    -------
+    batches : Tensor, (steps, batch_size) or (steps, S, batch_size), int64
+        Of the S distinct seeds, in rising order.
+    streams : list of int
+        Which of them each member sees.
+    """
+    distinct = sorted(set(seeds))
+    each = [minibatches(num_examples, batch_size, steps, seed) for seed in distinct]
+    batches = torch.stack(each, 1) if len(distinct) > 1 else each[0]
+    return batches, [distinct.index(seed) for seed in seeds]
 
 
 def fit(

@@ -204,8 +204,7 @@ def train(runs: Sequence[Config], session: Session) -> list[pd.DataFrame]:
     from bnbook import ensemble, models, norm, rate_grid
 
     config = runs[0]
-    if odd := [run for run in runs if fuses(run) != fuses(config)]:
-        raise BnbookError(f"runs of one ensemble differ in seed and rate alone, found {odd[0]}.")
+    profiles.check_fused(runs, fuses)
     seeds = [run.seeds[0] for run in runs]
 
     def make(in_channels: int) -> models.ResNet:

@@ -213,10 +213,8 @@ def run(config: Config, device: str = "auto") -> pd.DataFrame:
         training loss since the row before, nats), ``training_accuracy``, ``validation_accuracy``,
         ``test_accuracy`` (in [0, 1]; those of guessing from a run's divergence on).
     """
-    groups: dict[Config, list[Config]] = {}
-    for part in parts(config):
-        groups.setdefault(fuses(part), []).append(part)
-    tables = [table for group in groups.values() for table in train(group, Session(device))]
+    groups = profiles.ensembles(parts(config), fuses)
+    tables = [table for group in groups for table in train(group, Session(device))]
     return pd.concat(tables, ignore_index=True)
 
 
@@ -242,7 +240,6 @@ def train(runs: Sequence[Config], session: Session) -> list[pd.DataFrame]:
     """
     from bnbook import recipe
 
-    if odd := [run for run in runs if fuses(run) != fuses(runs[0])]:
-        raise BnbookError(f"runs of one ensemble differ in seed and rate alone, found {odd[0]}.")
+    profiles.check_fused(runs, fuses)
     history = recipe.train(runs, session)
     return [recipe.table(run, history, member) for member, run in enumerate(runs)]

@@ -263,10 +263,8 @@ def run(config: Config, device: str = "auto") -> pd.DataFrame:
         over C/b, with fixed statistics) and, with BN, ``ratio_as_trained`` (with the minibatches'
         own).
     """
-    groups: dict[Config, list[Config]] = {}
-    for part in parts(config):
-        groups.setdefault(fuses(part), []).append(part)
-    tables = [table for group in groups.values() for table in train(group, Session(device))]
+    groups = profiles.ensembles(parts(config), fuses)
+    tables = [table for group in groups for table in train(group, Session(device))]
     return pd.concat(tables, ignore_index=True)
 
 
@@ -293,8 +291,7 @@ def train(runs: Sequence[Config], session: Session) -> list[pd.DataFrame]:
     from bnbook import recipe
 
     config = runs[0]
-    if odd := [run for run in runs if fuses(run) != fuses(config)]:
-        raise BnbookError(f"runs of one ensemble differ in seed and rate alone, found {odd[0]}.")
+    profiles.check_fused(runs, fuses)
     history = recipe.train(runs, session, lambda *of: _probes(config, *of))
     return [_table(run, history, member) for member, run in enumerate(runs)]
 
