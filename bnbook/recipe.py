@@ -25,7 +25,6 @@ from bnbook import (
     measurements,
     models,
     norm,
-    rate_grid,
     training,
     unnormalised,
 )
@@ -74,15 +73,7 @@ class Setting(Protocol):
 
     @property
     def pad(self) -> int:
-        """Zeros around an image from which its crop is taken; pixels."""
-
-    @property
-    def n(self) -> int:
-        """Residual blocks of a stage."""
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        """Channels of the stages."""
+        """Zeros around an image from which its crop is taken, pixels; 0: neither crop nor flip."""
 
     @property
     def steps(self) -> int:
@@ -267,7 +258,8 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     -------
     Tensor, (E,)
     """
-    return rate_grid.marked(THRESHOLD)(logits, labels)
+    each = ensemble.cross_entropy(logits, labels)
+    return each.masked_fill(each > THRESHOLD, torch.inf)
 
 
 def shaken(crops: Tensor, pad: int) -> Callable[[Tensor, int], Tensor]:
@@ -307,6 +299,7 @@ def measured_steps(steps: int, points: int) -> list[int]:
 def train(
     runs: Sequence[Setting],
     session: Session,
+    make: Callable[..., models.ResNet],
     probes: Callable[[models.ResNet, Splits], Sequence[training.Probe]] = lambda *_: (),
 ) -> list[dict[str, Tensor]]:
     """Train runs that differ in seed and rate as one ensemble, and measure accuracies.
@@ -317,6 +310,8 @@ def train(
         Of one arm and one setting.
     session : Session
         Device, plan, checkpoint, deadline and progress.
+    make : callable
+        An arm, the members' seeds and ``in_channels`` -> networks; `network` with its sizes.
     probes : callable, optional
         Makes further probes from the model and the images.
 
@@ -332,9 +327,7 @@ def train(
         one.data, one.side, one.train_images, one.validation, one.test_images, str(device)
     )
     seeds = [run.seeds[0] for run in runs]
-    model = network(
-        one.arms[0], seeds, n=one.n, in_channels=images.train[0].shape[1], widths=one.widths
-    ).to(device)
+    model = make(one.arms[0], seeds, in_channels=images.train[0].shape[1]).to(device)
     total = len(images.train[1])
     batches, streams = training.streams(total, one.batch_size, one.steps, seeds)
     crops = augment.crops(one.steps, one.batch_size, 0, one.pad).to(device)
@@ -347,7 +340,7 @@ def train(
         probes=(_accuracies(model, images), *probes(model, images)),
         at=measured_steps(one.steps, one.points),
         streams=streams,
-        transform=shaken(crops, one.pad),
+        transform=shaken(crops, one.pad) if one.pad else None,
         session=session,
     )
 

@@ -13,8 +13,8 @@ from bnbook.errors import BnbookError
 from bnbook.experiments import bjorck_depth
 
 SMALL = {
-    "steps": 4, "seeds": (0, 1), "n": (1, 2, 3), "learning_rates": (0.03, 0.3), "images": 100,
-    "validation": 30, "test": 30, "widths": (2, 2, 4),
+    "steps": 4, "seeds": (0, 1), "n": (1, 2, 3), "learning_rates": (0.03, 0.3), "train_images": 100,
+    "validation": 30, "test_images": 30, "widths": (2, 2, 4), "points": 2,
 }  # fmt: skip
 """Changes to the quick profile that make it a matter of a second."""
 

@@ -14,8 +14,8 @@ from bnbook.errors import BnbookError
 from bnbook.experiments import bjorck_last
 
 SMALL = {
-    "steps": 4, "seeds": (0, 1), "n": 1, "learning_rates": (0.03, 0.3), "images": 100,
-    "validation": 30, "test": 30, "widths": (2, 2, 4),
+    "steps": 4, "seeds": (0, 1), "n": 1, "learning_rates": (0.03, 0.3), "train_images": 100,
+    "validation": 30, "test_images": 30, "widths": (2, 2, 4), "points": 2,
     "arms": bjorck_last.chosen((1, 7), (3,), (4,), (2,)),
 }  # fmt: skip
 """Changes to the quick profile that make it a matter of a second."""

@@ -1,5 +1,6 @@
 """The training recipe: rates, divergence, crops shared by members, images."""
 
+import functools
 import math
 from dataclasses import replace
 
@@ -29,6 +30,11 @@ CONFIG = bjorck_map.configure(
 
 def runs(arm, config=CONFIG):
     return [run for run in bjorck_map.parts(config) if run.arms == (arm,)]
+
+
+def train(found):
+    make = functools.partial(recipe.network, n=1, widths=CONFIG.widths)
+    return recipe.train(found, Session("cpu"), make)
 
 
 def test_the_rate_falls_to_a_tenth_at_half_and_at_three_quarters():
@@ -65,7 +71,7 @@ def test_a_run_above_the_threshold_has_diverged_there_and_guesses():
     """At a rate of 10^4 the plain network's loss passes 10^3 while it is still a number."""
     wild = replace(CONFIG, learning_rates=(1e-3, 1e4), seeds=(0,))
     found = runs(WITHOUT, wild)
-    history = recipe.train(found, Session("cpu"))
+    history = train(found)
     calm, gone = (recipe.table(run, history, e) for e, run in enumerate(found))
     assert (calm["diverged_at"] == -1).all()
     assert gone["diverged_at"].iloc[-1] in range(1, 9)
@@ -74,13 +80,22 @@ def test_a_run_above_the_threshold_has_diverged_there_and_guesses():
 
 def test_members_together_train_as_each_alone():
     found = runs(WITH)
-    together = recipe.train(found, Session("cpu"))
+    together = train(found)
     for member, run in enumerate(found):
-        alone = recipe.train([run], Session("cpu"))
+        alone = train([run])
         for rows, own in zip(together, alone, strict=True):
             torch.testing.assert_close(
                 rows["loss"][member], own["loss"][0], equal_nan=True, rtol=1e-3, atol=1e-4
             )
+
+
+def test_a_diverged_member_leaves_the_others_as_they_were():
+    found = runs(WITH, replace(CONFIG, learning_rates=(0.01, 1e6)))
+    calm = [run for run in found if run.learning_rates == (0.01,)]
+    together, alone = train(found), train(calm)
+    kept = torch.tensor([run in calm for run in found])
+    assert ((together[-1]["diverged_at"] >= 0) == ~kept).all()
+    torch.testing.assert_close(together[-1]["loss"][kept], alone[-1]["loss"], rtol=1e-3, atol=1e-4)
 
 
 def test_members_with_minibatches_of_their_own_share_the_crops():
@@ -126,17 +141,18 @@ def test_steps_measured():
     assert recipe.measured_steps(3, 10) == [0, 1, 2, 3]
 
 
-def test_a_hand_written_loop_has_the_same_losses():
-    """SGD of torch.optim with the same batches, crops, decay and schedule."""
-    (run, *_) = runs(WITHOUT)
-    history = recipe.train([run], Session("cpu"))
+@pytest.mark.parametrize("pad", [1, 0])
+def test_a_hand_written_loop_has_the_same_losses(pad):
+    """SGD of torch.optim with the same batches, crops or none, decay and schedule."""
+    (run, *_) = runs(WITHOUT, replace(CONFIG, pad=pad))
+    history = train([run])
     images, labels = recipe.splits("digits", 8, 64, 20, 20, "cpu").train
     model = recipe.network(WITHOUT, (0,), n=1, in_channels=1, widths=(2, 2, 4))
     optimiser = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
     crops, losses = augment.crops(8, 16, 0, 1), []
     for step, batch in enumerate(training.minibatches(64, 16, 8, 0)):
         optimiser.param_groups[0]["lr"] = 0.01 * recipe.schedule(8)[step].item()
-        x = augment.crop_and_flip(images[batch], crops[step], 1)
+        x = augment.crop_and_flip(images[batch], crops[step], 1) if pad else images[batch]
         loss = torch.nn.functional.cross_entropy(model(x)[:, 0], labels[batch])
         optimiser.zero_grad()
         loss.backward()

@@ -1,6 +1,6 @@
 """The largest usable learning rate: how it is read off a table of arms × rates × seeds.
 
-A run is *usable* when no minibatch loss was above `THRESHOLD` or not finite, and its last
+A run is *usable* when no minibatch loss was above 10^3 or not finite, and its last
 validation accuracy is at least `TIMES_GUESSING` times that of guessing. The largest rate of the
 grid at which the run of a seed is usable is that seed's largest usable rate; usable runs need not
 be adjacent. A seed without a usable run has none.
@@ -16,8 +16,6 @@ from bnbook import claims, tuning
 from bnbook.analysis.bjorck_start import significant
 
 PAPER = "Bjorck et al. 2018"
-THRESHOLD = 1000.0
-"""A minibatch loss above this is divergence, in nats; the paper's number."""
 TIMES_GUESSING = 2.0
 CLASSES = 10
 

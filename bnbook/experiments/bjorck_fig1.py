@@ -18,6 +18,7 @@ so that the number of networks in an ensemble has to be given.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -119,7 +120,7 @@ PROFILES: Mapping[str, Config] = {
         pad=1,
     ),
     "standard": Config(
-        data="cifar10 or fashion-mnist or mnist5k",
+        data="cifar10 or mnist5k",
         seeds=(0, 1, 2, 3, 4),
         steps=400,
         batch_size=64,
@@ -241,5 +242,6 @@ def train(runs: Sequence[Config], session: Session) -> list[pd.DataFrame]:
     from bnbook import recipe
 
     profiles.check_fused(runs, fuses)
-    history = recipe.train(runs, session)
+    make = functools.partial(recipe.network, n=runs[0].n, widths=runs[0].widths)
+    history = recipe.train(runs, session, make)
     return [recipe.table(run, history, member) for member, run in enumerate(runs)]

@@ -17,7 +17,6 @@ leave.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +27,6 @@ from bnbook import profiles
 from bnbook.analysis import bjorck_last as analysis
 from bnbook.analysis import bjorck_usable
 from bnbook.analysis.bjorck_last import name
-from bnbook.analysis.bjorck_usable import THRESHOLD
 from bnbook.errors import BnbookError
 from bnbook.figures import bjorck_last as figures
 from bnbook.session import Plan, Session
@@ -67,14 +65,20 @@ class Config:
         Rows and columns of the images.
     widths : tuple of int
         Channels of the three stages.
-    images, validation, test : int
-        Training images used, others set aside, and test images used.
-    augmented : bool
-        Whether training images are cropped and flipped at random.
+    train_images, test_images : int
+        Images used, at most; 0 takes all.
+    validation : int
+        Training images set aside; the split does not depend on the seed.
+    pad : int
+        Zeros around an image from which its crop is taken, in pixels; 0: neither crop nor flip.
     steps, batch_size : int
         Updates, and images in a minibatch.
     momentum, weight_decay : float
         Of SGD.
+    warm_up, clip_norm : float
+        As in `bnbook.experiments.bjorck_fig1`; no arm here has either.
+    points : int
+        Measurements after the start, evenly spread.
     """
 
     data: str
@@ -87,14 +91,17 @@ class Config:
     )
     side: int = 32
     widths: tuple[int, ...] = (16, 32, 64)
-    images: int = 45_000
+    train_images: int = 0
     validation: int = 5_000
-    test: int = 10_000
-    augmented: bool = True
+    test_images: int = 0
+    pad: int = 4
     steps: int = 2_000
     batch_size: int = 128
     momentum: float = 0.9
     weight_decay: float = 1e-4
+    warm_up: float = 0.1
+    clip_norm: float = 1.0
+    points: int = 8
 
 
 def chosen(
@@ -109,13 +116,13 @@ def chosen(
 PROFILES: Mapping[str, Config] = {
     "quick": Config(
         data="digits", seeds=(0, 1, 2), n=2, arms=chosen((1, 7, 13), (), (10,), (4,)),
-        side=8, widths=(4, 8, 16), images=1200, validation=200, test=200, augmented=False,
+        side=8, widths=(4, 8, 16), train_images=1200, validation=200, test_images=200, pad=0,
         steps=60, batch_size=16, learning_rates=tuple(2.0**k for k in range(-6, 2)),
     ),
     "standard": Config(
         data="cifar10 or mnist5k", seeds=(0, 1, 2, 3, 4), n=5,
         arms=chosen((1, 6, 11, 16, 21, 26, 31), (1, 11, 21, 31), (11, 21, 27), (2, 4, 10)),
-        side=8, widths=(4, 8, 16), images=3500, validation=500, test=500, augmented=False,
+        side=8, widths=(4, 8, 16), train_images=3500, validation=500, test_images=500, pad=0,
         steps=1000, batch_size=32, learning_rates=tuple(2.0**k for k in range(-9, 4)),
     ),
     "paper": Config(
@@ -148,7 +155,7 @@ def configure(profile: str, seed: int = 0, **changes: Any) -> Config:
         When the profile or a field is unknown, or a value is impossible.
     """
     config = profiles.configure("bjorck_last", PROFILES, profile, seed, changes)
-    sizes = ("side", "images", "validation", "test", "steps", "batch_size")
+    sizes = ("side", "validation", "steps", "batch_size", "points")
     profiles.check_positive(config, sizes)
     profiles.check_distinct(config, ("seeds", "learning_rates", "arms"))
     if config.n < 1 or min(config.learning_rates) <= 0:
@@ -190,11 +197,11 @@ def run(config: Config, device: str = "auto") -> pd.DataFrame:
         One row per run and measured step: ``arm``, ``n`` (blocks of a stage), ``seed``,
         ``learning_rate``, ``step``, ``loss`` (mean training loss since the row before, nats),
         ``diverged_at`` (step whose loss was above 10^3 or not finite, -1 for none),
-        ``validation_accuracy``, ``test_accuracy`` (in [0, 1]).
+        ``training_accuracy``, ``validation_accuracy``, ``test_accuracy`` (in [0, 1]; those of
+        guessing from a run's divergence on).
     """
-    tables = []
-    for _, runs in itertools.groupby(parts(config), lambda part: (fuses(part), part.seeds)):
-        tables += train(list(runs), Session(device))
+    groups = profiles.ensembles(parts(config), fuses)
+    tables = [table for group in groups for table in train(group, Session(device))]
     return pd.concat(tables, ignore_index=True)
 
 
@@ -218,32 +225,21 @@ def train(runs: Sequence[Config], session: Session) -> list[pd.DataFrame]:
     BnbookError
         When runs do not fuse.
     """
-    from bnbook import ensemble, norm, placed, rate_grid
+    from bnbook import ensemble, norm, placed, recipe
 
-    config = runs[0]
+    n = runs[0].n
     profiles.check_fused(runs, fuses)
-    seeds = [run.seeds[0] for run in runs]
 
-    def make(in_channels: int) -> placed.PlacedResNet:
+    def make(arm: str, seeds: Sequence[int], in_channels: int) -> placed.PlacedResNet:
         return placed.PlacedResNet(
             norm.FusedBatchNorm,
             seeds,
-            analysis.places(config.arms[0], config.n),
-            n=config.n,
+            analysis.places(arm, n),
+            n=n,
             in_channels=in_channels,
-            widths=config.widths,
+            widths=runs[0].widths,
             init_std=ensemble.xavier,
         )
 
-    rates = [run.learning_rates[0] for run in runs]
-    found = rate_grid.fit(make, config, seeds, rates, THRESHOLD, session)
-    return rate_grid.tables(
-        found,
-        [
-            {
-                "arm": run.arms[0], "n": run.n, "seed": run.seeds[0],
-                "learning_rate": run.learning_rates[0],
-            }
-            for run in runs
-        ],
-    )  # fmt: skip
+    history = recipe.train(runs, session, make)
+    return [recipe.table(run, history, member).assign(n=n) for member, run in enumerate(runs)]

@@ -14,6 +14,7 @@ a measurement about 0.4 s: 480 runs of 300 steps take about 40 minutes of two co
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -111,7 +112,7 @@ PROFILES: Mapping[str, Config] = {
         pad=1,
     ),
     "standard": Config(
-        data="cifar10 or fashion-mnist or mnist5k",
+        data="cifar10 or mnist5k",
         seeds=(0, 1, 2, 3, 4),
         steps=300,
         batch_size=64,
@@ -233,5 +234,6 @@ def train(runs: Sequence[Config], session: Session) -> list[pd.DataFrame]:
     from bnbook import recipe
 
     profiles.check_fused(runs, fuses)
-    history = recipe.train(runs, session)
+    make = functools.partial(recipe.network, n=runs[0].n, widths=runs[0].widths)
+    history = recipe.train(runs, session, make)
     return [recipe.table(run, history, member) for member, run in enumerate(runs)]

@@ -19,6 +19,7 @@ steps take about 40 minutes of two cores.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -148,7 +149,7 @@ PROFILES: Mapping[str, Config] = {
         points=1,
     ),
     "standard": Config(
-        data="cifar10 or fashion-mnist or mnist5k",
+        data="cifar10 or mnist5k",
         seeds=(0, 1, 2, 3, 4),
         steps=2000,
         batch_sizes=(16, 64, 256),
@@ -292,7 +293,8 @@ def train(runs: Sequence[Config], session: Session) -> list[pd.DataFrame]:
 
     config = runs[0]
     profiles.check_fused(runs, fuses)
-    history = recipe.train(runs, session, lambda *of: _probes(config, *of))
+    make = functools.partial(recipe.network, n=config.n, widths=config.widths)
+    history = recipe.train(runs, session, make, lambda *of: _probes(config, *of))
     return [_table(run, history, member) for member, run in enumerate(runs)]
 
 
