@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -25,6 +25,7 @@ from scipy.special import stdtrit
 from bnbook.errors import BnbookError
 
 Verdict = Literal["reproduced", "not reproduced", "inconclusive"]
+VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 LEVEL = 0.95
 """Coverage of the intervals that claims are judged by."""
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -243,6 +244,12 @@ def conflict(recorded: Mapping[str, Any], fresh: Mapping[str, Any]) -> bool:
     if recorded["low"] is None or fresh["low"] is None:
         return "inconclusive" not in verdicts
     return bool(recorded["high"] < fresh["low"] or fresh["high"] < recorded["low"])
+
+
+def place(claim: Mapping[str, Any]) -> str:
+    """Say where in its paper a claim stands: a section by its number, anything else as it is."""
+    section = claim["section"]
+    return f"section {section}" if section[:1].isdigit() else str(section)
 
 
 def format_value(claim: Mapping[str, Any], number: float | None) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, cast
@@ -158,11 +160,13 @@ def differences(ours: Mapping[str, Any], yours: Mapping[str, Any]) -> list[str]:
     ]
 
 
+Found = tuple[dict[str, Any], str, dict[str, Any]]
+"""A claim, the profile it is judged at, and the judgement."""
 README_TABLE = re.compile(r"(<!-- claims: made by `make judge` -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def readme(text: str, folder: Path) -> str:
-    """Return a README's text with its table of claims made from the ledger.
+    """Return a README's text with its claims made from the ledger: counts, then folded tables.
 
     Raises
     ------
@@ -171,13 +175,37 @@ def readme(text: str, folder: Path) -> str:
     """
     if not README_TABLE.search(text):
         raise BnbookError("README.md lacks the markers of its table of claims; it was left as is.")
-    head = "| claim | value | 95 % interval | n | profile | verdict |\n|---|---|---|---|---|---|\n"
+    papers: dict[str, list[Found]] = {}
+    for found in ledger.judged(ledger.read(folder)):
+        papers.setdefault(found[0]["paper"], []).append(found)
+    folded = "".join(_folded(paper, found) for paper, found in papers.items())
+    table = f"{_counts(papers)}\n{folded}"
+    return README_TABLE.sub(lambda match: match[1] + table + match[2], text)
+
+
+def _counts(papers: Mapping[str, Sequence[Found]]) -> str:
+    """Return the table of how many claims of each paper have which verdict, with a last row."""
+    rows = [
+        (paper, Counter(judgement["verdict"] for *_, judgement in found))
+        for paper, found in papers.items()
+    ]
+    rows.append(("**all**", sum((counts for _, counts in rows), Counter())))
+    columns = ("claims of", *claims.VERDICTS, "tested")
+    lines = [columns, ["---"] * len(columns)]
+    for paper, counts in rows:
+        lines.append([paper, *(str(counts[name]) for name in claims.VERDICTS), str(counts.total())])
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def _folded(paper: str, found: Sequence[Found]) -> str:
+    """Return a paper's claims as a table that GitHub shows when its line is clicked."""
     lines = [
-        f"| {claim['statement']} ({claim['paper']}, {claim['section']}; `{claim['id']}`)"
+        f"| {claim['statement']} ({claims.place(claim)}; `{claim['id']}`)"
         f" | {claims.format_value(claim, judged['value'])}"
         f" | {claims.format_interval(claim, judged)}"
-        f" | {judged['n']} | {profile} | **{judged['verdict']}** |"
-        for claim, profile, judged in ledger.judged(ledger.read(folder))
+        f" | {judged['n']} | {profile} | **{judged['verdict']}** |\n"
+        for claim, profile, judged in found
     ]
-    table = head + "\n".join(lines) + "\n"
-    return README_TABLE.sub(lambda match: match[1] + table + match[2], text)
+    head = "| claim | value | 95 % interval | n | profile | verdict |\n|---|---|---|---|---|---|\n"
+    summary = f"<summary>{html.escape(paper)}: {len(found)} claim{'s' * (len(found) > 1)}</summary>"
+    return f"<details>\n{summary}\n\n{head}{''.join(lines)}\n</details>\n\n"

@@ -91,6 +91,9 @@ def test_the_readmes_table_is_made_between_its_markers(folders):
     assert "old" not in made
     assert made.endswith("<!-- end -->\nrest\n")
     assert "| 4.0× | 4.0 to 4.0× | 3 | quick | **reproduced** |" in made
+    assert "\n| Ioffe & Szegedy 2015 | 3 | 0 | 0 | 3 |\n" in made
+    assert "\n| **all** | 4 | 0 | 0 | 4 |\n" in made
+    assert "<summary>Ioffe &amp; Szegedy 2015: 3 claims</summary>\n\n| claim |" in made
     assert status.readme(made, folders[0]) == made
     with pytest.raises(BnbookError, match="lacks the markers"):
         status.readme("# T", folders[0])

@@ -10,7 +10,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bnbook import ledger
+from bnbook import claims, ledger
 from bnbook.claims import format_interval, format_value
 from bnbook.errors import BnbookError
 
@@ -141,8 +141,7 @@ def anchor(claim: Mapping[str, Any]) -> str:
 
 def place(claim: Mapping[str, Any]) -> str:
     """Where the claim stands: paper and section."""
-    section = claim["section"]
-    return f"{claim['paper']}, {'section ' if section[:1].isdigit() else ''}{section}"
+    return f"{claim['paper']}, {claims.place(claim)}"
 
 
 def _bind(text: str) -> str:

@@ -14,6 +14,7 @@ from sphinx.environment import BuildEnvironment
 from sphinx.util.docutils import SphinxDirective
 
 from bnbook import records
+from bnbook.claims import VERDICTS
 from bnbook.errors import BnbookError
 from bnbook.pages import evidence
 from bnbook.pages.roles import (
@@ -27,7 +28,6 @@ from bnbook.pages.roles import (
 )
 
 _LISTED = "bnbook_ledger_files"
-_VERDICTS = ("reproduced", "not reproduced", "inconclusive")
 
 
 def paragraph(*pieces: str | nodes.Node, **attributes: Any) -> nodes.paragraph:
@@ -242,7 +242,7 @@ def tally(best: Iterable[tuple[Mapping[str, Any], str]]) -> nodes.paragraph:
         for judgement in content["profiles"][profile]["judgements"].values()
     )
     total = sum(verdicts.values())
-    counts = ", ".join(f"{verdicts[verdict]} {verdict}" for verdict in _VERDICTS)
+    counts = ", ".join(f"{verdicts[verdict]} {verdict}" for verdict in VERDICTS)
     return paragraph(f"{total} claim{'s' * (total != 1)}: {counts}.", classes=["tally"])
 
 
