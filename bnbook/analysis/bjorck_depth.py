@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from bnbook import claims
-from bnbook.analysis import bjorck_usable
+from bnbook.analysis import bjorck_fig1, bjorck_usable
 from bnbook.analysis.bjorck_start import NAMES, significant
 from bnbook.analysis.bjorck_usable import PAPER
 from bnbook.arms import WITH, WITHOUT
@@ -113,6 +113,52 @@ def error_ratio(table: pd.DataFrame) -> pd.Series:
     return pd.Series(found["power"] / found["exponential"])
 
 
+def deepest(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the deepest network."""
+    return table[table["n"] == table["n"].max()]
+
+
+def same_rate_gap(table: pd.DataFrame) -> pd.Series:
+    """`bjorck_fig1.same_rate_gap` of the deepest network."""
+    return bjorck_fig1.same_rate_gap(deepest(table))
+
+
+def rate_gain(table: pd.DataFrame) -> pd.Series:
+    """`bjorck_fig1.rate_gain` of the deepest network."""
+    return bjorck_fig1.rate_gain(deepest(table))
+
+
+def without_diverged(table: pd.DataFrame) -> pd.Series:
+    """`bjorck_fig1.without_diverged` of the deepest network."""
+    return bjorck_fig1.without_diverged(deepest(table))
+
+
+def gaps(table: pd.DataFrame) -> pd.DataFrame:
+    """Figure 1's two gaps at every depth.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        The experiment's table.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Index n and seed; ``same_rate`` (`bjorck_fig1.same_rate_gap`), ``tuned``
+        (`bjorck_fig1.tuned_gap`) and ``gain`` (`bjorck_fig1.rate_gain`), in points.
+    """
+    measures = {
+        "same_rate": bjorck_fig1.same_rate_gap,
+        "tuned": bjorck_fig1.tuned_gap,
+        "gain": bjorck_fig1.rate_gain,
+    }
+    found = {
+        n: pd.DataFrame({name: measure(rows) for name, measure in measures.items()})
+        for n, rows in table.groupby("n")
+    }
+    return pd.concat(found, names=["n"])
+
+
 CLAIMS = (
     Claim(
         id="bjorck.depth",
@@ -145,6 +191,50 @@ CLAIMS = (
         bound=1.0,
         scale="log",
         unit="×",
+    ),
+    Claim(
+        id="bjorck.depth.same_rate",
+        paper=PAPER,
+        section="2, figure 1, at this experiment's greatest depth",
+        statement=(
+            "In a deep network, at the rate that suits the network without BN, BN is no better."
+        ),
+        quantity=(
+            "final test accuracy with BN minus without, both at the tuned rate of the network"
+            " without BN, in the deepest networks"
+        ),
+        measure=same_rate_gap,
+        bound=1.0,
+        direction="below",
+        digits=1,
+        unit=" points",
+    ),
+    Claim(
+        id="bjorck.depth.higher_rate_generalises",
+        paper=PAPER,
+        section="2, figure 1, at this experiment's greatest depth",
+        statement="In a deep network with BN, larger rates give a higher test accuracy.",
+        quantity=(
+            "final test accuracy with BN at the best larger rate minus with BN at the tuned rate of"
+            " the network without BN, in the deepest networks"
+        ),
+        measure=rate_gain,
+        bound=0.0,
+        digits=1,
+        unit=" points",
+    ),
+    Claim(
+        id="bjorck.depth.unnormalised_diverges",
+        paper=PAPER,
+        section="2, figure 1, at this experiment's greatest depth",
+        statement="A deep network without BN diverges at the larger rates that BN profits from.",
+        quantity=(
+            "share of seeds whose minibatch loss passes 10³ or stops being finite without BN, at"
+            " the best larger rate of BN, in the deepest networks"
+        ),
+        measure=without_diverged,
+        bound=0.5,
+        digits=2,
     ),
 )
 
