@@ -30,7 +30,8 @@ def made_up(without, with_bn=lambda n: 1.0, seeds=(0, 1, 2)):
                 best = rate(n) * (1 + 0.01 * seed * (n % 4))
                 rows += [(arm, n, seed, best, -1, 0.9), (arm, n, seed, 9.0, 4, 0.1)]
     names = ["arm", "n", "seed", "learning_rate", "diverged_at", "validation_accuracy"]
-    return pd.DataFrame(rows, columns=names).assign(step=10)
+    table = pd.DataFrame(rows, columns=names).assign(step=10)
+    return table.assign(test_accuracy=table["validation_accuracy"])
 
 
 def power(n):
@@ -72,9 +73,55 @@ def test_a_depth_that_is_predicted_is_not_fitted():
 def test_verdicts_follow_the_truth():
     seeds = (1, 2, 3)
     falls = made_up(exponential, seeds=seeds)
-    assert verdicts(falls) == {"bjorck.depth": "reproduced", "bjorck.depth.law": "reproduced"}
+    found = verdicts(falls)
+    assert (found["bjorck.depth"], found["bjorck.depth.law"]) == ("reproduced", "reproduced")
     assert verdicts(made_up(power, seeds=seeds))["bjorck.depth.law"] == "not reproduced"
     assert verdicts(made_up(lambda n: 1.0, power, seeds))["bjorck.depth"] == "not reproduced"
+
+
+def by_rate(same=0.5, large=0.8, diverges=True):
+    """Three depths; in the shallower ones nothing differs, in the deepest as the arguments say.
+
+    Without BN 0.01 ends at 0.5 and 1.0 diverges or ends at 0.4; with BN at `same` and `large`.
+    """
+    rows = []
+    for n, deep in ((1, False), (5, False), (9, True)):
+        for seed in range(3):
+            bn = {0.01: same, 1.0: large} if deep else {0.01: 0.5, 1.0: 0.4}
+            gone = deep and diverges
+            for rate in (0.01, 1.0):
+                rows.append((WITH, n, seed, rate, -1, bn[rate] + 0.001 * seed))
+            rows.append((WITHOUT, n, seed, 0.01, -1, 0.5 + 0.001 * seed))
+            rows.append((WITHOUT, n, seed, 1.0, 4 if gone else -1, 0.1 if gone else 0.4))
+    names = ["arm", "n", "seed", "learning_rate", "diverged_at", "validation_accuracy"]
+    table = pd.DataFrame(rows, columns=names).assign(step=10)
+    return table.assign(test_accuracy=table["validation_accuracy"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "same", "gain", "diverges"),
+    [
+        ({}, "reproduced", "reproduced", "reproduced"),
+        ({"same": 0.6}, "not reproduced", "reproduced", "reproduced"),
+        ({"large": 0.4}, "reproduced", "not reproduced", "reproduced"),
+        ({"diverges": False}, "reproduced", "reproduced", "not reproduced"),
+    ],
+)
+def test_figure_1_at_the_greatest_depth(changes, same, gain, diverges):
+    found = verdicts(by_rate(**changes))
+    assert found["bjorck.depth.same_rate"] == same
+    assert found["bjorck.depth.higher_rate_generalises"] == gain
+    assert found["bjorck.depth.unnormalised_diverges"] == diverges
+
+
+def test_facts_of_both_depths():
+    found = bjorck_depth.facts(by_rate())
+    assert found["deep_tuned_gap"]["value"] == pytest.approx(30)
+    assert found["shallow_tuned_gap"]["value"] == pytest.approx(0)
+    assert (found["with_deep_tuned"]["value"], found["without_deep_tuned"]["value"]) == (1.0, 0.01)
+    assert found["without_deep_survives"]["value"] == 0.01
+    assert found["with_deep_survives"]["value"] == 1.0
+    assert found["with_deep_accuracy"]["value"] == pytest.approx(80.1)
 
 
 def test_a_depth_without_usable_rate_is_undefined():
@@ -139,3 +186,6 @@ def test_figures_draw():
     assert rates.lines[0].get_ydata()[0] == pytest.approx(exponential(1), rel=0.1)
     maps = bjorck_depth.FIGURES["maps"](table)
     assert all(ax.images for ax in maps.axes[:2])
+    deep = bjorck_depth.FIGURES["accuracy"](by_rate()).axes[2]
+    assert deep.get_title("left") == "56 layers"
+    assert deep.lines[1].get_ydata() == pytest.approx([50.1, 80.1])

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bnbook import claims
+from bnbook import claims, tuning
 from bnbook.analysis import bjorck_fig1, bjorck_usable
 from bnbook.analysis.bjorck_start import NAMES, significant
 from bnbook.analysis.bjorck_usable import PAPER
@@ -115,7 +115,8 @@ def error_ratio(table: pd.DataFrame) -> pd.Series:
 
 def deepest(table: pd.DataFrame) -> pd.DataFrame:
     """Rows of the deepest network."""
-    return table[table["n"] == table["n"].max()]
+    rows: pd.DataFrame = table[table["n"] == table["n"].max()]
+    return rows
 
 
 def same_rate_gap(table: pd.DataFrame) -> pd.Series:
@@ -131,32 +132,6 @@ def rate_gain(table: pd.DataFrame) -> pd.Series:
 def without_diverged(table: pd.DataFrame) -> pd.Series:
     """`bjorck_fig1.without_diverged` of the deepest network."""
     return bjorck_fig1.without_diverged(deepest(table))
-
-
-def gaps(table: pd.DataFrame) -> pd.DataFrame:
-    """Figure 1's two gaps at every depth.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        The experiment's table.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Index n and seed; ``same_rate`` (`bjorck_fig1.same_rate_gap`), ``tuned``
-        (`bjorck_fig1.tuned_gap`) and ``gain`` (`bjorck_fig1.rate_gain`), in points.
-    """
-    measures = {
-        "same_rate": bjorck_fig1.same_rate_gap,
-        "tuned": bjorck_fig1.tuned_gap,
-        "gain": bjorck_fig1.rate_gain,
-    }
-    found = {
-        n: pd.DataFrame({name: measure(rows) for name, measure in measures.items()})
-        for n, rows in table.groupby("n")
-    }
-    return pd.concat(found, names=["n"])
 
 
 CLAIMS = (
@@ -308,4 +283,30 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
                 [sum(bjorck_usable.on_edge(table, rates[size]) for size in n)], 0
             ),
         }
+    for size, short in ((n[0], "shallow"), (n[-1], "deep")):
+        found |= _as_in_figure_1(table[table["n"] == size], short)
     return found
+
+
+def _as_in_figure_1(table: pd.DataFrame, short: str) -> dict[str, dict[str, Any]]:
+    """Describe one depth by the rates and gaps of figure 1."""
+    rates = tuning.tuned_rates(table, (WITHOUT, WITH))
+    final = tuning.final_by_arm(table, rates, "test_accuracy")
+    found = {
+        f"{short}_small_rate": bjorck_fig1.rate_fact(bjorck_fig1.small_rate(table)),
+        f"{short}_large_rate": bjorck_fig1.rate_fact(bjorck_fig1.large_rate(table)),
+        f"{short}_same_rate": _points(bjorck_fig1.same_rate_gap(table)),
+        f"{short}_gain": _points(bjorck_fig1.rate_gain(table)),
+        f"{short}_tuned_gap": _points(bjorck_fig1.tuned_gap(table)),
+    }
+    for arm, name in NAMES.items():
+        found |= {
+            f"{name}_{short}_tuned": bjorck_fig1.rate_fact(rates[arm]),
+            f"{name}_{short}_accuracy": claims.fact(100 * final[arm].dropna(), 1, " %"),
+            f"{name}_{short}_survives": bjorck_fig1.rate_fact(bjorck_fig1.survived(table, arm)),
+        }
+    return found
+
+
+def _points(gaps: pd.Series) -> dict[str, Any]:
+    return claims.fact(gaps.dropna(), 1, " points")

@@ -24,7 +24,7 @@ from typing import Any
 
 import pandas as pd
 
-from bnbook import profiles
+from bnbook import profiles, tuning
 from bnbook.analysis import bjorck_depth as analysis
 from bnbook.arms import WITH, WITHOUT
 from bnbook.errors import BnbookError
@@ -39,6 +39,7 @@ FIGURES = {
         {arm: analysis.largest(table, arm) for arm in (WITHOUT, WITH)}, analysis.curves(table)
     ),
     "maps": lambda table: figures.maps(analysis.usable_shares(table)),
+    "accuracy": lambda table: figures.accuracy(tuning.final(table)),
 }
 facts = analysis.facts
 PLANS = (Plan(), Plan(channels_last=True))

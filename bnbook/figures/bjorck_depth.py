@@ -78,7 +78,7 @@ def draw_map(ax: Axes, shares: pd.DataFrame) -> AxesImage:
         100 * shares.to_numpy(), origin="lower", aspect="auto", cmap="cividis", vmin=0, vmax=100
     )
     ax.set_xticks(range(shares.shape[1]), [str(6 * int(n) + 2) for n in shares.columns])
-    ax.set_yticks(range(shares.shape[0]), [f"{rate:g}" for rate in shares.index])
+    ax.set_yticks(range(shares.shape[0]), [f"{rate:.2g}" for rate in shares.index])
     ax.set(xlabel="layers", ylabel="initial learning rate")
     return image
 
@@ -102,4 +102,36 @@ def maps(shares: pd.DataFrame) -> Figure:
         ax.set_title(arm)
     figure.axes[1].set_ylabel("")
     figure.colorbar(image, ax=figure.axes[:2]).set_label("usable seeds (%)")
+    return figure
+
+
+def draw_accuracy(ax: Axes, last: pd.DataFrame, arm: str) -> None:
+    """Draw the final test accuracy of a network against the learning rate.
+
+    Parameters
+    ----------
+    ax : Axes
+        Where to draw.
+    last : pandas.DataFrame
+        Rows of the last step of one depth: ``arm``, ``learning_rate``, ``test_accuracy``.
+    arm : str
+        The network.
+    """
+    rows = last[last["arm"] == arm].assign(percent=100 * last["test_accuracy"])
+    band = style.mean_band(rows, "learning_rate", "percent")
+    style.draw_band(ax, band, arm, marker=style.MARKERS[arm], ms=3, label=arm)
+    ax.set(xscale="log", xlabel="learning rate")
+
+
+def accuracy(last: pd.DataFrame) -> Figure:
+    """Final test accuracy against the learning rate, a panel for each depth."""
+    depths = sorted(last["n"].unique())
+    figure = style.new_figure(1, len(depths), 8, 3, sharex=True, sharey=True)
+    for ax, n in zip(figure.axes, depths, strict=True):
+        for arm in (WITHOUT, WITH):
+            draw_accuracy(ax, last[last["n"] == n], arm)
+        ax.set_title(f"{6 * n + 2} layers")
+    figure.axes[0].set_ylabel("final test accuracy (%)")
+    handles = figure.axes[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside upper center", ncols=2)
     return figure
