@@ -4,7 +4,8 @@ A result depends on the functions and classes that its run can reach, not on wha
 their files. So a digest holds, of each module, the top-level statements that are reached: those
 that define a name in use, the imports trimmed to such names, and whatever runs when the module is
 imported. Names are followed through imports and attributes (``module.name``); a module that is used
-in any other way counts whole. Comments and docstrings do not count.
+in any other way counts whole. A function's own names, such as parameters, lead nowhere. Neither
+comments nor docstrings count.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import ast
 import hashlib
 import importlib.util
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Set
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +25,8 @@ PACKAGE = "bnbook"
 
 _DEFINITION = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 _IMPORT = ast.Import | ast.ImportFrom
+_FUNCTION = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
+_COMPREHENSION = ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
 
 
 class Origin(NamedTuple):
@@ -198,8 +201,11 @@ class _Reach:
             self.whole(origin.module)
 
 
-def _used(node: ast.AST) -> Iterator[tuple[str, ...]]:
-    """Yield the names in a piece of code, each with the attributes that are taken of it."""
+def _used(node: ast.AST, local: Set[str] = frozenset()) -> Iterator[tuple[str, ...]]:
+    """Yield the names in a piece of code, each with the attributes that are taken of it.
+
+    Names in `local` are left out, and what functions and comprehensions bind for themselves.
+    """
     if isinstance(node, ast.Attribute):
         attributes = [node.attr]
         base = node.value
@@ -207,12 +213,77 @@ def _used(node: ast.AST) -> Iterator[tuple[str, ...]]:
             attributes.append(base.attr)
             base = base.value
         if isinstance(base, ast.Name):
-            yield (base.id, *reversed(attributes))
+            if base.id not in local:
+                yield (base.id, *reversed(attributes))
             return
-    elif isinstance(node, ast.Name):
+    elif isinstance(node, ast.Name) and node.id not in local:
         yield (node.id,)
-    for child in ast.iter_child_nodes(node):
-        yield from _used(child)
+    outside, inside = _scopes(node)
+    for child in outside:
+        yield from _used(child, local)
+    if inside:
+        bound = local | _bound(node)
+        for child in inside:
+            yield from _used(child, bound)
+
+
+def _scopes(node: ast.AST) -> tuple[list[ast.AST], list[ast.AST]]:
+    """Split a node's children: evaluated around it, and in a scope of the node's own."""
+    children = list(ast.iter_child_nodes(node))
+    if isinstance(node, _FUNCTION):
+        inside = node.body if isinstance(node.body, list) else [node.body]
+    elif isinstance(node, _COMPREHENSION):
+        first = node.generators[0]
+        others = (child for child in children if child is not first)
+        return [first.iter], [*others, first.target, *first.ifs]
+    else:
+        inside = []
+    return [child for child in children if child not in inside], list(inside)
+
+
+def _bound(node: ast.AST) -> set[str]:
+    """Names of a function's or a comprehension's own scope, but for what it imports."""
+    if isinstance(node, _COMPREHENSION):
+        targets = [leaf for each in node.generators for leaf in ast.walk(each.target)]
+        return {leaf.id for leaf in targets if isinstance(leaf, ast.Name)}
+    found: set[str] = set()
+    shared: set[str] = set()
+    for each in _scopes(node)[1]:
+        for part in _own(each):
+            if isinstance(part, ast.Global):
+                shared.update(part.names)
+            elif (name := _binds(part)) is not None:
+                found.add(name)
+    return (found - shared) | _parameters(node)
+
+
+def _parameters(node: ast.AST) -> set[str]:
+    if not isinstance(node, _FUNCTION):
+        return set()
+    of = node.args
+    rest = [each for each in (of.vararg, of.kwarg) if each]
+    return {each.arg for each in (*of.posonlyargs, *of.args, *of.kwonlyargs, *rest)}
+
+
+def _own(node: ast.AST) -> Iterator[ast.AST]:
+    """Yield a node and those below it, without the scopes of definitions in it."""
+    yield node
+    if isinstance(node, _COMPREHENSION):
+        yield from (each for each in ast.walk(node) if isinstance(each, ast.NamedExpr))
+    elif not isinstance(node, _DEFINITION | ast.Lambda):
+        for child in ast.iter_child_nodes(node):
+            yield from _own(child)
+
+
+def _binds(node: ast.AST) -> str | None:
+    """Return the name that a node binds where it stands, if it does."""
+    if isinstance(node, ast.NamedExpr):
+        return node.target.id
+    if isinstance(node, ast.Name):
+        return None if isinstance(node.ctx, ast.Load) else node.id
+    if isinstance(node, _DEFINITION | ast.ExceptHandler | ast.MatchAs | ast.MatchStar):
+        return node.name
+    return node.rest if isinstance(node, ast.MatchMapping) else None
 
 
 def _imported(tree: ast.Module) -> Iterator[tuple[str, Origin]]:

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bnbook import claims
+from bnbook import claims, recipe
 from bnbook.analysis import bjorck_depth as analysis
 from bnbook.arms import WITH, WITHOUT
 from bnbook.errors import BnbookError
@@ -68,6 +68,26 @@ def test_a_depth_that_is_predicted_is_not_fitted():
     miss = intercept + slope * math.log(110) - math.log(rates[18])
     assert miss / math.log(10) == pytest.approx(-1.0)
     assert analysis._left_out(rates, "power") ** 2 * 5 >= 1.0
+
+
+@pytest.mark.parametrize("law", analysis.LAWS)
+def test_the_error_of_a_law_is_that_of_the_textbook(law):
+    """Of a least-squares line the miss at a point left out is its residual over 1 - leverage."""
+    rates = pd.Series((1.0, 0.3, 0.4, 0.05, 0.02), index=N)
+    x = np.log(6 * np.array(N) + 2) if law == "power" else 3.0 * np.array(N)
+    design = np.stack([np.ones(5), x], 1)
+    hat = design @ np.linalg.inv(design.T @ design) @ design.T
+    y = np.log10(rates.to_numpy())
+    misses = (y - hat @ y) / (1 - np.diag(hat))
+    assert analysis._left_out(rates, law) == pytest.approx(np.sqrt(np.mean(misses**2)))
+
+
+def test_networks_without_bn_in_bns_place_do_not_differ(monkeypatch):
+    plain = recipe.network
+    monkeypatch.setattr(recipe, "network", lambda _, *a, **k: plain(WITHOUT, *a, **k))
+    found = bjorck_depth.run(bjorck_depth.configure("quick", **SMALL), "cpu")
+    pd.testing.assert_frame_equal(analysis.largest(found, WITH), analysis.largest(found, WITHOUT))
+    assert verdicts(found)["bjorck.depth"] != "reproduced"
 
 
 def test_verdicts_follow_the_truth():

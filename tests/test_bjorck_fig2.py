@@ -81,6 +81,9 @@ def test_measures_on_a_table_with_known_truth():
     assert facts["without_tail"]["value"] == pytest.approx(10.01, rel=1e-4)
     assert facts["entries"]["value"] == 240
     assert facts["without_offset"]["value"] == pytest.approx(0.001)
+    assert facts["with_positive"]["value"] == 3
+    table.loc[(table["arm"] == WITH) & (table["seed"] == 1) & (table["minibatch"] == 1), "mean"] = 0
+    assert bjorck_fig2.facts(table)["with_positive"]["value"] == 2
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,21 @@ def test_measures_on_a_table_with_known_truth():
     assert facts["without_best"]["value"] == pytest.approx(0.494)
 
 
+def test_the_loss_ten_times_beyond_the_largest_step():
+    table = made_up(seeds=(0, 1))
+    far = analysis.beyond(table)
+    assert far[WITHOUT].tolist() == pytest.approx([0.498] * 4)  # at 0.01 = 10 * 1e-3
+    assert far[WITH].tolist() == pytest.approx([0.5, 0.501] * 2)  # at 1 and 10, of 0.025 and 0.4
+    assert analysis.beyond(made_up(steps=1000.0))[WITH].isna().tolist() == [False, True] * 3
+    table.loc[table["step_size"] == 0.01, "loss_ratio"] = np.nan
+    assert analysis.beyond(table)[WITHOUT].tolist() == [np.inf] * 4
+    facts = bjorck_fig3.facts(table)
+    assert facts["with_beyond_most"]["value"] == pytest.approx(0.501)
+    assert facts["without_beyond_least"]["value"] is None  # no number anywhere
+    assert facts["last_ratio"]["value"] == pytest.approx(400, rel=0.01)
+    assert facts["least_change"]["value"] == pytest.approx(1 - 0.494)
+
+
 def test_curves_that_come_back_are_counted():
     table = made_up(seeds=(0, 1))
     assert analysis.recrossings(table) == 0
@@ -61,7 +76,7 @@ def test_curves_that_come_back_are_counted():
     ("claim", "for_it", "against"),
     [
         ("bjorck.fig3.step_size", {"steps": 1.1}, {"steps": 0.9}),
-        ("bjorck.fig3.step_length", {"norms": 90.0}, {"norms": 110.0}),
+        ("bjorck.fig3.step_length", {"norms": 90.0}, {"norms": 110.0}),  # all of it the norm's
     ],
 )
 def test_claims_turn_with_the_truth(claim, for_it, against):

@@ -63,6 +63,17 @@ def test_measures_on_a_table_with_known_truth():
     expected = 100 * math.log(500) / math.log(2500)
     assert facts["loss_fraction"]["value"] == pytest.approx(expected)
     assert facts["diverged"]["value"] == 3
+    assert (facts["last_first"]["value"], facts["high_fell"]["value"]) == (3, 0)
+    assert facts["as_long_helped"]["value"] == 0  # its loss only rises
+    assert facts["as_long_bottom_growth"]["value"] == pytest.approx(1)
+    assert bjorck_fig4.facts(made_up(rate=-0.1))["high_fell"]["value"] == 3
+
+
+def test_the_seeds_that_are_drawn():
+    table = made_up(seeds=(0, 1, 2, 3))
+    assert (analysis.middle_seed(table), analysis.steepest_seed(table)) == (2, 3)
+    calm = made_up(loss=900.0)  # nothing diverged
+    assert (analysis.middle_seed(calm), analysis.steepest_seed(calm)) == (0, 0)
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,9 @@ def test_facts_on_a_table_with_known_truth():
     assert facts["layers"]["value"] == 26
     assert facts["without_variance_growth"]["value"] == pytest.approx(1.5**11)
     assert facts["without_mean_growth"]["value"] == pytest.approx(1.5**5.5)
+    assert facts["without_first_convolution_growth"]["value"] == pytest.approx(1.5**11)
+    apart = analysis.convolution_growth(made_up().query("index != 4"), WITH)
+    assert apart["second"].tolist() == pytest.approx([1.02**11] * 3)
     assert facts["with_stage2_growth"]["value"] == pytest.approx(1.02)
     assert facts["without_noise_gap"]["value"] == pytest.approx(0)
     assert facts["with_last_mean_share"]["value"] == pytest.approx(75)

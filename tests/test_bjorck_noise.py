@@ -1,15 +1,19 @@
 """The noise of SGD: made-up tables with known answers, and a small real run."""
 
+import functools
+
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
-from bnbook import claims, gradient_noise
+from bnbook import claims, gradient_noise, recipe
 from bnbook.analysis import bjorck_noise as analysis
 from bnbook.analysis.bjorck_noise import NOISE, RUN
 from bnbook.arms import WITH, WITHOUT
 from bnbook.errors import BnbookError
 from bnbook.experiments import bjorck_noise
+from bnbook.session import Session
 
 SMALL = {
     "data": "digits", "steps": 4, "seeds": (0, 1), "learning_rates": (0.02, 0.08),
@@ -82,6 +86,27 @@ def test_accuracy_that_depends_on_the_ratio_alone_lies_between_lines():
     assert (shared.max(axis=1) - shared.min(axis=1)).max() < 1e-12
 
 
+def test_a_number_that_says_nothing_has_the_share_of_chance():
+    """The mean over many ways to hand the accuracies to the runs is (k - 1)/(runs - 1)."""
+    table = made_up(seeds=(0,))
+    lines = analysis.on_lines(table)
+    rng, shares = np.random.default_rng(0), []
+    for _ in range(3000):
+        mixed = lines.assign(test_accuracy=rng.permutation(lines["test_accuracy"]))
+        shares.append(analysis.share_between(mixed, "scale").item())
+    assert analysis.share_by_chance(lines, "scale").item() == pytest.approx(1 / 3)
+    assert np.mean(shares) == pytest.approx(1 / 3, abs=0.02)
+
+
+def test_the_square_of_the_rate_has_lines_of_its_own():
+    table = made_up(seeds=(0,))
+    table["test_accuracy"] = np.log(table["learning_rate"] ** 2 / table["batch_size"])
+    squares = analysis.on_lines(table, 2)
+    assert squares["scale"].nunique() == 1  # 0.1 squared over 4 is 0.4 squared over 64
+    assert np.ptp(squares["test_accuracy"]) < 1e-12
+    assert analysis.share_between_lines(table).item() < 0.9
+
+
 def test_facts():
     facts = bjorck_noise.facts(made_up())
     assert facts["finite_population_error"]["value"] == pytest.approx(0.15, abs=0.01)
@@ -126,6 +151,27 @@ def test_a_small_run_has_the_noise_that_theory_has(small_table):
     expected = analysis.finite_population(noise["images"], noise["size"])
     assert (noise["ratio"] / expected - 1).abs().max() < 0.15
     assert analysis.noise_over_bound(small_table).max() < 1
+
+
+def test_measuring_changes_no_bit_of_the_training(monkeypatch):
+    """With the probes of noise and curvature and without: the same losses, accuracies, streams."""
+    config = bjorck_noise.configure("quick", **SMALL)
+    runs = [part for part in bjorck_noise.parts(config) if part.arms == (WITH,)][:2]
+    make = functools.partial(recipe.network, n=config.n, widths=config.widths)
+    torch.manual_seed(0)
+    plain = recipe.train(runs, Session("cpu"), make)
+    state = torch.random.get_rng_state()
+    torch.manual_seed(0)
+    probed = recipe.train(
+        runs, Session("cpu"), make, lambda *of: bjorck_noise._probes(runs[0], *of)
+    )
+    assert torch.equal(torch.random.get_rng_state(), state)
+    for without, with_probes in zip(plain, probed, strict=True):
+        for name, values in without.items():
+            torch.testing.assert_close(
+                torch.as_tensor(with_probes[name]), torch.as_tensor(values),
+                rtol=0, atol=0, equal_nan=True,
+            )  # fmt: skip
 
 
 def test_noise_without_the_division_by_the_size_breaks_the_bound(monkeypatch):

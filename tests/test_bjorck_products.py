@@ -46,6 +46,7 @@ def made_up(seeds=(0, 1, 2), sizes=(50, 200), reading=lambda s, M: s, residual=2
                     for image, off in enumerate((0.5, 2.0)):  # a geometric mean of 1
                         rows.append({"seed": seed, "measured": NETWORK, "wiring": wiring, "n": n,
                                      "arm": arm, "condition": ratio * off, "image": image,
+                                     "tail": 2.0, "largest": 4.0**n * off,
                                      "image_size": 8})  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -122,6 +123,11 @@ def test_facts():
     assert (facts["shallowest"]["value"], facts["deepest"]["value"]) == (8, 20)
     assert facts["residual_without_shallow"]["value"] == pytest.approx(4)
     assert facts["residual_without_deep"]["value"] == pytest.approx(8, rel=0.01)
+    assert facts["plain_with_deep_size"]["value"] == pytest.approx(4**3)
+    found = analysis.spectra(table).query("wiring == @PLAIN and arm == @WITH and n == 1")
+    assert found["depth"].tolist() == [8] * 3
+    assert found["median"].tolist() == pytest.approx([2.0] * 3)
+    assert found["smallest"].tolist() == pytest.approx([1.0] * 3)
     assert facts["law_q50_2"]["value"] == pytest.approx(0.3189, abs=1e-4)
     assert facts["q50_2"]["value"] == pytest.approx(0.3189, rel=0.01)
     assert facts["unsquared"]["value"] > 0.17

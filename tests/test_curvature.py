@@ -123,6 +123,32 @@ def test_a_networks_largest_eigenvalue_is_that_of_its_dense_hessian():
     torch.testing.assert_close(analytic, difference, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_the_eigenvalue_says_where_gradient_descent_turns_unstable(momentum):
+    """At 2 (1 + momentum) / eigenvalue: just below it the loss vanishes, just above it explodes."""
+    losses, (theta,) = quadratic(symmetric([8.0, 3.0, 0.5])[None])
+    product = curvature.hessian(losses, [theta])
+    top = curvature.largest_eigenvalue(product, starts(1, 3), 3).value
+    lengths = []
+    for factor in (0.99, 1.01):
+        x, v = starts(1, 3, 2), torch.zeros(1, 3, dtype=torch.float64)
+        for _ in range(3000):
+            v = momentum * v + product(x)
+            x = x - factor * 2 * (1 + momentum) / top * v
+        lengths.append(x.norm().item())
+    assert lengths[0] < 1e-6
+    assert lengths[1] > 1e6
+
+
+def test_a_product_leaves_parameters_and_random_numbers_alone():
+    losses, parameters = quadratic(symmetric([3.0, 1.0])[None])
+    before, state = parameters[0].detach().clone(), torch.random.get_rng_state()
+    curvature.largest_eigenvalue(curvature.hessian(losses, parameters), starts(1, 2), 2)
+    assert torch.equal(parameters[0], before)
+    assert parameters[0].grad is None
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
 @pytest.mark.parametrize("steps", [0, 4])
 def test_impossible_steps(steps):
     product = curvature.hessian(*quadratic(torch.eye(3, dtype=torch.float64)[None]))

@@ -1,5 +1,6 @@
 """The noise of minibatches: exact expectations, every subset, and what happens without the sum."""
 
+import contextlib
 import itertools
 
 import pytest
@@ -109,3 +110,60 @@ def test_steps_as_trained_have_bns_own_statistics_and_leave_no_trace(example):
     assert found[:, 1].max() < 1e-8  # the whole set is one minibatch, and no noise
     assert found[:, 0].min() > 0
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def measured(which, model, images, labels):
+    if which == "per_example":
+        return gradient_noise.per_example(model, images, labels)
+    c = torch.ones(2, dtype=torch.float64)
+    return gradient_noise.as_trained_over_bound(model, (images, labels), c, (2, 4), 3)
+
+
+def fingerprint(model):
+    """All that a measurement must leave: values, flags, momenta, gradients, random numbers."""
+    layers = [layer for layer in model.modules() if isinstance(layer, BatchNorm)]
+    return {
+        **{name: value.clone() for name, value in model.state_dict().items()},
+        "flags": torch.tensor([module.training for module in model.modules()]),
+        "momenta": torch.tensor([layer.momentum for layer in layers]),
+        "gradients": torch.tensor([p.grad is not None for p in model.parameters()]),
+        "random": torch.random.get_rng_state(),
+    }
+
+
+def changed(model, before):
+    after = fingerprint(model)
+    return {name for name, value in before.items() if not torch.equal(after[name], value)}
+
+
+@pytest.mark.parametrize("which", ["per_example", "as_trained"])
+def test_measuring_leaves_the_network_bit_equal(example, which):
+    model, images, labels = example
+    model.train()
+    model.blocks[1].eval()  # a mixture of flags, as no measurement would make it
+    before = fingerprint(model)
+    measured(which, model, images, labels)
+    assert changed(model, before) == set()
+    model.train()
+
+
+@pytest.mark.parametrize("which", ["per_example", "as_trained"])
+def test_a_measurement_that_does_not_restore_is_found_out(example, which, monkeypatch):
+    model, images, labels = example
+    kept = {name: value.clone() for name, value in model.state_dict().items()}
+    monkeypatch.setattr(gradient_noise, "undisturbed", contextlib.nullcontext)
+    before = fingerprint(model.eval())
+    measured(which, model, images, labels)
+    assert "stem_norm.running_mean" in changed(model, before)
+    model.load_state_dict(kept)
+    model.train()
+
+
+def test_statistics_that_are_not_fixed_are_found_out(example, monkeypatch):
+    """Each image with its own statistics: the gradients no longer average to the whole one."""
+    model, _, labels = example
+    images = torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    right = gradient_noise.per_example(model, images, labels).mean(1)
+    monkeypatch.setattr(gradient_noise, "_fix_statistics", lambda net, _: net.train())
+    wrong = gradient_noise.per_example(model, images, labels).mean(1)
+    assert ((wrong - right).norm(dim=1) / right.norm(dim=1)).min() > 0.1

@@ -106,14 +106,16 @@ def network(make=norm.BatchNorm):
 
 def state(model):
     values = {name: t.detach().clone() for name, t in model.state_dict().items()}
-    return values, [m.training for m in model.modules()], [p.grad for p in model.parameters()]
+    flags, gradients = [m.training for m in model.modules()], [p.grad for p in model.parameters()]
+    return values, flags, gradients, torch.get_rng_state()
 
 
 def unchanged(model, before):
-    values, flags, gradients = before
+    values, flags, gradients, random = before
     assert all(torch.equal(t, values[name]) for name, t in model.state_dict().items())
     assert [m.training for m in model.modules()] == flags
     assert [p.grad for p in model.parameters()] == gradients
+    assert torch.equal(torch.get_rng_state(), random)
     return True
 
 

@@ -69,6 +69,60 @@ def test_what_counts(digests, old, new):
     assert before["bnbook_example"] != after["bnbook_example"]
 
 
+LOCAL = """
+from bnbook import claims
+def helper(x):
+    return x
+def run(values):
+    BODY
+"""
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "helper = 3; return helper",
+        "return [helper for helper in values]",
+        "return {helper: 1 for (helper, _) in values if helper}",
+        "return sum(helper.size for each in values for helper in each)",
+        "return lambda helper, *claims: (helper, claims.interval)",
+        "return (lambda *, helper: helper)(helper=1)",
+        "def inner(helper=values): return helper",
+        "def inner():\n        def helper(): return 1\n        return helper()",
+        "with values as helper: return helper",
+        "try: return values\n    except ValueError as helper: return helper",
+        "return (helper := 3) + helper",
+        "return [last := each for each in values] + [(helper := 1) for each in values] + helper",
+        "match values:\n        case [helper, *_]: return helper",
+        "for helper in values: helper += 1",
+    ],
+)
+def test_a_functions_own_names_lead_nowhere(digests, body):
+    source = LOCAL.replace("BODY", body)
+    assert digests(source) == digests(source.replace("return x", "return -x"))
+    assert "bnbook.claims" not in digests(source)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "return helper",
+        "return [helper for each in values] + [helper for helper in values]",
+        "return [helper for helper in helper(values)]",
+        "def inner(values=helper): return values",
+        "def inner(values: helper): return values",
+        "def inner():\n        helper = 1\n    return helper",
+        "global helper; helper = 1",
+        "class Inner:\n        def helper(self): return helper",
+        "@helper\n    def inner(helper): return helper",
+        "return lambda helper=helper: helper",
+    ],
+)
+def test_names_of_the_module_count_within_functions(digests, body):
+    source = LOCAL.replace("BODY", body)
+    assert digests(source) != digests(source.replace("return x", "return -x"))
+
+
 def test_of_other_modules_only_what_is_used(digests):
     found = digests(BASE)
     assert {"bnbook.claims", "bnbook.records", "bnbook.pages.evidence"} <= found.keys()

@@ -111,12 +111,14 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     kurtosis = rows.pivot_table(index="seed", columns="arm", values="kurtosis", aggfunc="median")
     offset = rows.assign(offset=rows["mean"].abs() / rows["std"])
     offsets = offset.pivot_table(index="seed", columns="arm", values="offset")
+    lowest = rows.pivot_table(index="seed", columns="arm", values="mean", aggfunc="min")
     for arm, name in NAMES.items():
         found |= {
             f"{name}_rms": significant(by_arm(rows, "rms")[arm]),
             f"{name}_tail": geometric(by_arm(rows, "tail")[arm], 1),
             f"{name}_kurtosis": claims.fact(kurtosis[arm], 1),
             f"{name}_offset": claims.fact(offsets[arm], 3),
+            f"{name}_positive": claims.fact([int(lowest[arm].gt(0).sum())], 0),
             f"{name}_loss": significant(by_arm(rows, "loss")[arm]),
         }
     return found

@@ -5,6 +5,7 @@ The claims, their measures and bounds were written before the recorded runs.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pandas as pd
@@ -63,6 +64,28 @@ def recrossings(table: pd.DataFrame) -> int:
         helps = (run["loss_ratio"] < 1).to_numpy()
         count += bool((helps[1:] & ~helps[:-1]).any())
     return count
+
+
+def beyond(table: pd.DataFrame, factor: float = 10.0) -> pd.DataFrame:
+    """Relative loss at the first step that is so many times the largest helpful one.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        The experiment's table.
+    factor : float
+        The first step of the grid that is at least this multiple is taken.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns the arms, one row for each seed and minibatch; infinite where the loss is no number,
+        missing where the grid ends before.
+    """
+    far = table[table["step_size"] >= 0.999 * factor * table["largest_step"]]
+    far = far.assign(loss_ratio=far["loss_ratio"].fillna(math.inf)).sort_values("step_size")
+    first = far.groupby(["arm", "seed", "minibatch"])["loss_ratio"].agg(lambda x: x.iloc[0])
+    return pd.DataFrame(first.unstack("arm")).reindex(columns=list(NAMES))
 
 
 def length_ratio(table: pd.DataFrame) -> pd.Series:
@@ -125,8 +148,12 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """
     rows = searches(table)
     first = rows[rows["minibatch"] == 0]
+    last = rows[rows["minibatch"] == rows["minibatch"].max()]
     norms = by_arm(rows, "gradient_norm")
-    at_start = by_arm(first, "largest_step")
+    at_start, at_last = by_arm(first, "largest_step"), by_arm(last, "largest_step")
+    far = beyond(table)
+    least = far[WITHOUT].min()
+    changes = table[table["step_size"] == table["step_size"].min()]["loss_ratio"].sub(1).abs()
     found = {
         "seeds": claims.fact([rows["seed"].nunique()], 0),
         "minibatches": claims.fact([rows["minibatch"].nunique()], 0),
@@ -136,6 +163,10 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         "recrossings": claims.fact([recrossings(table)], 0),
         "norm_ratio": significant(norms[WITHOUT] / norms[WITH]),
         "start_ratio": significant(at_start[WITH] / at_start[WITHOUT]),
+        "last_ratio": significant(at_last[WITH] / at_last[WITHOUT]),
+        "least_change": claims.fact([changes.min()], None),
+        "with_beyond_most": claims.fact([far[WITH].max()], 0),
+        "without_beyond_least": claims.fact([least] if math.isfinite(least) else [], None),
     }
     for arm, name in NAMES.items():
         found |= {
@@ -144,5 +175,6 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
             f"{name}_norm": significant(norms[arm]),
             f"{name}_best": significant(by_arm(rows, "best_ratio")[arm]),
             f"{name}_loss": significant(by_arm(first, "loss")[arm]),
+            f"{name}_last_loss": significant(by_arm(last, "loss")[arm]),
         }
     return found

@@ -182,11 +182,28 @@ def losses(table: pd.DataFrame, arm: str, fraction: float) -> pd.Series:
     return pd.Series(rows.groupby("seed")["loss"].first())
 
 
-def best_fraction(table: pd.DataFrame) -> pd.Series:
-    """Part of the update, of those applied, with the smallest loss without BN, per seed."""
-    return pd.Series(
-        _losses_on_the_way(table).unstack("fraction").idxmin(axis="columns"), dtype=float
-    )
+def best_fraction(table: pd.DataFrame, arm: str = WITHOUT) -> pd.Series:
+    """Part of the update, of those applied, with the smallest loss of a network, per seed."""
+    losses_by_fraction = _losses_on_the_way(table, arm).unstack("fraction")
+    return pd.Series(losses_by_fraction.idxmin(axis="columns"), dtype=float)
+
+
+def middle_seed(table: pd.DataFrame) -> int:
+    """Return the seed whose `growth_ratio` is the median, of two middle ones the larger."""
+    return _ranked_seed(table, 0.5)
+
+
+def steepest_seed(table: pd.DataFrame) -> int:
+    """Return the seed with the largest `growth_ratio`."""
+    return _ranked_seed(table, 1.0)
+
+
+def _ranked_seed(table: pd.DataFrame, rank: float) -> int:
+    """Seed at this share of the seeds sorted by `growth_ratio`; the first when none diverged."""
+    ratios = growth_ratio(table).dropna().sort_values()
+    if ratios.empty:
+        return int(table["seed"].min())
+    return int(ratios.index[min(int(rank * len(ratios)), len(ratios) - 1)])
 
 
 def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
@@ -204,7 +221,8 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """
     updates = table[table["arm"] == WITHOUT].groupby("seed").first()
     passed, best = _loss_crossing(table), best_fraction(table)
-    grown = growth(table)
+    grown, longer = growth(table), growth(table, AS_LONG)
+    first, last = first_layer(table), max(grown.columns)
     found = {
         "seeds": claims.fact([table["seed"].nunique()], 0),
         "depth": claims.fact([updates["depth"].iloc[0]], 0),
@@ -219,10 +237,13 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         "helped": claims.fact([int((best > 0).sum())], 0),
         "best_fraction": claims.fact(100 * best, 0, " %"),
         "loss_fraction": claims.fact(100 * passed.dropna(), 0, " %"),
-        "first_layer": claims.fact(first_layer(table), 0),
+        "as_long_helped": claims.fact([int((best_fraction(table, AS_LONG) > 0).sum())], 0),
+        "first_layer": claims.fact(first, 0),
+        "last_first": claims.fact([int((first == last).sum())], 0),
         "layers_gone": claims.fact(crossing(table).notna().sum(axis="columns"), 0),
         "rank_correlation": claims.fact(_rank_correlation(grown), 2),
-        "last_growth": significant(grown[max(grown.columns)]),
+        "last_growth": significant(grown[last]),
+        "as_long_bottom_growth": significant(longer[min(longer.columns)]),
     }
     for arm, name in NAMES.items():
         for when, fraction in (("before", 0.0), ("after", 1.0)):
@@ -231,6 +252,7 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     for multiple in sorted(table.loc[table["fraction"] > 1, "fraction"].unique()):
         beyond = growth(table, WITHOUT, multiple)
         found[f"ratio_at_{multiple:g}"] = significant(beyond[high] / beyond[low])
+    found["high_fell"] = claims.fact([int((grown[high] < 1).sum())], 0)
     at = crossing(table)
     for place, layer in zip(("low", "middle", "high"), probed(table), strict=False):
         found |= {
@@ -252,9 +274,9 @@ def _loss_crossing(table: pd.DataFrame) -> pd.Series:
     )
 
 
-def _losses_on_the_way(table: pd.DataFrame) -> pd.Series:
-    """Loss without BN up to the whole update: index seed and fraction."""
-    rows = within(table[table["arm"] == WITHOUT])
+def _losses_on_the_way(table: pd.DataFrame, arm: str = WITHOUT) -> pd.Series:
+    """Loss of a network up to the whole update: index seed and fraction."""
+    rows = within(table[table["arm"] == arm])
     return pd.Series(rows.groupby(["seed", "fraction"])["loss"].first())
 
 

@@ -68,6 +68,29 @@ def total_growth(table: pd.DataFrame, column: str, inputs: str = IMAGES) -> pd.D
     return pd.DataFrame(growth.unstack("arm"))
 
 
+def convolution_growth(table: pd.DataFrame, arm: str) -> dict[str, pd.Series]:
+    """Growth of the variance from the first block to the last, apart for a block's convolutions.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        The experiment's table.
+    arm : str
+        With or without BN.
+
+    Returns
+    -------
+    dict
+        ``first`` and ``second`` -> Series, index seed. `total_growth` is their geometric mean.
+    """
+    rows = rows_of(table, LAYER)
+    layers = rows[rows["arm"] == arm].pivot_table("variance", "seed", "index")
+    numbers = np.array([int(index) for index in layers.columns])
+    inner = numbers[(numbers > 1) & (numbers < numbers.max())]
+    places = {"first": inner[inner % 2 == 0], "second": inner[inner % 2 == 1]}
+    return {place: layers[own[-1]] / layers[own[0]] for place, own in places.items()}
+
+
 def growth_gap(table: pd.DataFrame) -> pd.Series:
     """`total_growth` of the variance without BN over that with BN, in decades, per seed."""
     growth = np.log10(total_growth(table, "variance"))
@@ -239,6 +262,8 @@ def _arm_facts(table: pd.DataFrame, arm: str) -> Iterator[tuple[str, dict[str, A
     for column in ("variance", "mean", "second"):
         growth = total_growth(table, column)[arm]
         yield f"{column}_growth", readable(growth)
+    for place, growth in convolution_growth(table, arm).items():
+        yield f"{place}_convolution_growth", readable(growth)
     noise = total_growth(table, "variance", NOISE)[arm]
     gap = np.log10(noise) - np.log10(total_growth(table, "variance")[arm])
     yield "noise_gap", claims.fact(gap.abs(), 2, " decades")

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from bnbook import claims
+from bnbook.analysis.bjorck_start import significant
 from bnbook.arms import WITH, WITHOUT
 from bnbook.claims import Claim
 from bnbook.formulas import fuss_catalan_cdf, fuss_catalan_edge, fuss_catalan_quantile
@@ -155,6 +156,31 @@ def spread(table: pd.DataFrame) -> pd.DataFrame:
         index="seed", columns=["wiring", "arm", "n"], values="log"
     )
     return pd.DataFrame(np.exp(logs))
+
+
+def spectra(table: pd.DataFrame) -> pd.DataFrame:
+    """Largest, median and smallest of the singular values of networks' Jacobians.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        The experiment's table.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per ``wiring``, ``arm``, ``n`` and ``seed``, with ``depth`` (layers) and the columns
+        ``largest``, ``median``, ``smallest``: geometric means over images.
+    """
+    rows = table[table["measured"] == NETWORK]
+    logs = pd.DataFrame({
+        "largest": np.log(rows["largest"]),
+        "median": np.log(rows["largest"] / rows["tail"]),
+        "smallest": np.log(rows["largest"] / rows["condition"]),
+    })  # fmt: skip
+    keys = [rows[key] for key in ("wiring", "arm", "n", "seed")]
+    found = logs.groupby(keys).mean().apply(np.exp).reset_index()
+    return found.assign(depth=6 * found["n"] + 2)
 
 
 def depth_growth(table: pd.DataFrame, wiring: str = RESIDUAL, arm: str = WITHOUT) -> pd.Series:
@@ -314,6 +340,7 @@ def _tail_facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
 
 def _network_facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     found, rows = spread(table), table[table["measured"] == NETWORK]
+    sizes = spectra(table).pivot_table("largest", "seed", ["wiring", "arm", "n"])
     blocks = sorted(rows["n"].unique())
     facts = {
         "shallowest": claims.fact([6 * blocks[0] + 2], 0),
@@ -326,6 +353,7 @@ def _network_facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
                 value = _geometric(found[wiring][arm][n])
                 digits = None if value >= 1e4 else 1
                 facts[f"{wiring}_{name}_{where}"] = claims.fact([value], digits)
+                facts[f"{wiring}_{name}_{where}_size"] = significant(sizes[wiring][arm][n])
     return facts
 
 

@@ -1,10 +1,10 @@
 """Cancellation in a kernel's gradient at initialisation: what the table says.
 
-The claim, its measure and bound were written before the recorded runs. Bjorck et al. say in words
-that without BN the terms of the gradient mostly agree in sign and with BN they mostly cancel; a
-factor of 10 between the two is the sharp reading, 1 the weak one. Of N terms of independent sign
-about the square root of N is left uncancelled, far more than 10 here, so that the sharp reading
-asks for no more than a small part of what random signs would give.
+The claim, its measure and bound were written before the recorded runs. As we recall it, Bjorck et
+al. say that without BN the terms of the gradient mostly agree in sign and with BN they mostly
+cancel; a factor of 10 between the two is the sharp reading, 1 the weak one. Of N terms of
+independent sign about the square root of N is left uncancelled, far more than 10 here, so that the
+sharp reading asks for no more than a small part of what random signs would give.
 """
 
 from __future__ import annotations

@@ -39,7 +39,8 @@ TITLE = "The update that diverges (Bjorck et al., figure 4)"
 
 CLAIMS = analysis.CLAIMS
 FIGURES = {
-    "maps": figures.maps,
+    "maps": lambda table: figures.maps(table, analysis.middle_seed(table)),
+    "steepest": lambda table: figures.maps(table, analysis.steepest_seed(table)),
     "profile": lambda table: figures.profile(
         {arm: analysis.profiles(table, arm) for arm in analysis.NAMES}, analysis.probed(table)
     ),

@@ -13,8 +13,8 @@ Chosen here: equal numbers of steps, so that at one rate only the noise differs;
 whose ratios coincide; everything else as in `bjorck_fig1`.
 
 Cost: at `standard` a step of one network takes about 4, 14 and 61 ms of one core at 16, 64 and 256
-images, timed over a few steps, and the measurements of four networks some 15 s: 80 runs of 2000
-steps take about 40 minutes of two cores.
+images, timed over a few steps, and the measurements of four networks some 15 s: 80 runs of 1000
+steps take about 25 minutes of two cores.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ PROFILES: Mapping[str, Config] = {
     "standard": Config(
         data="cifar10 or mnist5k",
         seeds=(0, 1, 2, 3, 4),
-        steps=2000,
+        steps=1000,
         batch_sizes=(16, 64, 256),
         side=16,
         train_images=3000,

@@ -47,6 +47,7 @@ FIGURES = {
     "tails": figures.tails,
     "distances": figures.distances,
     "networks": lambda table: figures.networks(analysis.spread(table)),
+    "spectra": lambda table: figures.spectra(analysis.spectra(table)),
 }
 facts = analysis.facts
 

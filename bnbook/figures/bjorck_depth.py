@@ -106,7 +106,7 @@ def maps(shares: pd.DataFrame) -> Figure:
 
 
 def draw_accuracy(ax: Axes, last: pd.DataFrame, arm: str) -> None:
-    """Draw the final test accuracy of a network against the learning rate.
+    """Draw the final test accuracy against the learning rate; bands end at 0 and 100 %.
 
     Parameters
     ----------
@@ -118,7 +118,7 @@ def draw_accuracy(ax: Axes, last: pd.DataFrame, arm: str) -> None:
         The network.
     """
     rows = last[last["arm"] == arm].assign(percent=100 * last["test_accuracy"])
-    band = style.mean_band(rows, "learning_rate", "percent")
+    band = style.mean_band(rows, "learning_rate", "percent").clip(0, 100)
     style.draw_band(ax, band, arm, marker=style.MARKERS[arm], ms=3, label=arm)
     ax.set(xscale="log", xlabel="learning rate")
 

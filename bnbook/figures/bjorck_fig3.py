@@ -10,12 +10,16 @@ from matplotlib.figure import Figure
 from bnbook.arms import WITH, WITHOUT
 from bnbook.figures import style
 
+OPACITY = (1.0, 0.55, 0.3)
+"""Of the curves of the first minibatch, of the second, and of all later ones."""
 MOST = 1e3
 """Relative losses above this, and those that are no numbers, are drawn here."""
 
 
 def draw_curves(ax: Axes, table: pd.DataFrame, arm: str) -> None:
     """Draw the relative loss against the step size, one line for each seed and minibatch.
+
+    Lines are the paler the more updates were made before.
 
     Parameters
     ----------
@@ -27,9 +31,12 @@ def draw_curves(ax: Axes, table: pd.DataFrame, arm: str) -> None:
         The network. What overflows is drawn at the upper edge.
     """
     rows = table[table["arm"] == arm]
-    for _, run in rows.groupby(["seed", "minibatch"]):
+    for (number, seed), run in rows.groupby(["minibatch", "seed"]):
         ratio = run["loss_ratio"].where(run["loss_ratio"] < MOST, MOST)
-        style.draw_line(ax, pd.Series(ratio.to_numpy(), run["step_size"]), arm, lw=0.9, alpha=0.7)
+        curve = pd.Series(ratio.to_numpy(), run["step_size"])
+        alpha = OPACITY[min(int(str(number)), len(OPACITY) - 1)]
+        label = str(number) if seed == rows["seed"].min() else None
+        style.draw_line(ax, curve, arm, lw=1.1, alpha=alpha, label=label)
     ax.axhline(1, color="0.4", lw=1, ls=":")
     smallest = 0.7 * table["loss_ratio"].min()
     ax.set(
@@ -64,11 +71,12 @@ def draw_largest(ax: Axes, searches: pd.DataFrame, column: str) -> None:
 
 
 def curves(table: pd.DataFrame) -> Figure:
-    """The relative loss of both networks: above without BN, below with, as the paper has them."""
+    """The relative loss of both networks: above without BN, below with."""
     figure = style.new_figure(2, 1, 7, 6, sharex=True, sharey=True)
     for ax, arm in zip(figure.axes, (WITHOUT, WITH), strict=True):
         draw_curves(ax, table, arm)
     figure.axes[0].set_xlabel("")
+    figure.axes[1].legend(title="updates made before", title_fontsize=9, loc="upper left")
     return figure
 
 

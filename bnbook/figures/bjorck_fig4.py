@@ -19,8 +19,10 @@ SHOWN = {0.2: 0.3, 0.6: 0.55, 1.0: 1.0, 3.0: 0.8}
 """Applied fractions of which the layers' growth is drawn, and how opaque."""
 
 
-def draw_map(ax: Axes, table: pd.DataFrame, arm: str, layer: int, column: str) -> AxesImage:
-    """Draw the moments of a layer's channels while the update is applied, of the first seed.
+def draw_map(
+    ax: Axes, table: pd.DataFrame, arm: str, layer: int, column: str, seed: int | None = None
+) -> AxesImage:
+    """Draw the moments of a layer's channels while the update is applied, of one seed.
 
     Parameters
     ----------
@@ -35,6 +37,8 @@ def draw_map(ax: Axes, table: pd.DataFrame, arm: str, layer: int, column: str) -
     column : str
         ``mean`` or ``variance``; on a logarithmic scale of the panel's own, for the mean one that
         is linear around zero. Channels are ordered by their variance after the update.
+    seed : int, optional
+        The first one when left out.
 
     Returns
     -------
@@ -43,7 +47,7 @@ def draw_map(ax: Axes, table: pd.DataFrame, arm: str, layer: int, column: str) -
     """
     rows = table[(table["arm"] == arm) & (table["layer"] == layer) & (table["channel"] >= 0)]
     rows = rows[rows["fraction"] <= 1]
-    rows = rows[rows["seed"] == rows["seed"].min()]
+    rows = rows[rows["seed"] == (rows["seed"].min() if seed is None else seed)]
     order = rows[rows["fraction"] == 1.0].sort_values("variance")["channel"]
     values = rows.pivot_table(index="fraction", columns="channel", values=column, dropna=False)
     shown = values[order].to_numpy()
@@ -139,14 +143,14 @@ def draw_loss(ax: Axes, table: pd.DataFrame, threshold: float) -> None:
     ax.legend(loc="center left")
 
 
-def maps(table: pd.DataFrame) -> Figure:
-    """Means above and variances below in each probed layer, without BN."""
+def maps(table: pd.DataFrame, seed: int) -> Figure:
+    """Means above and variances below in each probed layer, without BN, of one seed."""
     layers = sorted(table.loc[table["channel"] >= 0, "layer"].unique())
     figure = style.new_figure(2, len(layers), 8, 5, sharey=True)
     for row, column in enumerate(("mean", "variance")):
         for place, layer in enumerate(layers):
             ax = figure.axes[row * len(layers) + place]
-            image = draw_map(ax, table, WITHOUT, int(layer), column)
+            image = draw_map(ax, table, WITHOUT, int(layer), column, seed)
             ax.set(ylabel="" if place else "update applied (%)", xlabel="channel" if row else "")
             add_colour_bar(image)
     return figure

@@ -32,7 +32,8 @@ def draw_moments(ax: Axes, table: pd.DataFrame, column: str) -> None:
     table : pandas.DataFrame
         The experiment's table. Geometric mean and 95 % interval over seeds: thick for the first
         convolution of every block, thin for the second. Bars at some layers: one standard deviation
-        over channels, mean over seeds; downwards only as far as the axis goes.
+        over channels in proportion to the moment, mean over seeds; downwards only as far as the
+        axis goes.
     column : {"variance", "mean"}
         Which.
     """
@@ -49,12 +50,13 @@ def draw_moments(ax: Axes, table: pd.DataFrame, column: str) -> None:
 
 
 def _draw_bars(ax: Axes, rows: pd.DataFrame, arm: str, column: str) -> None:
-    means = rows.groupby("index")[[column, f"{column}_std"]].mean()
+    means = np.exp(np.log(rows[column]).groupby(rows["index"]).mean())
+    relative = (rows[f"{column}_std"] / rows[column]).groupby(rows["index"]).mean()
     some = means.iloc[:: max(1, len(means) // 6)]
-    spread = some[f"{column}_std"]
-    low = np.minimum(spread, 0.97 * some[column])
+    spread = relative[some.index] * some
+    low = np.minimum(spread, 0.97 * some)
     ax.errorbar(
-        some.index, some[column], yerr=[low, spread], fmt=style.MARKERS[arm], ms=3,
+        some.index, some, yerr=[low, spread], fmt=style.MARKERS[arm], ms=3,
         color=style.COLOURS[arm], elinewidth=0.9, capsize=2,
     )  # fmt: skip
 

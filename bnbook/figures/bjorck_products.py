@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import LogLocator, NullLocator
 
 from bnbook.arms import WITH, WITHOUT
 from bnbook.figures import style
@@ -80,7 +80,8 @@ def draw_simulated(ax: Axes, table: pd.DataFrame, matrices: tuple[int, ...] = (1
     """
     for M in matrices:
         colour = _look(M)[0]
-        x = fuss_catalan_quantile(np.geomspace(1e-4, 1, 400)[:-1], M)
+        levels = np.append(np.geomspace(1e-4, 0.5, 300), 1 - np.geomspace(0.5, 1e-7, 200)[1:])
+        x = fuss_catalan_quantile(levels, M)
         ax.plot(x, fuss_catalan_density(x, M), color=colour, lw=1.2, label=f"M = {M}")
         rows = _histogram(table, "x", M)
         _draw_bins(ax, rows.assign(middle=np.sqrt(rows["low"] * rows["high"])), M)
@@ -131,9 +132,9 @@ def draw_conditions(ax: Axes, table: pd.DataFrame) -> None:
     rows = table[table["measured"] == "product"]
     rows = rows[rows["size"] == rows["size"].max()]
     looks = (
-        ("condition", "largest over smallest", "o", "-", "#7B1E5A"),
+        ("condition", "largest over smallest", "o", "-", "#000000"),
         ("condition_formed", "the same, product formed", "x", ":", "#888888"),
-        ("tail", "largest over median", "s", "--", "#E07B00"),
+        ("tail", "largest over median", "s", "--", "#555555"),
     )
     for column, label, marker, dash, colour in looks:
         band = _geometric_band(rows.assign(log=np.log(rows[column])), "M")
@@ -159,9 +160,9 @@ def draw_distances(ax: Axes, table: pd.DataFrame, M: int) -> None:
     """
     rows = table[(table["measured"] == "product") & (table["M"] == M)]
     looks = (
-        ("distance", "squared, law of M", "o", "-", "#0072B2"),
-        ("distance_next", "squared, law of M + 1", "^", ":", "#CC79A7"),
-        ("distance_unsquared", "not squared, law of M", "s", "--", "#D55E00"),
+        ("distance", "squared, law of M", "o", "-", "#000000"),
+        ("distance_next", "squared, law of M + 1", "^", ":", "#777777"),
+        ("distance_unsquared", "not squared, law of M", "s", "--", "#A06A2C"),
     )
     for column, label, marker, dash, colour in looks:
         band = style.mean_band(rows, "size", column)
@@ -199,6 +200,31 @@ def draw_spread(ax: Axes, spread: pd.DataFrame, wiring: str) -> None:
         style.draw_band(ax, band, arm, marker=style.MARKERS[arm], ms=4, label=arm)
     ax.set_yscale("log")
     ax.set(xlabel="layers", ylabel="largest over smallest singular value", title=wiring)
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_minor_locator(NullLocator())
+
+
+def draw_spectra(ax: Axes, spectra: pd.DataFrame, wiring: str) -> None:
+    """Draw the median singular value of Jacobians against depth, shaded to smallest and largest.
+
+    Parameters
+    ----------
+    ax : Axes
+        Where to draw.
+    spectra : pandas.DataFrame
+        Of `bnbook.analysis.bjorck_products.spectra`: geometric means over seeds.
+    wiring : str
+        ``residual`` or ``plain``.
+    """
+    for arm in (WITHOUT, WITH):
+        own = spectra[(spectra["wiring"] == wiring) & (spectra["arm"] == arm)]
+        logs = own[["smallest", "median", "largest"]].apply(np.log)
+        means = logs.groupby(own["depth"]).mean().apply(np.exp)
+        band = means.set_axis(["low", "mean", "high"], axis="columns")
+        style.draw_band(ax, band, arm, marker=style.MARKERS[arm], ms=4, label=arm)
+    ax.set_yscale("log")
+    ax.set(xlabel="layers", ylabel="singular values", title=wiring)
 
 
 def density(table: pd.DataFrame) -> Figure:
@@ -239,4 +265,14 @@ def networks(spread: pd.DataFrame) -> Figure:
         draw_spread(ax, spread, wiring)
     figure.axes[1].set_ylabel("")
     figure.axes[0].legend(loc="upper left")
+    return figure
+
+
+def spectra(found: pd.DataFrame) -> Figure:
+    """Singular values of real networks' Jacobians against depth, each wiring on its own scale."""
+    figure = style.new_figure(1, 2, 8, 3.4)
+    for ax, wiring in zip(figure.axes, ("residual", "plain"), strict=True):
+        draw_spectra(ax, found, wiring)
+    figure.axes[1].set_ylabel("")
+    figure.axes[1].legend(loc="lower left")
     return figure
