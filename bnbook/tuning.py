@@ -88,6 +88,31 @@ def usable_rates(table: pd.DataFrame, arm: str, column: str, within: float) -> i
     return int((mean >= mean.max() - within).sum())
 
 
+def learned(
+    table: pd.DataFrame, arm: str, level: float, column: str = "test_accuracy"
+) -> list[float]:
+    """Return the rates at which every seed of an arm ends at a level or above, rising.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        The table.
+    arm : str
+        The arm.
+    level : float
+        In units of the column.
+    column : str
+        A measurement; larger is better.
+
+    Returns
+    -------
+    list of float
+    """
+    last = final(table)
+    worst = last[last["arm"] == arm].groupby("learning_rate")[column].min()
+    return [float(rate) for rate in worst.index[worst >= level]]
+
+
 def steps_to(
     table: pd.DataFrame, rates: Mapping[str, float], column: str, targets: Mapping[int, float]
 ) -> pd.DataFrame:

@@ -11,6 +11,7 @@ from bnbook.analysis import bjorck_fig1 as analysis
 from bnbook.arms import WITH, WITHOUT
 from bnbook.errors import BnbookError
 from bnbook.experiments import bjorck_fig1
+from bnbook.figures import bjorck_fig1 as figures
 
 SMALL = {
     "data": "digits", "steps": 6, "seeds": (0, 1), "learning_rates": (0.01, 0.4), "points": 2,
@@ -80,6 +81,27 @@ def test_claims_turn_red_when_the_truth_is_otherwise(changes, claim, verdict):
     assert verdicts(made_up(**changes))[claim] == verdict
 
 
+def test_a_lead_at_one_rate_is_counted_where_its_interval_is_above_zero():
+    facts = bjorck_fig1.facts(made_up(same=0.8))
+    # BN leads by ten points at 0.01, by none at 0.1 and by 75 at 1.0, where the other diverges.
+    assert (facts["ahead"]["value"], facts["behind"]["value"]) == (2, 0)
+    assert facts["largest_lead"]["value"] == pytest.approx(75.1)
+    assert facts["same_rate_training"]["value"] == pytest.approx(10)
+    facts = bjorck_fig1.facts(made_up(same=0.6, diverges=()))
+    assert (facts["ahead"]["value"], facts["behind"]["value"]) == (1, 1)
+
+
+def test_a_run_that_stands_still_has_not_diverged_and_is_counted_apart():
+    table = made_up()
+    dead = (table["arm"] == WITHOUT) & (table["learning_rate"] == 0.1) & (table["seed"] == 1)
+    table.loc[dead, "test_accuracy"] = 0.1
+    facts = bjorck_fig1.facts(table)
+    assert (facts["without_still"]["value"], facts["with_still"]["value"]) == (1, 0)
+    assert facts["without_survives"]["value"] == 0.1
+    assert facts["without_learns_to"]["value"] == 0.01
+    assert (facts["with_learns_from"]["value"], facts["with_learns_to"]["value"]) == (0.01, 1.0)
+
+
 def test_without_a_larger_rate_nothing_is_reproduced():
     table = made_up()
     table = table[table["learning_rate"] <= 0.01]
@@ -146,6 +168,25 @@ def test_figures_draw_every_panel(table):
     for name, draw in bjorck_fig1.FIGURES.items():
         for ax in draw(table).axes:
             assert ax.lines, name
+
+
+def test_figure_1_shows_both_networks_at_the_small_rate_and_the_largest_that_learn():
+    table = made_up()
+    assert figures.shown_runs(table, 0.01, 1.0) == [
+        (WITHOUT, 0.01), (WITHOUT, 0.1), (WITH, 0.01), (WITH, 0.1), (WITH, 1.0)
+    ]  # fmt: skip
+    training, test = bjorck_fig1.FIGURES["curves"](table).axes
+    ends = {line.get_label(): line.get_ydata()[-1] for line in test.lines[:5]}
+    assert ends["without BN, rate 0.01"] == pytest.approx(70.1)
+    assert ends["with BN, rate 1"] == pytest.approx(85.1)
+    assert training.lines[0].get_ydata()[-1] == pytest.approx(75.1)
+    colours = [line.get_color() for line in test.lines[:5]]
+    assert len(set(colours)) == 5  # by arm and by rate
+
+
+def test_the_gap_is_drawn_pair_by_pair():
+    (ax,) = bjorck_fig1.FIGURES["gap"](made_up(same=0.8)).axes
+    assert ax.lines[0].get_ydata() == pytest.approx([10, 0, 75.1])
 
 
 def test_figures_of_a_run_that_reached_nothing(small_table):

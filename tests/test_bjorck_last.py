@@ -144,6 +144,17 @@ def test_a_small_run_is_tidy(table):
         assert set(value) == {"value", "low", "high", "digits", "unit"}
 
 
+def test_without_bn_at_any_place_nothing_is_reproduced(monkeypatch):
+    """All arms trained without BN: equal runs, no gain to have a share of, no last layer ahead."""
+    monkeypatch.setattr(analysis, "places", lambda *_: ())
+    found = bjorck_last.run(bjorck_last.configure("quick", **SMALL), "cpu")
+    final = found[found["step"] == found["step"].max()]
+    keys = ["learning_rate", "seed"]
+    assert (final.groupby(keys)["loss"].nunique() == 1).all()
+    assert analysis.accuracy_share(found).isna().all()
+    assert "reproduced" not in verdicts(found).values()
+
+
 def test_facts():
     found = bjorck_last.facts(made_up())
     assert found["with_rate"]["value"] == pytest.approx(1.0)
@@ -153,6 +164,18 @@ def test_facts():
     assert found["only_networks"]["value"] == 2
     assert found["but_share"]["value"] is None
     assert found["layers"]["value"] == 8
+    assert found["last_lead"]["value"] == pytest.approx(-10)
+    assert found["with_strict"]["value"] == pytest.approx(1.0)
+
+
+def test_a_second_look_at_what_is_usable_asks_for_more():
+    table = made_up()
+    weak = (table["arm"] == LAST_ONLY) & (table["learning_rate"] == 1.0)
+    table.loc[weak, "validation_accuracy"] = 0.25
+    found = bjorck_last.facts(table)
+    assert found["last_rate"]["value"] == pytest.approx(1.0)
+    assert found["last_strict"]["value"] == pytest.approx(0.1)
+    assert found["last_strict_none"]["value"] == 0
 
 
 def test_figures_draw_every_panel():
@@ -162,5 +185,7 @@ def test_figures_draw_every_panel():
             assert ax.lines, name
             for line in ax.lines:
                 assert all(map(math.isfinite, line.get_ydata())), name
-    level = bjorck_last.FIGURES["places"](made_up()).axes[0].lines[0].get_ydata()
-    assert level == pytest.approx([0.01, 0.01, 1.0])
+    convolutions, _, last, *_ = bjorck_last.FIGURES["places"](made_up()).axes[0].lines
+    assert convolutions.get_ydata() == pytest.approx([0.01, 0.01])
+    assert last.get_ydata() == pytest.approx([1.0])
+    assert last.get_xdata() == [8]  # the output of the last block, apart from the convolutions

@@ -5,7 +5,7 @@ import pytest
 
 from bnbook import claims
 from bnbook.analysis import bjorck_map as analysis
-from bnbook.arms import FIXUP, GROUP_NORM, LAYER_NORM, SKIPINIT, WARM_UP, WITH, WITHOUT
+from bnbook.arms import CLIPPED, FIXUP, GROUP_NORM, LAYER_NORM, SKIPINIT, WARM_UP, WITH, WITHOUT
 from bnbook.errors import BnbookError
 from bnbook.experiments import bjorck_fig1, bjorck_map
 
@@ -63,12 +63,28 @@ def test_the_better_of_two_is_chosen_on_validation_data():
     assert analysis.best_arm(table, (FIXUP, SKIPINIT)) == SKIPINIT
 
 
+def test_clipped_gradients_are_in_no_claim():
+    table = made_up()
+    table.loc[table["arm"] == CLIPPED, ["validation_accuracy", "test_accuracy"]] = 1.0
+    before, after = (claims.assess(bjorck_map.CLAIMS, each) for each in (made_up(), table))
+    assert before == after
+
+
+def test_shares_of_bns_gain():
+    table = made_up(GROUP_NORM=0.70)
+    shares = {arm: analysis.gain_share(table, arm).mean() for arm in (WITHOUT, WITH, GROUP_NORM)}
+    assert shares == pytest.approx({WITHOUT: 0, WITH: 1, GROUP_NORM: 0.5}, abs=2e-3)
+    assert analysis.gain_share(made_up(WITH=0.5), GROUP_NORM).isna().all()
+    assert bjorck_map.facts(made_up(WITH=0.5))["groupnorm_share"]["value"] is None
+
+
 def test_facts():
     facts = bjorck_map.facts(made_up())
     assert facts["without_survives"]["value"] == 0.1
     assert facts["fixup_survives"]["value"] == 1.0
     assert facts["without_diverged"]["value"] == 50
     assert facts["groupnorm_accuracy"]["value"] == pytest.approx(81)
+    assert facts["on_edge"]["value"] == len(analysis.ARMS)  # of two rates both are edges
 
 
 def test_the_map_is_figure_1s():

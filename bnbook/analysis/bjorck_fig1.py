@@ -5,6 +5,7 @@ The claims, their measures and bounds were written before the recorded runs.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
@@ -155,6 +156,13 @@ def survived(table: pd.DataFrame, arm: str) -> float:
     return float(below.max()) if len(below) else float("nan")
 
 
+def same_rate_leads(table: pd.DataFrame, column: str = "test_accuracy") -> pd.DataFrame:
+    """Final accuracy with BN minus without at one rate, in points: index seed, columns rates."""
+    grid = sorted(table["learning_rate"].unique())
+    lead = {rate: at(table, WITH, rate, column) - at(table, WITHOUT, rate, column) for rate in grid}
+    return 100 * pd.DataFrame(lead)
+
+
 def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """Return the numbers that the chapter quotes beside the claims.
 
@@ -173,6 +181,8 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     grid, last = sorted(table["learning_rate"].unique()), tuning.final(table)
     gap = 100 * (table["training_accuracy"] - table["test_accuracy"])
     gaps = table.assign(gap=gap)
+    training = same_rate_leads(table, "training_accuracy")
+    leads = [claims.fact(lead.dropna(), 1) for _, lead in same_rate_leads(table).items()]
     found = {
         "rates": claims.fact([len(grid)], 0),
         "seeds": claims.fact([table["seed"].nunique()], 0),
@@ -184,9 +194,17 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         "target": claims.fact([100 * target(table)], 1, " %"),
         "tuned_gap": claims.fact(tuned_gap(table), 1, " points"),
         "diverged": claims.fact([(last["diverged_at"] >= 0).sum()], 0),
+        "same_rate_training": claims.fact(_defined(training[small]), 1, " points"),
+        "ahead": claims.fact([sum((lead["low"] or 0) > 0 for lead in leads)], 0),
+        "behind": claims.fact([sum((lead["high"] or 0) < 0 for lead in leads)], 0),
+        "largest_lead": claims.fact(_largest(lead["value"] for lead in leads), 1, " points"),
         "small_gap": claims.fact(_defined(at(gaps, WITH, small, "gap")), 1, " points"),
         "large_gap": claims.fact(_defined(at(gaps, WITH, large, "gap")), 1, " points"),
     }
+    learns = {arm: tuning.learned(table, arm, FAILED) for arm in (WITHOUT, WITH)}
+    diverged = last["diverged_at"] >= 0
+    gone = _counts(last[diverged])
+    still = _counts(last[~diverged & (last["test_accuracy"] < FAILED)])
     for name, arm in (("without", WITHOUT), ("with", WITH)):
         found |= {
             f"{name}_rate": rate_fact(rates[arm]),
@@ -195,6 +213,11 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
             f"{name}_small_accuracy": _accuracy(table, arm, small),
             f"{name}_large_accuracy": _accuracy(table, arm, large),
             f"{name}_survives": rate_fact(survived(table, arm)),
+            f"{name}_learns_from": rate_fact(min(learns[arm], default=float("nan"))),
+            f"{name}_learns_to": rate_fact(max(learns[arm], default=float("nan"))),
+            f"{name}_runs": claims.fact([int((last["arm"] == arm).sum())], 0),
+            f"{name}_diverged": claims.fact([int(gone[arm])], 0),
+            f"{name}_still": claims.fact([int(still[arm])], 0),
             f"{name}_usable": claims.fact(
                 [tuning.usable_rates(table, arm, "test_accuracy", 0.02)], 0
             ),
@@ -208,6 +231,15 @@ def _fastest(table: pd.DataFrame, arm: str) -> list[float]:
     needed = tuning.steps_to_reach(table, "validation_accuracy", target(table))
     means = needed.loc[:, [arm]].dropna(axis="columns").mean()
     return [float(means.min())] if len(means) else []
+
+
+def _largest(values: Iterable[float | None]) -> list[float]:
+    found = [value for value in values if value is not None]
+    return [max(found)] if found else []
+
+
+def _counts(runs: pd.DataFrame) -> pd.Series:
+    return runs["arm"].value_counts().reindex((WITHOUT, WITH), fill_value=0)
 
 
 def _accuracy(table: pd.DataFrame, arm: str, rate: float) -> dict[str, Any]:

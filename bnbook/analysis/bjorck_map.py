@@ -74,6 +74,26 @@ def lead_over(*arms: str) -> Callable[[pd.DataFrame], pd.Series]:
     return measure
 
 
+def gain_share(table: pd.DataFrame, arm: str) -> pd.Series:
+    """Share of BN's gain in final test accuracy that an arm brings, per seed.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        The experiment's table.
+    arm : str
+        One of `ARMS`; each has its tuned rate.
+
+    Returns
+    -------
+    pandas.Series
+        Index seed: 0 as without BN, 1 as with it; missing where BN gains nothing.
+    """
+    final = tuned_accuracy(table)
+    gain = final[WITH] - final[WITHOUT]
+    return pd.Series((final[arm] - final[WITHOUT]) / gain.where(gain > 0))
+
+
 def _quantity(what: str) -> str:
     return f"final test accuracy with BN minus {what}, each at its tuned rate"
 
@@ -130,14 +150,16 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     -------
     dict
         Name -> ``value``, ``digits``, ``unit`` and, for means over seeds, ``low``, ``high``. Of
-        each arm: tuned rate, largest rate up to which no run diverges, test accuracy, share of
-        all runs that diverged.
+        each arm: tuned rate, largest rate up to which no run diverges, test accuracy, its share of
+        BN's gain in it, shares of all runs that diverged and that failed.
     """
     rates, final = tuning.tuned_rates(table, ARMS), tuned_accuracy(table)
     last = tuning.final(table)
+    edges = (table["learning_rate"].min(), table["learning_rate"].max())
     found = {
         "rates": claims.fact([table["learning_rate"].nunique()], 0),
         "seeds": claims.fact([table["seed"].nunique()], 0),
+        "on_edge": claims.fact([sum(rate in edges for rate in rates.values())], 0),
     }
     for arm, rate in rates.items():
         runs, name = last[last["arm"] == arm], NAMES[arm]
@@ -145,6 +167,7 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
             f"{name}_rate": rate_fact(rate),
             f"{name}_survives": rate_fact(survived(table, arm)),
             f"{name}_accuracy": claims.fact(100 * final[arm], 1, " %"),
+            f"{name}_share": claims.fact(gain_share(table, arm).dropna(), 2),
             f"{name}_diverged": claims.fact([100 * (runs["diverged_at"] >= 0).mean()], 0, " %"),
             f"{name}_failed": claims.fact([100 * (runs["test_accuracy"] < FAILED).mean()], 0, " %"),
         }

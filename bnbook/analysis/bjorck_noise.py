@@ -102,29 +102,48 @@ CLAIMS = (
 )
 
 
+def scaled(table: pd.DataFrame, power: int = 1) -> pd.DataFrame:
+    """Runs with their noise scale α^power/|B| in the column ``scale``, equal where it is equal."""
+    found = runs(table)
+    noise_scale = found["learning_rate"] ** power / found["batch_size"]
+    return found.assign(scale=_rounded(noise_scale))
+
+
 def along_lines(table: pd.DataFrame, column: str = "test_accuracy") -> pd.DataFrame:
     """Runs by their noise scale: index the ratio α/|B|, columns the batch sizes, means."""
-    found = runs(table)
-    found = found.assign(scale=_rounded(found["learning_rate"] / found["batch_size"]))
-    return found.pivot_table(index="scale", columns="batch_size", values=column)
+    return scaled(table).pivot_table(index="scale", columns="batch_size", values=column)
+
+
+def on_lines(table: pd.DataFrame, power: int = 1) -> pd.DataFrame:
+    """Runs of `scaled` whose noise scale two or more batch sizes share at their seed."""
+    found = scaled(table, power)
+    shared = found.groupby(["seed", "scale"])["batch_size"].transform("count") > 1
+    return pd.DataFrame(found[shared])
+
+
+def share_between(found: pd.DataFrame, column: str) -> pd.Series:
+    """Share of the variance of test accuracy that lies between the values of a column, per seed."""
+    accuracy, seeds = found["test_accuracy"], found["seed"]
+    within = accuracy - accuracy.groupby([seeds, found[column]]).transform("mean")
+    whole = accuracy - accuracy.groupby(seeds).transform("mean")
+    return 1 - (within**2).groupby(seeds).sum() / (whole**2).groupby(seeds).sum()
+
+
+def share_by_chance(found: pd.DataFrame, column: str) -> pd.Series:
+    """`share_between` as it is on average when a column says nothing: (k - 1)/(runs - 1).
+
+    For k values of the column, the mean over all ways to hand the accuracies to the runs.
+    """
+    groups = found.groupby("seed")[column]
+    return pd.Series((groups.nunique() - 1) / (groups.count() - 1))
 
 
 def share_between_lines(table: pd.DataFrame) -> pd.Series:
     """Share of the variance of test accuracy that lies between values of α/|B|, per seed.
 
-    Values of α/|B| with one run only count with no variance inside; only those that two or more
-    batch sizes share are taken.
+    Only values of α/|B| are taken that two or more batch sizes share.
     """
-    found = runs(table)
-    found = found.assign(scale=_rounded(found["learning_rate"] / found["batch_size"]))
-    shared = found.groupby(["seed", "scale"])["batch_size"].transform("count") > 1
-    found = found[shared]
-    within = found["test_accuracy"] - found.groupby(["seed", "scale"])["test_accuracy"].transform(
-        "mean"
-    )
-    whole = found["test_accuracy"] - found.groupby("seed")["test_accuracy"].transform("mean")
-    seeds = found["seed"]
-    return 1 - (within**2).groupby(seeds).sum() / (whole**2).groupby(seeds).sum()
+    return share_between(on_lines(table), "scale")
 
 
 def flatness_slope(table: pd.DataFrame) -> pd.Series:
@@ -161,6 +180,7 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     eigen = batch_accuracies(table, "eigenvalue")
     alive = trained[trained["diverged_at"] < 0]
     relative = (alive["eigenvalue_error"] / alive["eigenvalue"]).max()
+    lines, squares = on_lines(table), on_lines(table, 2)
     return {
         "seeds": claims.fact([trained["seed"].nunique()], 0),
         "steps": claims.fact([trained["step"].max()], 0),
@@ -181,6 +201,13 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         "large_batch_eigenvalue": claims.fact(eigen.iloc[:, -1].dropna(), 1),
         "eigenvalue_error": claims.fact([100 * relative], 1, " %"),
         "between_lines": claims.fact(share_between_lines(table), 2),
+        "between_lines_chance": claims.fact([share_by_chance(lines, "scale").mean()], 2),
+        "between_rates": claims.fact(share_between(lines, "learning_rate"), 2),
+        "between_rates_chance": claims.fact([share_by_chance(lines, "learning_rate").mean()], 2),
+        "between_sizes": claims.fact(share_between(lines, "batch_size"), 2),
+        "between_sizes_chance": claims.fact([share_by_chance(lines, "batch_size").mean()], 2),
+        "between_squares": claims.fact(share_between(squares, "scale").dropna(), 2),
+        "between_squares_chance": claims.fact([share_by_chance(squares, "scale").mean()], 2),
         "flatness_slope": claims.fact(flatness_slope(table), 2),
     }  # fmt: skip
 

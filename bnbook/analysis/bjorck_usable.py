@@ -20,20 +20,22 @@ TIMES_GUESSING = 2.0
 CLASSES = 10
 
 
-def usable(table: pd.DataFrame) -> pd.DataFrame:
+def usable(table: pd.DataFrame, times: float = TIMES_GUESSING) -> pd.DataFrame:
     """Rows of the last step, with the column ``usable``.
 
     Parameters
     ----------
     table : pandas.DataFrame
         With the columns ``step``, ``diverged_at`` (-1 for never) and ``validation_accuracy``.
+    times : float
+        The accuracy asked for, in units of that of guessing.
 
     Returns
     -------
     pandas.DataFrame
     """
     last = tuning.final(table)
-    learned = last["validation_accuracy"] >= TIMES_GUESSING / CLASSES
+    learned = last["validation_accuracy"] >= times / CLASSES
     return last.assign(usable=learned & (last["diverged_at"] < 0))
 
 
@@ -43,7 +45,7 @@ def shares(table: pd.DataFrame, by: str = "arm") -> pd.DataFrame:
     return runs.pivot_table(index="learning_rate", columns=by, values="usable")
 
 
-def largest(table: pd.DataFrame, by: str = "arm") -> pd.DataFrame:
+def largest(table: pd.DataFrame, by: str = "arm", times: float = TIMES_GUESSING) -> pd.DataFrame:
     """Largest usable rate of every network and seed.
 
     Parameters
@@ -52,13 +54,15 @@ def largest(table: pd.DataFrame, by: str = "arm") -> pd.DataFrame:
         The experiment's table.
     by : str
         The column that tells networks apart.
+    times : float
+        The accuracy asked for, in units of that of guessing.
 
     Returns
     -------
     pandas.DataFrame
         Index seed, columns the networks; missing where a seed has no usable rate.
     """
-    runs = usable(table)
+    runs = usable(table, times)
     rates = runs["learning_rate"].where(runs["usable"])
     found: pd.DataFrame = rates.groupby([runs["seed"], runs[by]]).max().unstack(by)
     return found

@@ -39,6 +39,9 @@ FIGURES = {
     "curves": lambda table: figures.curves(
         table, analysis.small_rate(table), analysis.large_rate(table)
     ),
+    "gap": lambda table: figures.gap(
+        table, analysis.small_rate(table), float(analysis.tuned_gap(table).mean())
+    ),
     "map": lambda table: figures.rate_map(
         table, tuning.tuned_rates(table, (WITHOUT, WITH)), analysis.target(table)
     ),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from bnbook import tuning
 from bnbook.arms import WITH, WITHOUT
@@ -15,6 +18,9 @@ from bnbook.figures import style
 
 SPLITS = {"training_accuracy": "training accuracy (%)", "test_accuracy": "test accuracy (%)"}
 _MARKS = ("o", "v", "^", "D", "P")
+_PALEST = 0.55
+LEARNED = 0.2
+"""Final test accuracy from which a run has learned something: twice that of guessing."""
 
 
 def draw_curves(
@@ -29,33 +35,64 @@ def draw_curves(
     table : pandas.DataFrame
         The experiment's table.
     runs : sequence of (str, float)
-        Arms and rates shown; the curves of one arm differ in marker.
+        Arms and rates shown; the curves of one arm differ in marker and go from pale to full
+        colour as the rate rises.
     column : str
         A key of `SPLITS`.
     """
-    whole, seen = table["step"].max(), dict.fromkeys((WITHOUT, WITH), 0)
+    whole = table["step"].max()
     for arm, rate in runs:
+        of_arm = sorted(other for name, other in runs if name == arm)
+        at = of_arm.index(rate)
         chosen = table[(table["arm"] == arm) & (table["learning_rate"] == rate)]
         chosen = chosen.assign(done=100 * chosen["step"] / whole)
         band = 100 * style.mean_band(chosen, "done", column)
-        mark = style.MARKERS[arm] if arm == WITHOUT else _MARKS[seen[arm] % len(_MARKS)]
-        seen[arm] += 1
-        style.draw_band(
-            ax, band, arm, label=f"{arm}, rate {rate:g}", marker=mark, ms=5, alpha=0.85,
-            markevery=max(1, len(band) // 10),
+        colour = _tint(style.COLOURS[arm], at, len(of_arm))
+        (line,) = ax.plot(
+            band.index, band["mean"], color=colour, label=f"{arm}, rate {rate:g}", ms=5,
+            marker=("s", "X")[at % 2] if arm == WITHOUT else _MARKS[at % len(_MARKS)],
+            markevery=max(1, len(band) // 10), zorder=3 if arm == WITHOUT else 2,
         )  # fmt: skip
+        if style.DASHES[arm]:
+            line.set_dashes(style.DASHES[arm])
+        ax.fill_between(
+            band.index.to_numpy(), band["low"], band["high"], color=colour, alpha=0.2, lw=0
+        )
     for share in (50, 75):
         ax.axvline(share, color="0.8", lw=0.8, zorder=0)
-    ax.set(xlabel="training done (%)", ylabel=SPLITS[column], xlim=(0, 100), ylim=(0, 101))
+    ax.set(
+        xlabel="training done (%)",
+        ylabel=SPLITS[column],
+        xlim=(0, 100),
+        ylim=accuracy_limits(table),
+    )
+
+
+def accuracy_limits(table: pd.DataFrame) -> tuple[float, float]:
+    """Limits of an axis of accuracies in per cent: from 0 to the next 20 above all of them."""
+    highest = table.filter(items=[*SPLITS]).max().max()
+    return 0, min(101.0, 20 * math.ceil(5 * highest + 0.05))
+
+
+def _tint(colour: str, at: int, count: int) -> tuple[float, float, float]:
+    """Return the colour of one curve of several: the first has most white, the last none."""
+    white = _PALEST * (1 - at / (count - 1)) if count > 1 else 0.0
+    red, green, blue = (part + white * (1 - part) for part in to_rgb(colour))
+    return red, green, blue
 
 
 def shown_runs(table: pd.DataFrame, small: float, large: float) -> list[tuple[str, float]]:
-    """Curves shown: both arms at the small rate, BN at the large one and at one half way."""
+    """Curves shown: both arms at the small rate and at the largest at which every seed learns.
+
+    BN also at the large rate and at one half way from the small one.
+    """
     grid = sorted(table["learning_rate"].unique())
     between = [rate for rate in grid if small < rate < large]
     middle = between[len(between) // 2 : len(between) // 2 + 1]
-    rates = [rate for rate in (small, *middle, large) if rate == rate]
-    return [(WITHOUT, small), *((WITH, rate) for rate in rates)]
+    chosen = {WITHOUT: {small}, WITH: {small, *middle, large}}
+    for arm, rates in chosen.items():
+        rates |= {rate for rate in tuning.learned(table, arm, LEARNED)[-1:] if rate > small}
+    return [(arm, rate) for arm, rates in chosen.items() for rate in sorted(rates) if rate == rate]
 
 
 def curves(table: pd.DataFrame, small: float, large: float) -> Figure:
@@ -64,7 +101,41 @@ def curves(table: pd.DataFrame, small: float, large: float) -> Figure:
     for ax, column in zip(figure.axes, SPLITS, strict=True):
         draw_curves(ax, table, shown_runs(table, small, large), column)
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2)
+    figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    return figure
+
+
+def draw_gap(ax: Axes, table: pd.DataFrame, small: float, tuned_gap: float) -> None:
+    """Draw the lead of BN at one and the same rate against the rate: mean and 95 % interval.
+
+    Parameters
+    ----------
+    ax : Axes
+        Where to draw.
+    table : pandas.DataFrame
+        The experiment's table.
+    small : float
+        The rate that suits the network without BN, ringed.
+    tuned_gap : float
+        BN's mean lead when each network has its own rate, in points; a dashed line.
+    """
+    last = tuning.final(table)
+    pairs = last.pivot_table(index=["learning_rate", "seed"], columns="arm", values="test_accuracy")
+    leads = (100 * (pairs[WITH] - pairs[WITHOUT])).rename("lead").reset_index()
+    band = style.mean_band(leads, "learning_rate", "lead")
+    style.draw_band(ax, band, WITH, marker="o", ms=4, label="both at this rate")
+    ax.plot(small, band["mean"][small], "o", ms=12, mfc="none", mec=style.COLOURS[WITHOUT], mew=1.4)
+    ax.axhline(tuned_gap, color="0.4", lw=1, ls="--", label="each at its tuned rate")
+    ax.axhline(0, color="0.8", lw=0.8, zorder=0)
+    ax.set(xscale="log", xlabel="learning rate", ylabel="lead of BN (points of test accuracy)")
+
+
+def gap(table: pd.DataFrame, small: float, tuned_gap: float) -> Figure:
+    """The lead of BN at one and the same rate, over all rates."""
+    figure = style.new_figure(1, 1, 6.4, 3.4)
+    ax = figure.axes[0]
+    draw_gap(ax, table, small, tuned_gap)
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 
 
@@ -99,7 +170,8 @@ def draw_accuracy(
                 tuned[arm], band["mean"][tuned[arm]], "o", ms=12, mfc="none",
                 mec=style.COLOURS[arm], mew=1.4,
             )  # fmt: skip
-    ax.set(xscale="log", xlabel="learning rate", ylabel="final test accuracy (%)", ylim=(0, 101))
+    ax.set(xscale="log", xlabel="learning rate", ylabel="final test accuracy (%)")
+    ax.set_ylim(accuracy_limits(table))
 
 
 def draw_steps(ax: Axes, table: pd.DataFrame, arms: Collection[str], target: float) -> None:
@@ -124,9 +196,12 @@ def draw_steps(ax: Axes, table: pd.DataFrame, arms: Collection[str], target: flo
         band = 10 ** style.mean_band(runs, "learning_rate", "steps")
         style.draw_band(ax, band, arm, marker=style.MARKERS[arm], ms=4)
     ax.set(
-        xscale="log", yscale="log", xlabel="learning rate", ylabel=f"steps to {target:.0%}",
+        xscale="log", yscale="log", xlabel="learning rate", ylabel=f"steps to {100 * target:.0f} %",
         ylim=(max(1, 0.5 * table.loc[table["step"] > 0, "step"].min()), 1.5 * table["step"].max()),
     )  # fmt: skip
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:g}"))
+    ax.yaxis.set_minor_locator(NullLocator())
 
 
 def draw_diverged(ax: Axes, table: pd.DataFrame, arms: Collection[str]) -> None:

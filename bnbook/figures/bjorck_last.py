@@ -8,10 +8,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from bnbook import tuning
+from bnbook.arms import LAST_ONLY
 from bnbook.figures import style
+from bnbook.figures.bjorck_fig1 import accuracy_limits
 
 AXES = {
     "only": "the one layer with BN",
@@ -42,9 +44,8 @@ def draw_rates(ax: Axes, table: pd.DataFrame, rates: Mapping[str, float]) -> Non
         ax.plot(
             chosen, band["mean"][chosen], "o", ms=12, mfc="none", mec=style.COLOURS[arm], mew=1.4
         )
-    ax.set(
-        xscale="log", xlabel="initial learning rate", ylabel="last test accuracy (%)", ylim=(0, 101)
-    )
+    ax.set(xscale="log", xlabel="initial learning rate", ylabel="last test accuracy (%)")
+    ax.set_ylim(accuracy_limits(table))
     ax.legend(loc="upper right")
 
 
@@ -67,6 +68,8 @@ def draw_usable(ax: Axes, shares: pd.DataFrame) -> None:
 def draw_family(ax: Axes, placed: pd.DataFrame, extremes: pd.DataFrame, family: str) -> None:
     """Draw the largest usable rate of networks with BN at some layers, and of the paper's three.
 
+    BN at the last layer only has its own colour and mark, apart from the convolutions' line.
+
     Parameters
     ----------
     ax : Axes
@@ -77,10 +80,16 @@ def draw_family(ax: Axes, placed: pd.DataFrame, extremes: pd.DataFrame, family: 
     family : str
         Of `bnbook.analysis.bjorck_last.FAMILIES`.
     """
-    rows = placed[placed["family"] == family].dropna()
-    means = np.exp(np.log(rows["rate"]).groupby(rows["number"]).mean())
-    ax.plot(means.index, means, "-o", color=MIDDLE, ms=4, lw=1.2)
-    ax.plot(rows["number"], rows["rate"], "o", color=MIDDLE, ms=3, alpha=0.4, mew=0)
+    rows = placed[placed["family"] == family]
+    last = rows["number"].max() if family == "only" else None
+    rows = rows.dropna()
+    for chosen, colour, mark, size in (
+        (rows[rows["number"] != last], MIDDLE, "o", 4),
+        (rows[rows["number"] == last], style.COLOURS[LAST_ONLY], style.MARKERS[LAST_ONLY], 7),
+    ):
+        means = np.exp(np.log(chosen["rate"]).groupby(chosen["number"]).mean())
+        ax.plot(means.index, means, marker=mark, color=colour, ms=size, lw=1.2)
+        ax.plot(chosen["number"], chosen["rate"], "o", color=colour, ms=3, alpha=0.4, mew=0)
     for arm in extremes:
         level = float(np.exp(np.log(extremes[arm]).mean()))
         (line,) = ax.plot(
@@ -89,8 +98,11 @@ def draw_family(ax: Axes, placed: pd.DataFrame, extremes: pd.DataFrame, family: 
         )  # fmt: skip
         if style.DASHES[str(arm)]:
             line.set_dashes(style.DASHES[str(arm)])
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set(yscale="log", xlabel=AXES[family], ylabel="largest usable rate")
+    ax.set_xticks(sorted(rows["number"].unique()))
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:g}"))
+    ax.yaxis.set_minor_locator(NullLocator())
 
 
 def rates(table: pd.DataFrame, tuned: Mapping[str, float], usable: pd.DataFrame) -> Figure:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -62,10 +63,12 @@ def draw_divergence(ax: Axes, table: pd.DataFrame, arms: tuple[str, ...]) -> Non
     )
     accuracy = 100 * cells["test_accuracy"].loc[list(arms)]
     shares = 100 * cells["diverged"].loc[list(arms)].astype(float)
-    image = ax.imshow(accuracy, cmap="cividis", vmin=0, vmax=100, aspect="auto")
+    most = max(20, 10 * math.ceil(accuracy.max().max() / 10))
+    image = ax.imshow(accuracy, cmap="cividis", vmin=10, vmax=most, aspect="auto")
     for (row, column), share in np.ndenumerate(shares.to_numpy()):
         if share > 0:
-            ax.text(column, row, f"{share:.0f}", ha="center", va="center", color="w", fontsize=8)
+            ink = "w" if accuracy.to_numpy()[row, column] < (10 + most) / 2 else "k"
+            ax.text(column, row, f"{share:.0f}", ha="center", va="center", color=ink, fontsize=8)
     ax.set_xticks(range(accuracy.shape[1]), [f"{rate:g}" for rate in accuracy.columns])
     ax.set_yticks(range(len(arms)), list(arms))
     ax.tick_params(axis="x", rotation=45)

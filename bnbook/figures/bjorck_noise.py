@@ -35,11 +35,11 @@ def draw_bound(
     """
     total = int(noise["images"].max())
     sizes = np.linspace(1, total, 200)
-    for arm, shift in ((WITHOUT, 0.97), (WITH, 1.03)):
+    for arm, shift in ((WITHOUT, -0.006), (WITH, 0.006)):
         rows = noise[(noise["arm"] == arm) & noise[column].notna()]
         if not rows.empty:
             ax.plot(
-                shift * rows["size"] / total, rows[column], style.MARKERS[arm], ms=4, mfc="none",
+                rows["size"] / total + shift, rows[column], style.MARKERS[arm], ms=4, mfc="none",
                 color=style.COLOURS[arm], alpha=0.6, label=arm,
             )  # fmt: skip
     ax.plot(sizes / total, factor(total, sizes), color="k", lw=1, label="(N − b)/(N − 1)")
