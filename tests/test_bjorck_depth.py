@@ -134,6 +134,22 @@ def test_figure_1_at_the_greatest_depth(changes, same, gain, diverges):
     assert found["bjorck.depth.unnormalised_diverges"] == diverges
 
 
+def test_a_rate_beyond_a_gap_is_not_reached():
+    """Of five rates the first is too slow, the next two are usable, one fails, the last is luck."""
+    rates = (0.001, 0.01, 0.1, 1.0, 10.0)
+    rows = [
+        (WITHOUT, n, 0, rate, -1, 0.9 if fine else 0.1)
+        for n in (1, 2)
+        for rate, fine in zip(rates, (False, True, n == 1, False, True), strict=True)
+    ]
+    names = ["arm", "n", "seed", "learning_rate", "diverged_at", "validation_accuracy"]
+    table = pd.DataFrame(rows, columns=names).assign(step=10).sample(frac=1, random_state=0)
+    assert analysis.unbroken(table, WITHOUT).loc[0].tolist() == [0.1, 0.01]
+    assert analysis.largest(table, WITHOUT).loc[0].tolist() == [10.0, 10.0]
+    none = table.assign(validation_accuracy=0.1)
+    assert analysis.unbroken(none, WITHOUT).isna().all(axis=None)
+
+
 def test_facts_of_both_depths():
     found = bjorck_depth.facts(by_rate())
     assert found["deep_tuned_gap"]["value"] == pytest.approx(30)

@@ -31,6 +31,11 @@ def largest(table: pd.DataFrame, arm: str) -> pd.DataFrame:
     return found
 
 
+def unbroken(table: pd.DataFrame, arm: str) -> pd.DataFrame:
+    """`bjorck_usable.unbroken` of an arm: index seed, columns n, rising."""
+    return bjorck_usable.unbroken(table[table["arm"] == arm], "n")
+
+
 def abscissa(n: np.ndarray, law: str) -> np.ndarray:
     """Return what the logarithm of the rate is linear in: log of the layers, or the blocks."""
     return np.log(6 * n + 2) if law == "power" else 3.0 * n
@@ -265,9 +270,12 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         "shallowest": claims.fact([6 * n[0] + 2], 0),
         "deepest": claims.fact([6 * n[-1] + 2], 0),
     }
+    slopes: dict[str, pd.Series] = {}
     for arm, short in NAMES.items():
         rates = largest(table, arm)
         missed = errors(table, arm)
+        whole = unbroken(table, arm)
+        slopes[arm] = _each(whole, lambda rates: line(rates, "power")[0])
         found |= {
             f"{short}_shallow_rate": significant(rates[n[0]].dropna()),
             f"{short}_deep_rate": significant(rates[n[-1]].dropna()),
@@ -278,11 +286,15 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
             f"{short}_exponential_error": claims.fact(
                 missed["exponential"].dropna(), 2, " decades"
             ),
+            f"{short}_unbroken_shallow": significant(whole[n[0]].dropna()),
+            f"{short}_unbroken_deep": significant(whole[n[-1]].dropna()),
+            f"{short}_unbroken_fall": significant((whole[n[0]] / whole[n[-1]]).dropna()),
             f"{short}_none": claims.fact([int(rates.isna().sum().sum())], 0),
             f"{short}_edge": claims.fact(
                 [sum(bjorck_usable.on_edge(table, rates[size]) for size in n)], 0
             ),
         }
+    found["unbroken_difference"] = claims.fact((slopes[WITHOUT] - slopes[WITH]).dropna(), 2)
     for size, short in ((n[0], "shallow"), (n[-1], "deep")):
         found |= _as_in_figure_1(table[table["n"] == size], short)
     return found

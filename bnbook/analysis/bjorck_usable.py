@@ -68,6 +68,32 @@ def largest(table: pd.DataFrame, by: str = "arm", times: float = TIMES_GUESSING)
     return found
 
 
+def unbroken(table: pd.DataFrame, by: str = "arm") -> pd.DataFrame:
+    """Largest rate that is reached from the smallest usable one without a gap in the grid.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        The experiment's table.
+    by : str
+        The column that tells networks apart.
+
+    Returns
+    -------
+    pandas.DataFrame
+        As of `largest`, which counts usable rates beyond a gap too.
+    """
+    runs = usable(table).sort_values("learning_rate")
+
+    def end(run: pd.DataFrame) -> float:
+        began = run[run["usable"].cummax()]
+        return float(began.loc[began["usable"].cummin(), "learning_rate"].max())
+
+    each = runs.groupby(["seed", by])[["learning_rate", "usable"]].apply(end)
+    found: pd.DataFrame = each.unstack(by)
+    return found
+
+
 def on_edge(table: pd.DataFrame, found: pd.Series) -> int:
     """Count the seeds whose largest usable rate is the grid's largest, a lower bound only."""
     return int((found >= table["learning_rate"].max()).sum())
