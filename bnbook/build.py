@@ -68,7 +68,7 @@ def run_notebooks(root: Path, profile: str, workers: int = 2) -> list[Path]:
     stale = [path for path, key in keys.items() if not _is_current(_executed(root, path), key)]
     if not stale:
         return []
-    threads = max(1, (os.cpu_count() or 1) // min(workers, len(stale)))
+    threads = max(1, records.cores() // min(workers, len(stale)))
     os.environ |= {
         "OMP_NUM_THREADS": str(threads),
         "JUPYTER_PREFER_ENV_PATH": "1",

@@ -130,10 +130,10 @@ def run(
         )
         raise typer.Exit(130) from None
     if record:
-        status.rewrite_ledger(folder)
+        status.rewrite_ledger(folder, name)
     out.print(f"{records.path(folder, name, profile)}")
     source = "recorded" if record else "fresh"
-    rows = status.rows(records.recorded(), records.fresh())
+    rows = status.rows(records.recorded(), records.fresh(), name)
     shown = (name, profile, source)
     _print_rows([row for row in rows if (row.experiment, row.profile, row.source) == shown])
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from multiprocessing import active_children, get_context, parent_process
 from typing import Any, ParamSpec, TypeVar
 
+from bnbook import records
 from bnbook.errors import BnbookError
 
 P = ParamSpec("P")
@@ -80,7 +81,7 @@ class ProcessExecutor(ProcessPoolExecutor):
     """
 
     def __init__(self, workers: int) -> None:
-        threads = max(1, (os.cpu_count() or 1) // workers)
+        threads = max(1, records.cores() // workers)
         self._others = set(active_children())
         super().__init__(
             workers, get_context("spawn"), initializer=_prepare_process, initargs=(threads,)

@@ -103,7 +103,7 @@ def why(name: str, found: Mapping[str, Any]) -> list[str]:
     Returns
     -------
     list of str
-        One line for each thing that differs: config, source, data, torch.
+        One line for each thing that differs: config, source, data, torch, NumPy.
 
     Raises
     ------
@@ -114,7 +114,7 @@ def why(name: str, found: Mapping[str, Any]) -> list[str]:
         *_config_changes(experiments.find(name), found),
         *_source_changes(found.get("source_digest"), found.get("sources"), _sources(name)),
         *_data_changes(found.get("data"), found.get("data_digest")),
-        *_torch_changes((found.get("versions") or {}).get("torch")),
+        *_version_changes(found.get("versions") or {}),
     ]
 
 
@@ -131,7 +131,7 @@ def outdated(found: Mapping[str, Any], sources: Mapping[str, str]) -> list[str]:
     Returns
     -------
     list of str
-        One line for each thing that differs: source, data, torch.
+        One line for each thing that differs: source, data, torch, NumPy.
     """
     if not sources:
         return ["experiment: there is none of that name"]
@@ -141,7 +141,8 @@ def outdated(found: Mapping[str, Any], sources: Mapping[str, str]) -> list[str]:
     return [
         *_source_changes(facts["source"], found.get("sources"), sources),
         *_data_changes(facts["config"]["data"], facts["data"]),
-        *_torch_changes(facts["torch"]),
+        *_scaling_changes(facts),
+        *_version_changes(facts),
     ]
 
 
@@ -187,9 +188,21 @@ def _data_changes(name: str | None, then: str | None) -> list[str]:
     return [] if now == then else [f"data: {name} had digest {str(then)[:12]}, has {now[:12]}"]
 
 
-def _torch_changes(then: str | None) -> list[str]:
-    now = records.installed("torch")
-    return [] if now == then else [f"torch: was {then}, is {now}"]
+def _scaling_changes(facts: Mapping[str, Any]) -> list[str]:
+    from bnbook import datasets
+
+    data = facts["config"]["data"]
+    same = facts.get("scaling") == datasets.scaling(data)
+    return [] if same else [f"data: the pixels of {data} were scaled in another way"]
+
+
+def _version_changes(then: Mapping[str, Any]) -> list[str]:
+    found = []
+    for package in ("torch", "numpy"):
+        was, now = str(then.get(package)).partition("+")[0], records.released(package)
+        if was != now:
+            found.append(f"{package}: was {was}, is {now}")
+    return found
 
 
 def prune(sweeps: Path, dry_run: bool = False) -> list[tuple[Path, str]]:

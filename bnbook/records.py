@@ -239,7 +239,7 @@ def environment(device: str) -> dict[str, Any]:
     return {
         "device": device,
         "processor": processor(),
-        "cores": os.cpu_count(),
+        "cores": cores(),
         "system": f"{platform.system()} {platform.machine()}",
         "versions": {
             "python": platform.python_version(),
@@ -255,6 +255,19 @@ def installed(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def released(package: str) -> str | None:
+    """Return a package's version without what says for which hardware it was built (``+cpu``)."""
+    found = installed(package)
+    return None if found is None else found.partition("+")[0]
+
+
+def cores() -> int:
+    """Return how many cores this process may use, by its affinity and its control group."""
+    from joblib import cpu_count
+
+    return int(cpu_count())
 
 
 def processor() -> str:

@@ -16,6 +16,11 @@ from bnbook import records
 from bnbook.errors import BnbookError
 
 
+def now() -> float:
+    """Seconds of this machine's clock that never goes back, whatever is done to its date."""
+    return time.monotonic()
+
+
 class OutOfTimeError(BnbookError):
     """The deadline passed; what was trained so far is in the checkpoint."""
 
@@ -74,7 +79,10 @@ class Session:
     interval : float
         Seconds between checkpoints, at least.
     deadline : float or None
-        Time (seconds since the epoch) at which to stop; None runs to the end.
+        Time of `now` at which to stop; None runs to the end.
+    elsewhere : bool
+        Whether another machine carries it out, with which this one shares no clock but the date:
+        the deadline is then in seconds since the epoch.
     progress : pathlib.Path or None
         File that says, about once a second, how far the run is; see `Session.report`.
     trial : int
@@ -87,6 +95,7 @@ class Session:
     checkpoint: Path | None = None
     interval: float = 20.0
     deadline: float | None = None
+    elsewhere: bool = False
     progress: Path | None = None
     trial: int = 0
 
@@ -98,7 +107,8 @@ class Session:
 
     def out_of_time(self) -> bool:
         """Whether the deadline has passed."""
-        return self.deadline is not None and time.time() >= self.deadline
+        clock = time.time if self.elsewhere else now
+        return self.deadline is not None and clock() >= self.deadline
 
 
 class Every:

@@ -53,9 +53,11 @@ class Judged(Protocol):
         """Numbers that the prose needs beside the claims, by name."""
 
 
-def everything() -> list[Judged]:
-    """Return every experiment, then the measurements without claims."""
-    found = [cast(Judged, experiments.find(name)) for name in experiments.names()]
+def everything(name: str | None = None) -> list[Judged]:
+    """Return every experiment, then the measurements without claims; or the experiment named."""
+    if name is not None:
+        return [cast(Judged, experiments.find(name))]
+    found = [cast(Judged, experiments.find(each)) for each in experiments.names()]
     return [*found, *(cast(Judged, module) for module in MEASUREMENTS)]
 
 
@@ -81,23 +83,25 @@ def content(experiment: Judged, folder: Path) -> dict[str, Any]:
     return ledger.describe(name, experiment.TITLE, experiment.CLAIMS, entries(experiment, folder))
 
 
-def rewrite_ledger(folder: Path) -> list[Path]:
-    """Write the ledger file of every experiment that has records; return the paths."""
+def rewrite_ledger(folder: Path, name: str | None = None) -> list[Path]:
+    """Write the ledger file of every experiment that has records, or of one; return the paths."""
     written = []
-    for experiment in everything():
+    for experiment in everything(name):
         judged = content(experiment, folder)
         if judged["profiles"]:
             written.append(ledger.write(folder, stem(experiment), judged))
     return written
 
 
-def rows(recorded: Path, fresh: Path) -> Iterator[Row]:
+def rows(recorded: Path, fresh: Path, only: str | None = None) -> Iterator[Row]:
     """Judge the recorded tables and the fresh ones.
 
     Parameters
     ----------
     recorded, fresh : pathlib.Path
         The two results folders.
+    only : str, optional
+        An experiment; all of them by default.
 
     Yields
     ------
@@ -111,7 +115,7 @@ def rows(recorded: Path, fresh: Path) -> Iterator[Row]:
         When a ledger file is not what its records and claims give.
     """
     on_file = ledger.read(recorded)
-    for experiment in everything():
+    for experiment in everything(only):
         name = stem(experiment)
         ours = content(experiment, recorded)
         if ours["profiles"] and records.as_json(ours) != records.as_json(on_file.get(name)):
@@ -175,37 +179,52 @@ def readme(text: str, folder: Path) -> str:
     """
     if not README_TABLE.search(text):
         raise BnbookError("README.md lacks the markers of its table of claims; it was left as is.")
-    papers: dict[str, list[Found]] = {}
-    for found in ledger.judged(ledger.read(folder)):
-        papers.setdefault(found[0]["paper"], []).append(found)
-    folded = "".join(_folded(paper, found) for paper, found in papers.items())
-    table = f"{_counts(papers)}\n{folded}"
+    on_file = ledger.read(folder)
+    found, adjusted = list(ledger.judged(on_file)), ledger.adjusted(on_file)
+    papers = dict.fromkeys(claim["paper"] for claim, *_ in found)
+    folded = (
+        _folded(paper, [one for one in found if one[0]["paper"] == paper], adjusted)
+        for paper in papers
+    )
+    table = f"{_counts(found)}\n{''.join(folded)}"
     return README_TABLE.sub(lambda match: match[1] + table + match[2], text)
 
 
-def _counts(papers: Mapping[str, Sequence[Found]]) -> str:
-    """Return the table of how many claims of each paper have which verdict, with a last row."""
-    rows = [
-        (paper, Counter(judgement["verdict"] for *_, judgement in found))
-        for paper, found in papers.items()
-    ]
-    rows.append(("**all**", sum((counts for _, counts in rows), Counter())))
-    columns = ("claims of", *claims.VERDICTS, "tested")
+def _counts(found: Sequence[Found]) -> str:
+    """Return the table of how many claims have which verdict: experiments by paper, then others."""
+    groups: dict[str, Counter[str]] = {}
+    for claim, _, judgement in found:
+        group = claim["paper"] if claim["kind"] == "experiment" else claim["kind"]
+        groups.setdefault(group, Counter())[judgement["verdict"]] += 1
+    others = {kind: groups.pop(kind) for kind in claims.KINDS if kind in groups}
+    rows = [*groups.items(), ("**all experiments**", sum(groups.values(), Counter()))]
+    rows += [(claims.KINDS[cast(claims.Kind, kind)], counts) for kind, counts in others.items()]
+    columns = ("claims of", *claims.VERDICTS, "all")
     lines = [columns, ["---"] * len(columns)]
-    for paper, counts in rows:
-        lines.append([paper, *(str(counts[name]) for name in claims.VERDICTS), str(counts.total())])
+    for group, counts in rows:
+        lines.append([group, *(str(counts[name]) for name in claims.VERDICTS), str(counts.total())])
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
-def _folded(paper: str, found: Sequence[Found]) -> str:
+def _folded(paper: str, found: Sequence[Found], adjusted: Mapping[str, float]) -> str:
     """Return a paper's claims as a table that GitHub shows when its line is clicked."""
     lines = [
-        f"| {claim['statement']} ({claims.place(claim)}; `{claim['id']}`)"
+        f"| {claim['statement']} ({claims.place(claim)}; {claim['kind']}; `{claim['id']}`)"
         f" | {claims.format_value(claim, judged['value'])}"
         f" | {claims.format_interval(claim, judged)}"
-        f" | {judged['n']} | {profile} | **{judged['verdict']}** |\n"
+        f" | {judged['n']} | {claims.format_p(adjusted.get(claim['id']))} | {profile}"
+        f" | {_verdict(claim, judged, adjusted)} |\n"
         for claim, profile, judged in found
     ]
-    head = "| claim | value | 95 % interval | n | profile | verdict |\n|---|---|---|---|---|---|\n"
+    columns = ("claim", "value", "95 % interval", "n", "adjusted p", "profile", "verdict")
+    head = f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|\n"
     summary = f"<summary>{html.escape(paper)}: {len(found)} claim{'s' * (len(found) > 1)}</summary>"
     return f"<details>\n{summary}\n\n{head}{''.join(lines)}\n</details>\n\n"
+
+
+def _verdict(
+    claim: Mapping[str, Any], judged: Mapping[str, Any], adjusted: Mapping[str, float]
+) -> str:
+    """Return the verdict in bold and what qualifies it."""
+    said = claims.reasons(claim, judged, adjusted.get(claim["id"]))
+    return " ".join([f"**{judged['verdict']}**", *said]).replace("|", "\\|")

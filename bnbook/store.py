@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from filelock import FileLock
 
 from bnbook import records, sources
 from bnbook.errors import BnbookError
@@ -50,8 +51,9 @@ def facts(part: Any, source: str, device: str, plan: Plan) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``config``, ``source``, ``data`` (its digest), ``torch``, ``device`` and ``precision``, as
-        JSON gives them back.
+        ``config``, ``source``, ``data`` (its digest), ``scaling`` (of its numbers), ``torch`` and
+        ``numpy`` (which draws some experiments' numbers), ``device`` and ``precision``, as JSON
+        gives them back. The processor is none of them: it changes no more than the last digits.
     """
     from bnbook import datasets
 
@@ -59,7 +61,9 @@ def facts(part: Any, source: str, device: str, plan: Plan) -> dict[str, Any]:
         "config": asdict(part),
         "source": source,
         "data": datasets.digest(part.data),
-        "torch": records.installed("torch"),
+        "scaling": datasets.scaling(part.data),
+        "torch": records.released("torch"),
+        "numpy": records.released("numpy"),
         "device": device,
         "precision": plan.precision,
     }
@@ -88,6 +92,11 @@ class Store:
     """
 
     folder: Path
+
+    def locked(self) -> FileLock:
+        """Return the lock under which notes are read and changed, by one sweep at a time."""
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        return FileLock(self.folder.with_suffix(".lock"), is_singleton=True)
 
     def member(self, key: str) -> Path:
         """Return where a member's record stands."""
@@ -129,25 +138,33 @@ class Store:
             Of its first member, for `prune`.
         """
         path = self.note(batch_key(members))
-        if not path.is_file():
-            note = {"members": list(members), "seconds": 0.0, "facts": dict(facts)}
-            records.write_json(path, note)
+        with self.locked():
+            if not path.is_file():
+                note = {"members": list(members), "seconds": 0.0, "facts": dict(facts)}
+                records.write_json(path, note)
 
     def pause(self, members: Sequence[str], seconds: float) -> None:
-        """Note the time that a batch has spent so far."""
+        """Note the time that a batch has spent so far; nothing when another sweep has ended it."""
         path = self.note(batch_key(members))
-        note = json.loads(path.read_text())
-        records.write_json(path, {**note, "seconds": note["seconds"] + seconds})
+        with self.locked():
+            if path.is_file():
+                note = json.loads(path.read_text())
+                records.write_json(path, {**note, "seconds": note["seconds"] + seconds})
 
     def part_way(self, batch: str) -> bool:
         """Whether some of a batch has been trained."""
+        with self.locked():
+            return self._spent(batch) > 0 or self.checkpoint(batch).is_file()
+
+    def _spent(self, batch: str) -> float:
+        """Seconds that were noted of a batch; none when there is no note of it."""
         note = self.note(batch)
-        noted = note.is_file() and json.loads(note.read_text())["seconds"] > 0
-        return noted or self.checkpoint(batch).is_file()
+        return float(json.loads(note.read_text())["seconds"]) if note.is_file() else 0.0
 
     def begun(self) -> list[tuple[str, ...]]:
         """Return the batches that were begun and not finished, by the keys of their members."""
-        notes = (json.loads(path.read_text()) for path in sorted(self.folder.glob("*.json")))
+        with self.locked():
+            notes = [json.loads(path.read_text()) for path in sorted(self.folder.glob("*.json"))]
         return [tuple(note["members"]) for note in notes]
 
     def finish(
@@ -158,6 +175,8 @@ class Store:
         about: Mapping[str, Any],
     ) -> None:
         """Record every member of a batch, then forget it and other batches with one of them.
+
+        A member that another sweep has recorded meanwhile stays as it is.
 
         Parameters
         ----------
@@ -171,14 +190,15 @@ class Store:
             What else the records state.
         """
         batch = batch_key(tuple(members))
-        spent = seconds + json.loads(self.note(batch).read_text())["seconds"]
-        share = {"seconds": round(spent / len(members), 3)}
-        date = {"date": datetime.now(UTC).date().isoformat()}
-        for (key, facts), table in zip(members.items(), tables, strict=True):
-            records.write(self.member(key), table, {**about, **share, **date, "facts": facts})
-        for begun in self.begun():
-            if not members.keys().isdisjoint(begun):
-                self.forget(batch_key(begun))
+        with self.locked():
+            spent = seconds + self._spent(batch)
+            said = {**about, "seconds": round(spent / len(members), 3), "date": today()}
+            for (key, facts), table in zip(members.items(), tables, strict=True):
+                if not self.member(key).is_file():
+                    records.write(self.member(key), table, {**said, "facts": facts})
+            for begun in self.begun():
+                if not members.keys().isdisjoint(begun):
+                    self.forget(batch_key(begun))
 
     def forget(self, batch: str) -> None:
         """Remove what a batch has left, its note last."""
@@ -192,6 +212,11 @@ class Store:
                 yield path, records.read(path).provenance
             except BnbookError:
                 yield path, None
+
+
+def today() -> str:
+    """Return the date in UTC, such as 2026-01-02."""
+    return datetime.now(UTC).date().isoformat()
 
 
 def diverged(table: pd.DataFrame) -> bool:

@@ -15,13 +15,12 @@ from collections import deque
 from collections.abc import Hashable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from bnbook import executors, experiments, records, sources, store
+from bnbook import executors, experiments, records, session, sources, store
 from bnbook.errors import BnbookError
 from bnbook.executors import Crew
 from bnbook.experiments import Experiment
@@ -146,7 +145,7 @@ def sweep(
     parts = [part for config in _listed(configs) for part in experiment.parts(config)]
     _check_sizes(parts, members, budget)
     name, folder = experiments.stem(experiment), cache or CACHE
-    deadline = None if budget is None else time.time() + budget - _reserve(budget)
+    deadline = None if budget is None else session.now() + budget - _reserve(budget)
     with (
         executors.explained(name),
         executors.opened(kind, workers, scheduler, device) as crew,
@@ -209,7 +208,7 @@ class _Sweep:
         self.parts = dict(zip(self.order, self.every, strict=True))
 
     def _in_time(self, future: Future[Plan]) -> Plan:
-        left = None if self.deadline is None else max(0.0, self.deadline - time.time())
+        left = None if self.deadline is None else max(0.0, self.deadline - session.now())
         try:
             return future.result(left)
         except TimeoutError as error:
@@ -289,17 +288,21 @@ class _Sweep:
 
     def _late(self) -> float:
         """Seconds since the deadline, negative before it."""
-        return -math.inf if self.deadline is None else time.time() - self.deadline
+        return -math.inf if self.deadline is None else session.now() - self.deadline
 
     def _task(self, batch: Batch) -> Task:
-        session = Session(
+        deadline = self.deadline
+        if deadline is not None and self.crew.elsewhere:
+            deadline += time.time() - session.now()
+        how = Session(
             self.crew.device,
             self.plan,
             self.kept.checkpoint(batch.key),
-            deadline=self.deadline,
+            deadline=deadline,
+            elsewhere=self.crew.elsewhere,
             progress=self.kept.progress(batch.key),
         )
-        return Task(self.experiment.__name__, batch.parts, session, self.expects)
+        return Task(self.experiment.__name__, batch.parts, how, self.expects)
 
     def _record(self, batch: Batch, trained: Trained, progress: Progress) -> None:
         if trained.tables is None:
@@ -412,6 +415,6 @@ def provenance(
         "plan": outcome.plan,
         "diverged": outcome.diverged,
         "seconds": outcome.seconds,
-        "date": datetime.now(UTC).date().isoformat(),
+        "date": store.today(),
         **records.environment(outcome.device),
     }

@@ -5,12 +5,11 @@ import json
 import re
 import subprocess
 import sys
-import time
 
 import pandas as pd
 import pytest
 
-from bnbook import __version__, cli, experiments, records, status, sweep
+from bnbook import __version__, cli, experiments, records, session, status, sweep
 from tests import fake
 from tests.test_ioffe_fig1 import made_up
 from tests.test_status import FACTS
@@ -163,7 +162,7 @@ def test_a_budget_that_ends_exits_with_3_and_the_same_command_goes_on(
 ):
     with monkeypatch.context() as patch:
         clock = itertools.chain([0.0] * 10, itertools.repeat(1e9))
-        patch.setattr(time, "time", lambda: next(clock))
+        patch.setattr(session, "now", lambda: next(clock))
         code, _, err = bnbook("run", "fake", "--budget", "9m", "--record")
     assert code == 3
     assert re.fullmatch(
@@ -174,6 +173,16 @@ def test_a_budget_that_ends_exits_with_3_and_the_same_command_goes_on(
     assert not (made_up_run / "results" / "fake").exists()
     assert bnbook("run", "fake", "--record")[0] == 0
     assert len(records.read(made_up_run / "results/fake/quick.parquet").table) == 12
+
+
+def test_a_run_judges_its_own_experiment_alone(made_up_run, bnbook, monkeypatch):
+    """Another's ledger that is wrong, which `check` refuses, is none of its business."""
+    monkeypatch.setattr(experiments, "names", lambda: ["fake", "ioffe_fig1"])
+    (made_up_run / "results/claims/ioffe_fig1.json").write_text(
+        '{"experiment": "ioffe_fig1", "claims": [], "profiles": {}}'
+    )
+    code, _, err = bnbook("run", "fake", "--record")
+    assert (code, err) == (0, "")
 
 
 def test_ctrl_c_says_that_nothing_is_lost(made_up_run, bnbook, monkeypatch):

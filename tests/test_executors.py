@@ -52,7 +52,6 @@ def test_a_worker_with_other_source_is_refused(monkeypatch):
 
 def test_a_worker_without_the_folder_uses_one_of_its_own(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
-    monkeypatch.setattr(fake.time, "time", lambda: 0.0)
     (tmp_path / "file").touch()
     folder = tmp_path / "file" / "no-folder"
     parts = tuple(fake.parts(fake.Config()))

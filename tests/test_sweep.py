@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from bnbook import records, sources, store, sweep
+from bnbook import datasets, records, session, sources, store, sweep
 from bnbook.errors import BnbookError
 from bnbook.experiments import ioffe_fig1
 from bnbook.progress import Progress, Work
@@ -94,7 +94,7 @@ def test_a_budget_stops_in_time_and_resumes_to_the_same_bits(tmp_path, log, monk
     expected = swept(tmp_path / "whole").table
     clock = [0.0]
     monkeypatch.setattr(sweep, "_reserve", lambda budget: 0.0)
-    monkeypatch.setattr(time, "time", lambda: clock[0])
+    monkeypatch.setattr(session, "now", lambda: clock[0])
     monkeypatch.setattr(time, "sleep", lambda _: clock.__setitem__(0, clock[0] + 1))
     stopped = swept(tmp_path, budget=step - 0.5)
     assert clock[0] == step  # it ends the step that it is in
@@ -162,7 +162,7 @@ def test_a_batch_killed_while_its_members_are_recorded_trains_again_whole(
 
 def test_fewer_members_after_a_stop_do_not_go_on_with_the_larger_batch(tmp_path, log, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(time, "time", iter([0.0] * 4 + [1e9] * 99).__next__)
+        patch.setattr(session, "now", iter([0.0] * 4 + [1e9] * 99).__next__)
         assert swept(tmp_path, budget=60).part_way in (0, 4)
     swept(tmp_path, members=1)
     assert set(map(len, fake.logged(log)[1:])) == {1}
@@ -183,6 +183,71 @@ def test_the_key_covers_config_source_data_torch_device_and_precision(monkeypatc
     assert key(plan=Plan(members=3, channels_last=True)) == key()
     monkeypatch.setattr(records, "installed", lambda package: "0.0")
     assert key() not in keys
+
+
+def test_the_key_covers_the_scaling_of_the_data_and_numpy(monkeypatch):
+    """The digest of the bytes is the same whatever `load` makes of them."""
+    part = fake.parts(fake.Config())[0]
+    before = store.facts(part, "source", "cpu", PLAN)
+    whiter = datasets.SPECS["digits"]._replace(white=15)
+    with monkeypatch.context() as patch:
+        patch.setitem(datasets.SPECS, "digits", whiter)
+        after = store.facts(part, "source", "cpu", PLAN)
+    assert {name for name in before if before[name] != after[name]} == {"scaling"}
+    with monkeypatch.context() as patch:
+        patch.setattr(datasets, "_scaled", lambda name, images: images / 16 - 0.5)
+        assert store.facts(part, "source", "cpu", PLAN)["scaling"] != before["scaling"]
+    real = records.installed
+    monkeypatch.setattr(records, "installed", lambda p: f"{real(p)}.1" if p == "numpy" else real(p))
+    again = store.facts(part, "source", "cpu", PLAN)
+    assert {name for name in before if before[name] != again[name]} == {"numpy"}
+
+
+def test_a_build_for_other_hardware_is_the_same_release(monkeypatch):
+    monkeypatch.setattr(records, "installed", lambda package: "2.13.0+cu130")
+    assert records.released("torch") == "2.13.0"
+
+
+def test_the_date_may_be_changed_while_a_budget_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr(time, "time", iter(range(0, 10**9, 10**6)).__next__)
+    assert swept(tmp_path, budget=60).left == 0
+
+
+def test_two_sweeps_may_end_one_batch_at_once(tmp_path):
+    """The first is kept; the second neither fails nor writes over it, nor pauses what has ended."""
+    part = fake.parts(fake.Config())[0]
+    facts = store.facts(part, "source", "cpu", PLAN)
+    key = store.key(facts)
+    one, other = store.Store(tmp_path / "fake"), store.Store(tmp_path / "fake")
+    tables = [pd.DataFrame({"x": [1.0]}), pd.DataFrame({"x": [2.0]})]
+    for kept in (one, other):
+        kept.begin([key], facts)
+    for kept, table in zip((one, other), tables, strict=True):
+        kept.finish({key: facts}, [table], 1.0, {})
+    same(one.read(key).table, tables[0])
+    other.pause([key], 1.0)
+    assert not other.begun()
+    assert not other.part_way(store.batch_key([key]))
+
+
+TWIN = """
+import pathlib, sys
+from bnbook import sweep
+from tests import fake
+sweep.sweep(fake, fake.Config(seeds=tuple(range(8)), steps=3), members=2,
+            cache=pathlib.Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.slow
+def test_two_sweeps_of_the_same_members_at_once_both_end(tmp_path, log):
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, "-c", TWIN, str(tmp_path)]
+    twins = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE) for _ in range(2)]
+    for twin in twins:
+        _, err = twin.communicate(timeout=120)
+        assert (twin.returncode, err) == (0, b"")
+    assert len(list((tmp_path / "fake").iterdir())) == 24
 
 
 def test_a_damaged_member_is_refused_by_name(tmp_path):

@@ -12,11 +12,13 @@ What a file is called proves nothing (MNIST and Fashion-MNIST use the same names
 contents decides, and the images come in the same order whatever format they were read from.
 """
 
+import hashlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from bnbook.datasets.catalogue import NAMES, SPECS, SPLITS, digest_of, spec_of
 from bnbook.datasets.finding import Folder, Status, find, places_of, status_of, within
@@ -35,6 +37,7 @@ __all__ = [
     "import_folder",
     "largest",
     "load",
+    "scaling",
     "verify",
 ]
 
@@ -80,9 +83,26 @@ def load(
         If there is no such name or split, or if no place holds the data whole and unaltered.
     """
     found = find(name, split, places_of(name, folder))
-    images = np.divide(found.images, np.float32(SPECS[name].white), dtype=np.float32)
+    images = _scaled(name, found.images)
     labels = found.labels.astype(np.int64)
     return Images(torch.from_numpy(images).to(device), torch.from_numpy(labels).to(device))
+
+
+def _scaled(name: str, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    return np.divide(images, np.float32(SPECS[name].white), dtype=np.float32)
+
+
+def scaling(name: str) -> str:
+    """Return the sha256 of what `load` makes of an image's every possible byte, and of its shape.
+
+    Two data sets of one `digest` are the same numbers only if this agrees too.
+    """
+    if name == GENERATED:
+        return GENERATED
+    scaled = _scaled(name, np.arange(256, dtype=np.uint8))
+    sha = hashlib.sha256(f"{spec_of(name).shape} {scaled.dtype.str}".encode())
+    sha.update(scaled.tobytes())
+    return sha.hexdigest()
 
 
 def digest(name: str, *, folder: Folder | None = None) -> str:
