@@ -86,7 +86,7 @@ def _members_row(kept: Store) -> Row | None:
 
 
 def _sources(name: str) -> dict[str, str]:
-    """Digests of an experiment's modules as they are now; empty when it is gone."""
+    """Digests of an experiment's definitions as they are now; empty when it is gone."""
     return store.source_digests(experiments.find(name)) if name in experiments.names() else {}
 
 
@@ -126,7 +126,7 @@ def outdated(found: Mapping[str, Any], sources: Mapping[str, str]) -> list[str]:
     found : mapping
         Provenance of the member's record, or the batch's note.
     sources : mapping
-        Digests of the experiment's modules as they are now; empty when it is gone.
+        Digests of the experiment's definitions as they are now; empty when it is gone.
 
     Returns
     -------
@@ -162,20 +162,21 @@ def _config_changes(experiment: Experiment, found: Mapping[str, Any]) -> list[st
 
 
 def _source_changes(
-    then: str | None, modules: Mapping[str, str] | None, now: Mapping[str, str]
+    then: str | None, definitions: Mapping[str, str] | None, now: Mapping[str, str]
 ) -> list[str]:
     if then == sources.combined(now):
         return []
-    if not modules:
-        return ["source: it differs; the record does not say in which modules"]
-    changed = sorted(m for m in now.keys() | modules.keys() if now.get(m) != modules.get(m))
-    return [f"source: {module} {_change(module, modules, now)}" for module in changed]
+    if not definitions:
+        return ["source: it differs; the record does not say in which definitions"]
+    every = now.keys() | definitions.keys()
+    changed = sorted(name for name in every if now.get(name) != definitions.get(name))
+    return [f"source: {name} {_change(name, definitions, now)}" for name in changed]
 
 
-def _change(module: str, then: Mapping[str, str], now: Mapping[str, str]) -> str:
-    if module not in now:
+def _change(name: str, then: Mapping[str, str], now: Mapping[str, str]) -> str:
+    if name not in now:
         return "no longer counts"
-    return "changed" if module in then else "counts now"
+    return "changed" if name in then else "counts now"
 
 
 def _data_changes(name: str | None, then: str | None) -> list[str]:

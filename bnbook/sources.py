@@ -1,11 +1,13 @@
 """Digests of the package's source that something depends on, definition by definition.
 
-A result depends on the functions and classes that its run can reach, not on whatever else stands in
-their files. So a digest holds, of each module, the top-level statements that are reached: those
-that define a name in use, the imports trimmed to such names, and whatever runs when the module is
-imported. Names are followed through imports and attributes (``module.name``); a module that is used
-in any other way counts whole. A function's own names, such as parameters, lead nowhere. Neither
-comments nor docstrings count.
+A result depends on what the code that its run can reach computes, and not on where that code
+stands. So a digest is taken over definitions: from one name, every top-level definition that it
+uses is followed, through imports and attributes (``module.name``), and written down in a canonical
+form in which each name is replaced by what it stands for. Moving a definition to another file,
+importing it another way, comments, docstrings and the annotations of functions change nothing.
+What a module runs when it is imported counts as soon as one of its definitions does; a module that
+is used in any other way than for a name of it counts whole. A function's own names, such as
+parameters, lead nowhere. The form holds no empty fields, so that the versions of Python agree.
 """
 
 from __future__ import annotations
@@ -22,38 +24,53 @@ from typing import NamedTuple
 from bnbook.errors import BnbookError
 
 PACKAGE = "bnbook"
+ON_IMPORT = "(on import)"
+"""The entry for what modules run when they are imported."""
 
 _DEFINITION = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 _IMPORT = ast.Import | ast.ImportFrom
 _FUNCTION = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 _COMPREHENSION = ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
+_SILENT = frozenset({"ctx", "kind", "type_comment", "type_ignores"})
+"""Fields of a syntax tree that change nothing that is computed."""
+
+Used = tuple[str, ...]
+"""A name in a piece of code, with the attributes that are taken of it."""
+Piece = str | Used
+"""A part of a canonical form: text, or a name that is still to be looked up."""
 
 
-class Origin(NamedTuple):
-    """What an imported name stands for: a module, or a name of one."""
+class Definition(NamedTuple):
+    """A name of one of the package's modules; without a name, the module itself."""
 
     module: str
     name: str | None
+
+    @property
+    def label(self) -> str:
+        """What a digest calls it: the name alone, so that it may move."""
+        return self.name or self.module.rpartition(".")[2]
 
 
 def source_digests(
     module: str, function: str | None = None, without: Collection[str] = ()
 ) -> dict[str, str]:
-    """SHA-256 of what a module, or one function of it, depends on, by module.
+    """SHA-256 of the definitions that a module, or one function of it, depends on, by name.
 
     Parameters
     ----------
     module : str
-        Full name, such as ``bnbook.experiments.ioffe_fig1``.
+        Full name, such as ``bnbook.experiments.ioffe_fig1.experiment``.
     function : str, optional
         Name of a function at the module's top level; the whole module by default.
     without : collection of str
-        Modules that do not count, nor what they import.
+        Modules whose definitions do not count, nor what only they use.
 
     Returns
     -------
     dict
-        Name of a module -> 64 hexadecimal digits.
+        Name of a definition, without its module -> 64 hexadecimal digits. Definitions of one name
+        have one entry.
 
     Raises
     ------
@@ -80,31 +97,40 @@ def imported_digest(code: str) -> str:
 
     Code that cannot be parsed reaches nothing.
     """
-    reach = _Reach(())
     try:
         tree = ast.parse(code)
     except SyntaxError:
-        tree = ast.Module([], type_ignores=[])
-    reach.within(_Source(tree), tree)
+        return combined({})
+    reach = _Reach(())
+    reach.within(_Source(tree), _pieces(tree))
     return combined(reach.digests())
 
 
 def combined(digests: Mapping[str, str]) -> str:
     """SHA-256 over digests by name."""
-    return hashlib.sha256(json.dumps(sorted(digests.items())).encode()).hexdigest()
+    return _sha(json.dumps(sorted(digests.items())))
+
+
+def _sha(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 class _Source:
-    """A module's syntax tree: which statements define which name, and what imports stand for."""
+    """A module's code: the canonical form of each definition, and what imported names stand for."""
 
     def __init__(self, tree: ast.Module) -> None:
-        self.statements = tree.body
-        self.imported = dict(_imported(tree))
-        self.defining: dict[str, list[int]] = {}
-        for at, statement in enumerate(tree.body):
-            for name in _defined(statement):
-                self.defining.setdefault(name, []).append(at)
-        self.always = [at for at, statement in enumerate(tree.body) if self._runs(statement)]
+        self.imported = dict(_ours(tree))
+        self.others = dict(_others(tree))
+        self.passed_on = {name for s in tree.body if isinstance(s, _IMPORT) for name in _defined(s)}
+        self.defining: dict[str, list[tuple[Piece, ...]]] = {}
+        self.on_import: list[tuple[str, tuple[Piece, ...]]] = []
+        for statement in tree.body:
+            names = _defined(statement)
+            form = () if isinstance(statement, _IMPORT) else tuple(_pieces(statement))
+            for name in names:
+                self.defining.setdefault(name, []).append(form)
+            if self._runs(statement):
+                self.on_import.append((min(names, default=ON_IMPORT), form))
 
     def _runs(self, statement: ast.stmt) -> bool:
         """Whether a statement does something when the module is imported, beside defining names.
@@ -112,133 +138,184 @@ class _Source:
         A definition does if it is decorated by something of this package.
         """
         if isinstance(statement, _DEFINITION):
-            names = [used[0] for each in statement.decorator_list for used in _used(each)]
-            return any(name in self.defining or name in self.imported for name in names)
+            used = [name for each in statement.decorator_list for name in _names(each)]
+            return any(
+                n in self.imported or n in self.defining.keys() - self.passed_on for n in used
+            )
+        if isinstance(statement, ast.If) and _names(statement.test)[-1:] == ["TYPE_CHECKING"]:
+            return False
         return not isinstance(statement, _IMPORT) and not _defined(statement)
 
 
 class _Reach:
-    """What has been reached so far: statements, and names that imports are trimmed to."""
+    """The definitions that have been reached so far, each with its resolved canonical forms."""
 
     def __init__(self, without: Collection[str]) -> None:
         self.without = set(without)
-        self.kept: dict[str, set[int]] = {}
-        self.names: dict[str, set[str]] = {}
+        self.entered: set[str] = set()
+        self.forms: dict[Definition, list[list[str | Definition]]] = {}
 
     def digests(self) -> dict[str, str]:
-        """Digest of each module's statements, in their order."""
-        found = {}
-        for module, kept in self.kept.items():
-            statements = [_source(module).statements[at] for at in sorted(kept)]
-            trimmed = [_trimmed(statement, self.names[module]) for statement in statements]
-            tree = ast.Module(trimmed, type_ignores=[])
-            found[module] = hashlib.sha256(ast.dump(tree).encode()).hexdigest()
-        return found
+        """Digest of each name's definitions; a use of one of several of a name says which."""
+        alone = {of: self._digest(of, {}) for of in self.forms}
+        named: dict[str, list[Definition]] = {}
+        for of in self.forms:
+            named.setdefault(of.label, []).append(of)
+        several = {of: alone[of] for group in named.values() if len(group) > 1 for of in group}
+        return {
+            label: _sha(" ".join(sorted(self._digest(of, several) for of in group)))
+            for label, group in named.items()
+        }
+
+    def _digest(self, of: Definition, several: Mapping[Definition, str]) -> str:
+        def said(piece: str | Definition) -> str:
+            if isinstance(piece, str):
+                return piece
+            return f"<{piece.label} {several[piece]}>" if piece in several else f"<{piece.label}>"
+
+        return _sha("\n".join("".join(map(said, form)) for form in self.forms[of]))
 
     def whole(self, module: str) -> None:
         """Reach everything in a module."""
-        if module in self.without:
-            return
-        source = self._enter(module)
-        for name in source.defining:
-            self.name(module, name)
+        if module not in self.without:
+            source = self._enter(module)
+            for name in source.defining:
+                self.name(module, name)
 
-    def name(self, module: str, name: str) -> bool:
-        """Reach what defines a name in a module; tell whether anything does."""
+    def name(self, module: str, name: str) -> Definition | None:
+        """Reach what defines a name in a module; return where it stands, None if nothing does."""
         if module in self.without:
-            return True
+            return Definition(module, name)
         source = self._enter(module)
-        if name in self.names[module]:
-            return True
+        if name in source.passed_on:
+            origin = source.imported.get(name)
+            return self._origin(origin) if origin else Definition(module, name)
         if name not in source.defining:
-            return False
-        self.names[module].add(name)
-        self._origin(source.imported.get(name))
-        for at in source.defining[name]:
-            self._keep(module, source, at)
-        return True
+            return None
+        found = Definition(module, name)
+        if found not in self.forms:
+            self.forms[found] = []
+            for form in source.defining[name]:
+                self.forms[found].append(self.within(source, form, module))
+        return found
 
-    def within(self, source: _Source, node: ast.AST, module: str = "") -> None:
-        """Reach what a piece of a module's code uses."""
-        for used in _used(node):
-            self._follow(source, used, module)
+    def within(
+        self, source: _Source, form: Iterator[Piece] | tuple[Piece, ...], module: str = ""
+    ) -> list[str | Definition]:
+        """Reach what a piece of a module's code uses; return its form with the names looked up."""
+        found: list[str | Definition] = []
+        for piece in form:
+            found += [piece] if isinstance(piece, str) else self._follow(source, piece, module)
+        return found
 
     def _enter(self, module: str) -> _Source:
         source = _source(module)
-        if module not in self.kept:
-            self.kept[module], self.names[module] = set(), set()
-            for at in source.always:
-                self._keep(module, source, at)
+        if module not in self.entered:
+            self.entered.add(module)
+            for name, form in source.on_import:
+                if name != ON_IMPORT:
+                    self.name(module, name)
+                else:
+                    runs = self.forms.setdefault(Definition(module, ON_IMPORT), [])
+                    runs.append(self.within(source, form, module))
         return source
 
-    def _keep(self, module: str, source: _Source, at: int) -> None:
-        statement = source.statements[at]
-        if at not in self.kept[module]:
-            self.kept[module].add(at)
-            if not isinstance(statement, _IMPORT):
-                self.within(source, statement, module)
-
-    def _follow(self, source: _Source, used: tuple[str, ...], module: str) -> None:
-        """Reach a dotted name: through modules while there are any, then a name of the last."""
+    def _follow(self, source: _Source, used: Used, module: str) -> list[str | Definition]:
+        """Look a dotted name up: through modules while there are any, then a name of the last."""
         first, *rest = used
-        if module and first in source.defining:
-            self.name(module, first)
         origin = source.imported.get(first)
-        if origin is None or origin.name is not None:
-            self._origin(origin)
-            return
-        at = origin.module
-        while rest and _path(f"{at}.{rest[0]}"):
-            at = f"{at}.{rest.pop(0)}"
-        if not rest or not self.name(at, rest[0]):
-            self.whole(at)
+        if origin is None:
+            own = self.name(module, first) if module and first in source.defining else None
+            if own and first not in source.passed_on:
+                return [own, *(f".{each}" for each in rest)]
+            return [".".join((source.others.get(first, first), *rest))]
+        found: Definition | None
+        if origin.name is None:
+            at = origin.module
+            while rest and _path(f"{at}.{rest[0]}"):
+                at = f"{at}.{rest.pop(0)}"
+            found = self.name(at, rest[0]) if rest else None
+            if found is None:
+                self.whole(at)
+                found = Definition(at, None)
+            else:
+                rest.pop(0)
+        else:
+            found = self._origin(origin)
+        return [found, *(f".{each}" for each in rest)]
 
-    def _origin(self, origin: Origin | None) -> None:
+    def _origin(self, origin: Definition) -> Definition:
         """Reach what an import of a name stands for; a module waits for its attributes."""
-        if origin is None or origin.name is None:
-            return
-        if not self.name(origin.module, origin.name):
+        if origin.name is not None:
+            found = self.name(origin.module, origin.name)
+            if found is not None:
+                return found
             self.whole(origin.module)
+        return Definition(origin.module, None)
 
 
-def _used(node: ast.AST, local: Set[str] = frozenset()) -> Iterator[tuple[str, ...]]:
-    """Yield the names in a piece of code, each with the attributes that are taken of it.
-
-    Names in `local` are left out, and what functions and comprehensions bind for themselves.
-    """
-    if isinstance(node, ast.Attribute):
-        attributes = [node.attr]
-        base = node.value
-        while isinstance(base, ast.Attribute):
-            attributes.append(base.attr)
-            base = base.value
-        if isinstance(base, ast.Name):
-            if base.id not in local:
-                yield (base.id, *reversed(attributes))
-            return
-    elif isinstance(node, ast.Name) and node.id not in local:
-        yield (node.id,)
-    outside, inside = _scopes(node)
-    for child in outside:
-        yield from _used(child, local)
-    if inside:
-        bound = local | _bound(node)
-        for child in inside:
-            yield from _used(child, bound)
+def _pieces(node: ast.AST, local: Set[str] = frozenset()) -> Iterator[Piece]:
+    """Yield the canonical form of a piece of code; names in `local` lead nowhere."""
+    used = _dotted(node)
+    if used is not None and used[0] not in local:
+        yield used
+        return
+    yield f"{type(node).__name__}("
+    inside = local | _bound(node)
+    first = node.generators[0].iter if isinstance(node, _COMPREHENSION) else None
+    for name, value in _fields(node):
+        yield f"{name}="
+        inner = inside if _is_inside(node, name) else local
+        for each in value if isinstance(value, list) else [value]:
+            if not isinstance(each, ast.AST):
+                yield f"{type(each).__name__}:{each!r},"
+            elif isinstance(each, ast.comprehension) and each.iter is first:
+                yield from _pieces(first, local)
+                yield from _pieces(ast.comprehension(each.target, _NOTHING, each.ifs, 0), inner)
+            else:
+                yield from _pieces(each, inner)
+        yield ";"
+    yield ")"
 
 
-def _scopes(node: ast.AST) -> tuple[list[ast.AST], list[ast.AST]]:
-    """Split a node's children: evaluated around it, and in a scope of the node's own."""
-    children = list(ast.iter_child_nodes(node))
+_NOTHING = ast.Constant(None)
+
+
+def _fields(node: ast.AST) -> Iterator[tuple[str, object]]:
+    """Yield a node's fields that hold something that counts."""
+    for name, value in ast.iter_fields(node):
+        if value is None and not (isinstance(node, ast.Constant) and name == "value"):
+            continue
+        if isinstance(value, list) and name in ("body", "orelse", "finalbody"):
+            value = [line for line in value if not isinstance(line, _IMPORT)]
+        if value == [] or name in _SILENT or _is_annotation(node, name):
+            continue
+        yield name, value
+
+
+def _is_annotation(node: ast.AST, name: str) -> bool:
+    """Whether a field annotates something of a function."""
+    return name == "returns" or (isinstance(node, ast.arg) and name == "annotation")
+
+
+def _is_inside(node: ast.AST, name: str) -> bool:
+    """Whether a field of a node is evaluated in a scope of the node's own."""
     if isinstance(node, _FUNCTION):
-        inside = node.body if isinstance(node.body, list) else [node.body]
-    elif isinstance(node, _COMPREHENSION):
-        first = node.generators[0]
-        others = (child for child in children if child is not first)
-        return [first.iter], [*others, first.target, *first.ifs]
-    else:
-        inside = []
-    return [child for child in children if child not in inside], list(inside)
+        return name == "body"
+    return isinstance(node, _COMPREHENSION)
+
+
+def _dotted(node: ast.AST) -> Used | None:
+    """Return a name with the attributes that are taken of it, None for any other code."""
+    attributes: list[str] = []
+    while isinstance(node, ast.Attribute):
+        attributes.append(node.attr)
+        node = node.value
+    return (node.id, *reversed(attributes)) if isinstance(node, ast.Name) else None
+
+
+def _names(node: ast.AST) -> list[str]:
+    return [each.id for each in ast.walk(node) if isinstance(each, ast.Name)]
 
 
 def _bound(node: ast.AST) -> set[str]:
@@ -246,23 +323,20 @@ def _bound(node: ast.AST) -> set[str]:
     if isinstance(node, _COMPREHENSION):
         targets = [leaf for each in node.generators for leaf in ast.walk(each.target)]
         return {leaf.id for leaf in targets if isinstance(leaf, ast.Name)}
+    if not isinstance(node, _FUNCTION):
+        return set()
     found: set[str] = set()
     shared: set[str] = set()
-    for each in _scopes(node)[1]:
+    for each in node.body if isinstance(node.body, list) else [node.body]:
         for part in _own(each):
             if isinstance(part, ast.Global):
                 shared.update(part.names)
             elif (name := _binds(part)) is not None:
                 found.add(name)
-    return (found - shared) | _parameters(node)
-
-
-def _parameters(node: ast.AST) -> set[str]:
-    if not isinstance(node, _FUNCTION):
-        return set()
     of = node.args
     rest = [each for each in (of.vararg, of.kwarg) if each]
-    return {each.arg for each in (*of.posonlyargs, *of.args, *of.kwonlyargs, *rest)}
+    parameters = {each.arg for each in (*of.posonlyargs, *of.args, *of.kwonlyargs, *rest)}
+    return (found - shared) | parameters
 
 
 def _own(node: ast.AST) -> Iterator[ast.AST]:
@@ -286,19 +360,29 @@ def _binds(node: ast.AST) -> str | None:
     return node.rest if isinstance(node, ast.MatchMapping) else None
 
 
-def _imported(tree: ast.Module) -> Iterator[tuple[str, Origin]]:
+def _ours(tree: ast.Module) -> Iterator[tuple[str, Definition]]:
     """Yield the names of this package that are imported anywhere, and what they stand for."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 if _is_ours(alias.name):
                     whole = alias.name if alias.asname else PACKAGE
-                    yield alias.asname or PACKAGE, Origin(whole, None)
+                    yield alias.asname or PACKAGE, Definition(whole, None)
         elif isinstance(node, ast.ImportFrom) and node.module and _is_ours(node.module):
             for alias in node.names:
                 inner = f"{node.module}.{alias.name}"
-                found = Origin(inner, None) if _path(inner) else Origin(node.module, alias.name)
+                of_module = Definition(node.module, alias.name)
+                found = Definition(inner, None) if _path(inner) else of_module
                 yield alias.asname or alias.name, found
+
+
+def _others(tree: ast.Module) -> Iterator[tuple[str, str]]:
+    """Yield the names that are imported from other packages, with their full names there."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((a.asname, a.name) for a in node.names if a.asname and not _is_ours(a.name))
+        elif isinstance(node, ast.ImportFrom) and not _is_ours(node.module or ""):
+            yield from ((a.asname or a.name, f"{node.module}.{a.name}") for a in node.names)
 
 
 def _defined(statement: ast.stmt) -> set[str]:
@@ -321,16 +405,6 @@ def _leaves(target: ast.expr) -> list[ast.expr]:
     if isinstance(target, ast.Tuple | ast.List):
         return [leaf for element in target.elts for leaf in _leaves(element)]
     return [target]
-
-
-def _trimmed(statement: ast.stmt, wanted: set[str]) -> ast.stmt:
-    """Keep, of an import, the names that are wanted."""
-    if not isinstance(statement, _IMPORT):
-        return statement
-    names = [a for a in statement.names if (a.asname or a.name.split(".")[0]) in wanted]
-    if isinstance(statement, ast.Import):
-        return ast.Import(names)
-    return ast.ImportFrom(statement.module, names, statement.level)
 
 
 def _is_ours(module: str) -> bool:

@@ -30,7 +30,7 @@ the others say where, when and in what file."""
 
 
 def source_digests(experiment: Experiment) -> dict[str, str]:
-    """Digests of the source that an experiment's ``train`` depends on, by module."""
+    """Digests of the definitions that an experiment's ``train`` depends on, by name."""
     return sources.source_digests(experiment.__name__, "train", UNCOUNTED)
 
 

@@ -49,7 +49,7 @@ class Outcome:
     source_digest : str
         Digest of the source that the run depends on, taken when it started.
     sources : dict
-        The digests of its modules.
+        The digests of its definitions.
     device : str
         ``cpu``, or the name of the GPU, or several with commas between them.
     plan : dict

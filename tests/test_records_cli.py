@@ -71,14 +71,14 @@ def test_what_was_just_recorded_is_fresh(project, bnbook):
     assert bnbook("prune")[1] == "0 files deleted\n"
 
 
-def test_changed_source_is_named_by_module(project, bnbook, monkeypatch):
-    edit(monkeypatch, lambda now: {**now, "bnbook.errors": "0" * 64, "bnbook.new": "1" * 64})
+def test_changed_source_is_named_by_definition(project, bnbook, monkeypatch):
+    edit(monkeypatch, lambda now: {**now, "BnbookError": "0" * 64, "new": "1" * 64})
     assert states(project)["results"][2] == states(project)["_build/sweeps"][2] == "stale"
     out = bnbook("why", "fake")[1]
     assert "quick.parquet: stale" in out
-    assert "  source: bnbook.errors changed\n" in out
-    assert "  source: bnbook.new counts now\n" in out
-    assert "tests.fake" not in out
+    assert "  source: BnbookError changed\n" in out
+    assert "  source: new counts now\n" in out
+    assert "source: train" not in out
 
 
 def test_changed_config_data_and_torch_are_named(project, bnbook, monkeypatch):
