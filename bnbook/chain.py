@@ -5,12 +5,15 @@ linear layer with cross-entropy. Its members train several times faster than thr
 matrix product's gradient is added to the weights as it is computed, every elementwise line writes
 into memory that is kept, and the learning rates enter once, at the gradient of the logits.
 
-Inside, activations are laid out as (E, N, C), so that each member's products are its own: a
-member's numbers do not depend on which others train beside it.
+Inside, activations are laid out as (E, N, C), so that each member's products are its own. On a CPU
+with one thread a member's bits do not depend on which others train beside it: where a layer is so
+narrow that a batch of products rounds otherwise than one product does, which is tried out before
+the first step, the members are multiplied one after the other (`_alike`).
 """
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Callable
@@ -33,11 +36,95 @@ _ACTIVATIONS: dict[type[nn.Module], tuple[Callable[..., Tensor], Callable[..., T
 """Layer -> the function, and its derivative times a gradient, from the function's value."""
 
 
+@dataclass(frozen=True)
+class _Linear:
+    """The products of a linear layer: all members' at once, or one member's after the other's."""
+
+    layer: ensemble.Linear
+    together: bool
+
+    def forward(self, u: Tensor, out: Tensor) -> Tensor:
+        """Apply the map to inputs, (E, N, in), into outputs."""
+        weight, bias = self.layer.weight.mT, self.layer.bias
+        if bias is None:
+            return self._multiply(_product, out, u, weight)
+        return self._multiply(_affine, out, bias.unsqueeze(1), u, weight)
+
+    def backward(self, d: Tensor, out: Tensor) -> Tensor:
+        """Gradient by the inputs from that by the outputs, into ``out``."""
+        return self._multiply(_product, out, d, self.layer.weight)
+
+    def descend(self, d: Tensor, u: Tensor) -> None:
+        """Subtract the weights' gradient from them."""
+        self._multiply(_subtract, self.layer.weight, d.mT, u)
+
+    def _multiply(self, product: Callable[..., Tensor], out: Tensor, *given: Tensor) -> Tensor:
+        if self.together:
+            return product(out, *given)
+        return _one_by_one(product, out, *given)
+
+
+def _product(out: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    return torch.bmm(a, b, out=out)
+
+
+def _affine(out: Tensor, bias: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    return torch.baddbmm(bias, a, b, out=out)
+
+
+def _subtract(out: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    return out.baddbmm_(a, b, alpha=-1)
+
+
+def _one_by_one(product: Callable[..., Tensor], out: Tensor, *given: Tensor) -> Tensor:
+    """Multiply as each member would alone: memory of its own, whose alignment rounding hangs on."""
+    for parts in zip(out.split(1), *(tensor.split(1) for tensor in given), strict=True):
+        parts[0].copy_(product(*(part.clone() for part in parts)))
+    return out
+
+
+@functools.cache
+def _alike(
+    shape: tuple[int, int, int, int],
+    shared: bool,
+    dtype: torch.dtype,
+    threads: int,  # noqa: ARG001
+) -> bool:
+    """Whether E products at once have the bits of each alone, tried out on random numbers.
+
+    Libraries choose their code by the sizes, the number and the alignment of the matrices, and by
+    the processor. Shape is (E, N, in, out); ``shared`` says that the members have the same inputs.
+    """
+    members, n, inputs, outputs = shape
+    random = torch.Generator().manual_seed(0)
+
+    def draw(*size: int) -> Tensor:
+        return torch.randn(size, generator=random, dtype=dtype)
+
+    u = draw(n, inputs).expand(members, -1, -1) if shared else draw(members, n, inputs)
+    w, d, bias = (
+        draw(members, outputs, inputs),
+        draw(members, n, outputs),
+        draw(members, 1, outputs),
+    )
+    into = torch.empty_like(d)
+    trials = (
+        (_product, into, (u, w.mT)),
+        (_affine, into, (bias, u, w.mT)),
+        (_product, draw(members, n, inputs), (d, w)),
+        (_subtract, w, (d.mT, u)),
+    )
+    return all(
+        torch.equal(product(out.clone(), *given), _one_by_one(product, out.clone(), *given))
+        for product, out, given in trials
+    )
+
+
 @dataclass
 class _Block:
     """A linear layer and what follows it, with its memory for one step: (E, N, C) each."""
 
-    linear: ensemble.Linear
+    linear: _Linear
     x_hat: Tensor  # the product; with BN, normalised
     z: Tensor  # the activation; in the backward pass, its gradient
     spare: Tensor
@@ -126,25 +213,23 @@ class ChainStep:
         """
         members, own = len(self.alpha), y.dim() == 2
         x = x.flatten(2) if own else x.flatten(1).expand(members, -1, -1)
-        self._reserve(x)
+        self._reserve(x, own)
         u = x
         for block in self.blocks:
             u = _forward(block, u)
         alpha = self.alpha if factor is None else self.alpha * factor.view(-1, 1, 1)
         losses, d = self._loss(u, self.one_hot[y], alpha)
-        weight, bias = self.output.weight, self.output.bias
-        last = self.blocks[-1]
-        du = torch.bmm(d, weight, out=last.spare)
-        weight.baddbmm_(d.mT, u, alpha=-1)
-        if bias is not None:
-            bias.sub_(d.sum(1))
+        du = self.last.backward(d, self.blocks[-1].spare)
+        self.last.descend(d, u)
+        if self.output.bias is not None:
+            self.output.bias.sub_(d.sum(1))
         for at in range(len(self.blocks) - 1, -1, -1):
             below = self.blocks[at - 1] if at else None
             du = _backward(self.blocks[at], x if below is None else below.z, du, below)
         return losses
 
-    def _reserve(self, x: Tensor) -> None:
-        """Keep memory for the activations of a batch of this size."""
+    def _reserve(self, x: Tensor, own: bool) -> None:
+        """Keep memory for the activations of a batch of this size, and choose its products."""
         members, n = x.shape[:2]
         if self.blocks and self.blocks[0].z.shape[:2] == (members, n):
             return
@@ -157,16 +242,18 @@ class ChainStep:
         for layer in self.hidden:
             if isinstance(layer, ensemble.Linear):
                 x_hat, z, spare = (_reserved(x, members, n, layer.out_features) for _ in range(3))
-                self.blocks.append(_Block(layer, x_hat, z, spare))
+                linear = _linear(layer, x, shared=not self.blocks and not own)
+                self.blocks.append(_Block(linear, x_hat, z, spare))
             elif isinstance(layer, BatchNorm):
                 self.blocks[-1].norm = layer
             else:
                 self.blocks[-1].activation = type(layer)
+        self.last = _linear(self.output, x, shared=False)
         self.total = _reserved(x, members, n, 1)
 
     def _loss(self, u: Tensor, one_hot: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
         """Cross-entropy of each member, and its gradient by the logits times alpha."""
-        logits = _product(u, self.output)
+        logits = self.last.forward(u, u.new_empty(*u.shape[:2], one_hot.shape[-1]))
         logits.sub_(logits.amax(-1, keepdim=True))
         chosen = (logits * one_hot).sum(-1)
         p = logits.exp_()
@@ -191,14 +278,17 @@ def _whole(tensor: Tensor) -> Tensor:
     return tensor.new_empty(0).set_(tensor.untyped_storage())
 
 
-def _product(u: Tensor, linear: ensemble.Linear, out: Tensor | None = None) -> Tensor:
-    if linear.bias is None:
-        return torch.bmm(u, linear.weight.mT, out=out)
-    return torch.baddbmm(linear.bias.unsqueeze(1), u, linear.weight.mT, out=out)
+def _linear(layer: ensemble.Linear, x: Tensor, *, shared: bool) -> _Linear:
+    """Choose a layer's products for batches like x, (E, N, ...)."""
+    members, n = x.shape[:2]
+    if members == 1 or x.device.type != "cpu":
+        return _Linear(layer, together=True)
+    shape = (members, n, layer.in_features, layer.out_features)
+    return _Linear(layer, _alike(shape, shared, x.dtype, torch.get_num_threads()))
 
 
 def _forward(block: _Block, u: Tensor) -> Tensor:
-    z = _product(u, block.linear, block.x_hat)
+    z = block.linear.forward(u, block.x_hat)
     if block.norm is None:
         return block.activate(z)
     norm, m = block.norm, z.shape[1]
@@ -228,10 +318,10 @@ def _backward(block: _Block, u: Tensor, dz: Tensor, below: _Block | None) -> Ten
         dy.addcmul_(x_hat, d_gamma, value=-1 / m).sub_(d_beta / m).mul_(gamma * block.inv_std)
         gamma.sub_(d_gamma)
         beta.sub_(d_beta)
-    elif block.linear.bias is not None:
-        block.linear.bias.sub_(dy.sum(1))
-    du = dy if below is None else torch.bmm(dy, block.linear.weight, out=below.spare)
-    block.linear.weight.baddbmm_(dy.mT, u, alpha=-1)
+    elif block.linear.layer.bias is not None:
+        block.linear.layer.bias.sub_(dy.sum(1))
+    du = dy if below is None else block.linear.backward(dy, below.spare)
+    block.linear.descend(dy, u)
     return du
 
 
