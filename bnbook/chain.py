@@ -192,6 +192,7 @@ class ChainStep:
             self.output.out_features, dtype=learning_rate.dtype, device=learning_rate.device
         )
         self.blocks: list[_Block] = []
+        self.velocity: list[Tensor] = []  # it has no momentum
 
     @torch.no_grad()
     def __call__(self, x: Tensor, y: Tensor, factor: Tensor | None = None) -> Tensor:

@@ -158,12 +158,14 @@ def _fix_statistics(model: nn.Module, images: Tensor) -> None:
     """Give BN the statistics of these images to evaluate with."""
     layers = [layer for layer in model.modules() if isinstance(layer, norm.BatchNorm)]
     momenta = [layer.momentum for layer in layers]
-    for layer in layers:
-        layer.momentum = 1.0
-    model.train()
-    model(images)
-    for layer, momentum in zip(layers, momenta, strict=True):
-        layer.momentum = momentum
+    try:
+        for layer in layers:
+            layer.momentum = 1.0
+        model.train()
+        model(images)
+    finally:
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum
     model.eval()
 
 

@@ -34,7 +34,7 @@ class _Classifier(nn.Module):
     def _scores(self, features: Tensor) -> Tensor:
         """Map features (N, E*C) to scores (N, E, K)."""
         scores: Tensor = self.output(features)
-        return scores.view(len(features), self.members, self.num_classes)
+        return scores.view(-1, self.members, self.num_classes)
 
 
 class MLP(_Classifier):

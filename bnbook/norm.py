@@ -159,7 +159,9 @@ class BatchNorm(nn.Module):
             Values of a feature, at least 2.
         """
         if self.running_mean is not None:
-            weight = self._weight_of_new(self.running_mean)
+            weight = self._weight_of_new()
+            if isinstance(weight, Tensor):
+                weight = weight.to(self.running_mean)
             unbiased = var * (m / (m - 1))
             for running, batch in ((self.running_mean, mu), (self.running_var, unbiased)):
                 running.copy_(running.lerp(batch.flatten().to(running.dtype), weight))
@@ -175,10 +177,17 @@ class BatchNorm(nn.Module):
         """Whether to normalise with the statistics of the batch."""
         return self.training or self.running_mean is None
 
-    def _weight_of_new(self, like: Tensor) -> Any:
-        """Count this batch; return its weight, a tensor when that depends on the count."""
+    def _weight_of_new(self) -> Any:
+        """Count this batch; return its weight, a tensor when that depends on the count.
+
+        Counts of more than 65,504 batches are infinite in float16: the quotient is taken in float32
+        at least.
+        """
         self.num_batches_tracked += 1
-        return self.momentum if self.momentum is not None else 1 / self.num_batches_tracked.to(like)
+        if self.momentum is not None:
+            return self.momentum
+        full = torch.promote_types(self.running_mean.dtype, torch.float32)
+        return 1 / self.num_batches_tracked.to(full)
 
     def _check(self, x: Tensor) -> None:
         _check_input(x, self.num_features)
@@ -195,16 +204,26 @@ class FusedBatchNorm(BatchNorm):
     """`BatchNorm` computed by torch's kernel: the same values, in fewer passes over memory.
 
     For long runs. `BatchNorm` is the one to read; tests hold the two against each other in value,
-    gradient and running statistics. Parameters, attributes and errors are those of `BatchNorm`.
+    gradient and running statistics. Parameters, attributes and errors are those of `BatchNorm`,
+    which serves itself where x and the layer have types that the kernel does not take together.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise; see `BatchNorm.forward`."""
         self._check(x)
+        if not self._kernel_takes(x.dtype):
+            return super().forward(x)
         tracked = self.training and self.running_mean is not None
-        weight_of_new = float(self._weight_of_new(x)) if tracked else 0.0
+        weight_of_new = float(self._weight_of_new()) if tracked else 0.0
         statistics, affine = (self.running_mean, self.running_var), (self.weight, self.bias)
         return F.batch_norm(x, *statistics, *affine, self._of_the_batch(), weight_of_new, self.eps)
+
+    def _kernel_takes(self, given: torch.dtype) -> bool:
+        """Whether the layer has the input's type, or float32 where that is half as long."""
+        own = (self.weight, self.bias, self.running_mean, self.running_var)
+        types = {tensor.dtype for tensor in own if tensor is not None}
+        short = given in (torch.float16, torch.bfloat16)
+        return types <= {given} or (short and types == {torch.float32})
 
 
 class LeanBatchNorm(BatchNorm):

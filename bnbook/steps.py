@@ -117,6 +117,10 @@ def _any(value: float | Sequence[float]) -> bool:
 class Step(Protocol):
     """Updates the members on one minibatch and returns their losses before the update, (E,)."""
 
+    @property
+    def velocity(self) -> list[Tensor]:
+        """Momentum buffers, one for each parameter; none where no member has momentum."""
+
     def __call__(self, x: Tensor, y: Tensor, factor: Tensor | None = None) -> Tensor:
         """Make one step; ``factor`` multiplies the learning rates."""
 
@@ -261,6 +265,11 @@ class CapturedStep:
     def __init__(self, step: AutogradStep, model: nn.Module) -> None:
         self.step, self.model = step, model
         self.graph: torch.cuda.CUDAGraph | None = None
+
+    @property
+    def velocity(self) -> list[Tensor]:
+        """The step's momentum buffers, which the graph updates in place."""
+        return self.step.velocity
 
     def __call__(self, x: Tensor, y: Tensor, factor: Tensor | None = None) -> Tensor:
         """Make one step; see `Step`."""

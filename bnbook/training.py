@@ -235,7 +235,8 @@ class _Run:
         self.model, self.optimiser, self.loss = model, optimiser, loss
         self.probes, self.at, self.drop, self.session = probes, at, drop, session
         first, count = next(model.parameters()), len(optimiser.learning_rate)
-        self.kept = list(range(count))
+        self.kept = list(range(count))  # members that still train
+        self.held = self.kept  # members in the model: the last to leave stay in it
         self.done, self.measured = 0, 0
         self.total = torch.zeros(count, dtype=first.dtype, device=first.device)
         self.diverged_at = torch.full((count,), -1, device=first.device)
@@ -328,20 +329,20 @@ class _Run:
         if not positions:
             self.kept = []
             return
-        velocity, before = getattr(self.update, "velocity", []), len(self.kept)
+        velocity, before = self.update.velocity, len(self.held)
         members.keep(self.model, positions, before)
         if self.session.plan.channels_last:
             ensemble.channels_last(self.model)
-        self.kept = [self.kept[i] for i in positions]
+        self.kept = self.held = [self.held[i] for i in positions]
         optimiser = self.optimiser.of(self.kept)
         self.update = steps.choose(self.model, self.loss, optimiser, self.session.plan)
-        for new, old in zip(getattr(self.update, "velocity", []), velocity, strict=True):
+        for new, old in zip(self.update.velocity, velocity, strict=True):
             new.copy_(members.narrowed(old, positions, before))
 
     def _state(self) -> list[Tensor]:
         """Return the tensors that a checkpoint holds, in a fixed order."""
         own = [*self.model.parameters(), *self.model.buffers()]
-        return [*own, *getattr(self.update, "velocity", []), self.total, self.diverged_at]
+        return [*own, *self.update.velocity, self.total, self.diverged_at]
 
     def _save(self) -> None:
         if self.session.checkpoint is None:
@@ -351,6 +352,7 @@ class _Run:
             "measured": self.measured,
             "count": self.count,
             "kept": self.kept,
+            "held": self.held,
             "state": [tensor.detach().cpu() for tensor in self._state()],
             "history": [{k: v.cpu() for k, v in row.items()} for row in self.history],
         }
@@ -359,19 +361,30 @@ class _Run:
         records.write_bytes(self.session.checkpoint, sink.getvalue())
 
     def _load(self, content: dict[str, Any]) -> None:
-        if content["count"] != self.count or not set(content["kept"]) <= set(self.kept):
+        if content["count"] != self.count or not set(content["held"]) <= set(self.held):
             raise BnbookError(
                 f"the checkpoint {self.session.checkpoint} is of a run of {content['count']} steps,"
                 f" this one has {self.count}. It was left as it is; remove it to start afresh."
             )
-        if content["kept"] != self.kept:
-            self._narrow(content["kept"])
+        if content["held"] != self.held:
+            self._narrow(content["held"])
+        self.kept = content["kept"]
+        self._check_sizes(content["state"])
         device = self.total.device
         with torch.no_grad():
             for tensor, value in zip(self._state(), content["state"], strict=True):
                 tensor.copy_(value)
         self.history = [{k: v.to(device) for k, v in row.items()} for row in content["history"]]
         self.done, self.measured = content["done"], content["measured"]
+
+    def _check_sizes(self, state: Sequence[Tensor]) -> None:
+        expected, found = ([tuple(t.shape) for t in each] for each in (self._state(), state))
+        if expected != found:
+            raise BnbookError(
+                f"the checkpoint {self.session.checkpoint} is of another network or optimiser:"
+                f" expected tensors of shapes {expected}, found {found}. It was left as it is;"
+                " remove it to start afresh."
+            )
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -159,6 +159,23 @@ def test_a_measurement_that_does_not_restore_is_found_out(example, which, monkey
     model.train()
 
 
+@pytest.mark.parametrize("which", ["per_example", "as_trained"])
+def test_a_forward_pass_that_fails_leaves_the_network_bit_equal(example, which):
+    """The second of three stages raises, when the layers before have met the images."""
+    model, images, labels = example
+    model.train()
+    before = fingerprint(model)
+
+    def fail(*_):
+        raise FloatingPointError
+
+    with contextlib.ExitStack() as hooks:
+        hooks.callback(model.blocks[1].register_forward_hook(fail).remove)
+        with pytest.raises(FloatingPointError):
+            measured(which, model, images, labels)
+    assert changed(model, before) == set()
+
+
 def test_statistics_that_are_not_fixed_are_found_out(example, monkeypatch):
     """Each image with its own statistics: the gradients no longer average to the whole one."""
     model, _, labels = example

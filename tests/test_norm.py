@@ -199,6 +199,57 @@ def test_without_scale_or_running_statistics_as_torch(kind, settings, training):
             ours(x[:1])
 
 
+@pytest.mark.parametrize("kind", [BatchNorm, FusedBatchNorm, LeanBatchNorm])
+@pytest.mark.parametrize("own", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("given", [torch.float16, torch.bfloat16, torch.float32])
+def test_the_seventy_thousandth_batch_still_counts(kind, own, given):
+    """float16 ends at 65,504, bfloat16 counts to 256 only; 1/70,000 is a number in both."""
+    layer = kind(1, momentum=None).to(own)
+    layer.num_batches_tracked.fill_(70_000 - 1)
+    layer(torch.tensor([[999.0], [1001.0]]).to(given))
+    mean = torch.tensor([999.0, 1001.0]).to(given).double().mean().item()
+    rounding = 4 * torch.finfo(own).eps + 2.0**-24 / (1 / 70_000)  # the weight may be subnormal
+    assert layer.running_mean.item() == pytest.approx(mean / 70_000, rel=rounding)
+
+
+TYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+
+
+@pytest.mark.parametrize("own", TYPES)
+@pytest.mark.parametrize("given", TYPES)
+@pytest.mark.parametrize("kind", [BatchNorm, FusedBatchNorm, LeanBatchNorm])
+def test_any_two_types_go_together(kind, given, own):
+    """Input and layer of different types: torch's kernel refuses eleven of the sixteen pairs."""
+    torch.manual_seed(0)
+    layer = kind(3).to(own)
+    with torch.no_grad():
+        layer.weight.uniform_(0.5, 2)
+        layer.bias.normal_()
+    exact = BatchNorm(3).double()
+    exact.load_state_dict(layer.state_dict())
+    for training in (True, False):
+        x = torch.randn(40, 3).to(given)
+        dy = torch.randn(40, 3).to(given)
+        found = _outcome(layer.train(training), x, dy)
+        right = _outcome(exact.train(training), x.double(), dy.double())
+        assert found[0].dtype == found[1].dtype == given
+        assert layer.weight.dtype == layer.running_mean.dtype == own
+        # Each of the 40 terms of a sum and each of a few operations rounds once, in the coarser
+        # of the two types.
+        eps = max(torch.finfo(given).eps, torch.finfo(own).eps)
+        for mine, theirs in zip(found, right, strict=True):
+            error = (mine.double() - theirs).abs().max()
+            assert error <= 8 * eps * theirs.abs().max() * 40**0.5
+
+
+def _outcome(layer, x, dy):
+    leaf = x.clone().requires_grad_()
+    y = layer(leaf)
+    leaves = [leaf, layer.weight, layer.bias]
+    statistics = [layer.running_mean.clone(), layer.running_var.clone()]
+    return [y.detach(), *torch.autograd.grad((y * dy).sum(), leaves), *statistics]
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("whole", [False, True], ids=["input", "input and layer"])
 @pytest.mark.parametrize("kind", [BatchNorm, LeanBatchNorm])

@@ -10,6 +10,7 @@ from torch import nn
 from torch.func import functional_call, grad, stack_module_state, vmap
 
 from bnbook import ensemble
+from bnbook.models import MLP, ConvNet, ResNet, RNNClassifier
 from bnbook.norm import (
     BatchNorm,
     FusedBatchNorm,
@@ -158,6 +159,10 @@ EXPORTED = {
         ),
         (3, 12),
     ),
+    "MLP": (lambda: MLP(BatchNorm, (0, 1), num_inputs=16, hidden=(5,)), (3, 1, 4, 4)),
+    "ConvNet": (lambda: ConvNet(BatchNorm, (0, 1), in_channels=1, widths=(2, 4)), (3, 1, 4, 4)),
+    "ResNet": (lambda: ResNet(None, (0, 1), n=1, in_channels=1, widths=(2, 4)), (3, 1, 4, 4)),
+    "RNN": (lambda: RNNClassifier(BatchNorm, (0, 1), num_inputs=4, hidden=5), (3, 1, 4, 4)),
 }
 
 

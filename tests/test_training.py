@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from bnbook import ensemble, training
+from bnbook import ensemble, steps, training
 from bnbook.errors import BnbookError
 from bnbook.models import MLP
 from bnbook.norm import BatchNorm
@@ -198,7 +198,7 @@ def test_an_unknown_precision():
 # Divergence.
 
 
-def diverging(drop, at=(20, 60, 100, 120), rates=(0.1, 1e200, 0.5)):
+def diverging(drop, at=(20, 60, 100, 120), rates=(0.1, 1e200, 0.5), **settings):
     model = Scalar([1.0] * len(rates))
     batches = torch.zeros(120, 2, dtype=torch.int64)
     seen = []
@@ -207,13 +207,15 @@ def diverging(drop, at=(20, 60, 100, 120), rates=(0.1, 1e200, 0.5)):
         seen.append(len(model.theta))
         return {"theta": model.theta.clone()}
 
-    return train(model, *CONSTANT, batches, list(rates), probes=[probe], at=at, drop=drop), seen
+    more = {"probes": [probe], "at": at, "drop": drop, **settings}
+    return train(model, *CONSTANT, batches, list(rates), **more), seen
 
 
-def test_a_diverged_member_is_marked_at_its_step_and_leaves_the_others_bit_equal():
-    alone, _ = diverging(False, rates=(0.1, 0.5))
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_a_diverged_member_is_marked_at_its_step_and_leaves_the_others_bit_equal(momentum):
+    alone, _ = diverging(False, rates=(0.1, 0.5), momentum=momentum)
     for drop in (False, True):
-        history, _ = diverging(drop)
+        history, _ = diverging(drop, momentum=momentum)
         # 1 -> 2e200 -> 2e400: the third loss is infinite already, the square of the second theta.
         assert history[-1]["diverged_at"].tolist() == [-1, 2, -1]
         for row, other in zip(history, alone, strict=True):
@@ -245,11 +247,21 @@ class Interrupted(Exception):
     pass
 
 
+class Graphless(steps.CapturedStep):
+    """A captured step for machines without a GPU: what the graph would replay is computed."""
+
+    def _capture(self, x, y):
+        self.x, self.y, self.graph = x.clone(), y.clone(), self
+
+    def replay(self):
+        self.losses = self.step.update(self.x, self.y)
+
+
 def sessions(tmp_path, **more):
     return Session(checkpoint=tmp_path / "run.checkpoint", interval=0.0, **more)
 
 
-def small_run(session, interrupt_at=None, handwritten=True, rates=(0.1, 1e200, 0.7)):
+def small_run(session, interrupt_at=None, handwritten=True, rates=(0.1, 1e200, 0.7), schedule=None):
     torch.manual_seed(0)
     images, labels = torch.rand(90, 16), torch.randint(0, 3, (90,))
     model = MLP(BatchNorm, (1, 1, 2), num_inputs=16, hidden=(8,), num_classes=3)
@@ -267,11 +279,14 @@ def small_run(session, interrupt_at=None, handwritten=True, rates=(0.1, 1e200, 0
                 .view(model.members, -1)}  # fmt: skip
 
     momentum = 0.0 if handwritten else 0.9
-    return training.fit(
-        model, images, labels, batches, training.SGD(list(rates), momentum=momentum),
+    optimiser = training.SGD(list(rates), momentum=momentum, schedule=schedule)
+    history = training.fit(
+        model, images, labels, batches, optimiser,
         ensemble.cross_entropy, [weights], (0, 130, 310, 400), transform=interrupt,
         session=session,
     )  # fmt: skip
+    small_run.model = model
+    return history
 
 
 def same(ours, theirs):
@@ -296,9 +311,51 @@ def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, step, handwritten)
     same(small_run(session, handwritten=handwritten), whole)
 
 
+@pytest.mark.parametrize("step", [149, 320, 399])
+def test_a_captured_step_loses_no_momentum(tmp_path, step, monkeypatch):
+    """Neither when a member is dropped nor when a run goes on from its checkpoint."""
+    whole = small_run(Session(), handwritten=False)
+    made = steps.AutogradStep
+    monkeypatch.setattr(steps, "choose", lambda m, *a: Graphless(made(m, *a[:2]), m))
+    same(small_run(Session(), handwritten=False), whole)
+    session = sessions(tmp_path)
+    with pytest.raises(Interrupted):
+        small_run(session, step, False)
+    same(small_run(session, handwritten=False), whole)
+
+
+STOPS = (50, 100, 130, 150, 200, 250, 300, 310, 350)
+"""Where `small_run` looks at the clock."""
+
+
+@pytest.mark.parametrize("handwritten", [True, False])
+@pytest.mark.parametrize("done", [150, 250, 310, 350])
+def test_a_run_whose_members_diverge_in_stages_until_none_is_left_goes_on(
+    tmp_path, done, handwritten
+):
+    """One leaves after step 130, the others, at infinite rates from 200 on, after step 310."""
+    late = torch.ones(400, 3)
+    late[200:] = torch.inf
+    more = {"handwritten": handwritten, "schedule": late}
+    whole = small_run(Session(), **more)
+    first, second = whole[1]["diverged_at"], whole[-1]["diverged_at"]
+    assert first.tolist()[::2] == [-1, -1]
+    assert first[1] > 0
+    assert (second > 0).all()
+    assert second[[0, 2]].min() > 200
+    left = [tensor.clone() for tensor in small_run.model.state_dict().values()]
+    session = sessions(tmp_path, deadline=time.monotonic() - 1)
+    for stop in STOPS[: STOPS.index(done) + 1]:
+        with pytest.raises(OutOfTimeError, match=f"after {stop} of 400 steps"):
+            small_run(session, **more)
+    same(small_run(sessions(tmp_path), **more), whole)
+    for mine, theirs in zip(small_run.model.state_dict().values(), left, strict=True):
+        assert torch.equal(mine.nan_to_num(), theirs.nan_to_num())
+
+
 def test_a_deadline_stops_with_a_checkpoint(tmp_path):
-    session = sessions(tmp_path, deadline=time.time() - 1)
-    for done in (50, 100, 130, 150, 200, 250, 300, 310, 350):
+    session = sessions(tmp_path, deadline=time.monotonic() - 1)
+    for done in STOPS:
         with pytest.raises(OutOfTimeError, match=f"after {done} of 400 steps"):
             small_run(session)
     same(small_run(session), small_run(Session()))
@@ -320,6 +377,9 @@ def test_a_checkpoint_of_another_run_or_damaged(tmp_path):
     batches = torch.zeros(3, 2, dtype=torch.int64)
     with pytest.raises(BnbookError, match="is of a run of 400 steps, this one has 3"):
         train(Scalar([0.0]), *CONSTANT, batches, [1.0], session=session)
+    with pytest.raises(BnbookError, match="is of another network or optimiser: expected tensors"):
+        small_run(session, handwritten=False)
+    assert session.checkpoint.read_bytes() == content
     for damaged in (content[:100], b"", b"nonsense"):
         session.checkpoint.write_bytes(damaged)
         with pytest.raises(BnbookError, match="cannot be read"):
