@@ -88,6 +88,7 @@ class BatchNorm(nn.Module):
         fit or a feature that has to have statistics of the batch has one value only.
     """
 
+    affine_in_evaluation = True  # for `fold`: said in each class, so that no subclass inherits it
     weight: Any  # these five: a tensor, or None
     bias: Any
     running_mean: Any
@@ -208,6 +209,8 @@ class FusedBatchNorm(BatchNorm):
     which serves itself where x and the layer have types that the kernel does not take together.
     """
 
+    affine_in_evaluation = True
+
     def forward(self, x: Tensor) -> Tensor:
         """Normalise; see `BatchNorm.forward`."""
         self._check(x)
@@ -234,6 +237,8 @@ class LeanBatchNorm(BatchNorm):
     Gradients of any order are right, and `torch.func.vmap` and `torch.compile` pass through.
     Parameters, attributes and errors are those of `BatchNorm`.
     """
+
+    affine_in_evaluation = True
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise; see `BatchNorm.forward`."""

@@ -43,6 +43,8 @@ class BatchNormOutside(BatchNorm):
         When `outside` names anything else, and as `BatchNorm`.
     """
 
+    affine_in_evaluation = True
+
     def __init__(
         self,
         num_features: int,

@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 from bnbook import ensemble, formulas, mutants
 from bnbook.errors import BnbookError
@@ -51,7 +52,13 @@ def test_a_pair(linear, shape, affine, bias):
     assert isinstance(sequence[1], nn.Identity)
 
 
-NORMS = [BatchNorm, FusedBatchNorm, LeanBatchNorm, nn.BatchNorm1d, mutants.Sample]
+class Declared(mutants.Sample):
+    """A reader's layer that says what it computes in evaluation."""
+
+    affine_in_evaluation = True
+
+
+NORMS = [BatchNorm, FusedBatchNorm, LeanBatchNorm, nn.BatchNorm1d, Declared]
 
 
 @pytest.mark.parametrize("norm", NORMS, ids=lambda norm: norm.__module__ + norm.__name__)
@@ -89,9 +96,9 @@ def test_closed_form():
     ],
     ids=["MLP", "ConvNet", "torch's layer"],
 )
-def test_networks_in_sequence(model, x):
-    model = randomise(model())
-    folded, x = fold(model), torch.randn(x, dtype=torch.float64)
+def test_networks(model, x):
+    model, x = randomise(model()), torch.randn(x, dtype=torch.float64)
+    folded = fold(model, x[:2])
     torch.testing.assert_close(folded(x), model(x), rtol=1e-10, atol=1e-10)
     assert not [m for m in folded.modules() if hasattr(m, "running_mean")]
     assert [m for m in model.modules() if hasattr(m, "running_mean")]
@@ -165,7 +172,11 @@ X = torch.randn(4, 3)
         (lambda: (nn.Sequential(nn.Linear(2, 3), LayerNorm(3)).eval(),), "found none in a Seq"),
         (lambda: (nn.Sequential(nn.ReLU(), BatchNorm(3)).eval(),), "1 must follow a linear"),
         (lambda: (BatchNorm(3).eval(),), "the model must follow a linear"),
-        (lambda: (MLP(BatchNorm, after=True).eval(),), "hidden.2 must follow a linear"),
+        (lambda: (MLP(BatchNorm).eval(),), "hidden.1 must follow a linear.*pass an example"),
+        (
+            lambda: (MLP(BatchNorm, after=True).eval(), torch.ones(2, 784)),
+            "hidden.2 must follow a linear",
+        ),
         (
             lambda: (
                 nn.Sequential(nn.Linear(3, 3), BatchNorm(3, track_running_stats=False)).eval(),
@@ -188,6 +199,212 @@ X = torch.randn(4, 3)
 def test_what_cannot_be_folded(given, says):
     with pytest.raises(BnbookError, match=says):
         fold(*given())
+
+
+# What stands between, and what is not what its class says
+
+
+class Between(nn.Module):
+    """Linear map and BN of one feature, with something between them."""
+
+    def __init__(self, between, kind=nn.Linear):
+        super().__init__()
+        self.linear, self.between, self.norm = kind(1, 1), between, BatchNorm(1)
+        with torch.no_grad():
+            self.linear.weight.fill_(1.0)
+            self.linear.bias.fill_(0.0)
+            self.norm.running_mean.fill_(1.0)
+            self.norm.running_var.fill_(0.01)
+        self.eval()
+
+    def forward(self, x):
+        return self.norm(self.between(self.linear(x)))
+
+
+def as_it_is(x):
+    return x
+
+
+def clamped(x):
+    return x.clamp_(max=3.0)
+
+
+@pytest.mark.parametrize("x", [5.0, 0.5], ids=["seen in the output", "not seen in the output"])
+def test_work_in_place_between_the_two_is_refused(x):
+    """Folded in silence it gave 40 for x = 5 where the model gives 20."""
+    model, example = Between(clamped), torch.full((2, 1), x)
+    assert model(torch.full((2, 1), 5.0))[0].item() == pytest.approx(2 / (0.01 + 1e-5) ** 0.5)
+    with pytest.raises(BnbookError, match=r"norm must be given .* linear .* changed in place"):
+        fold(model, example)
+    folded = fold(Between(as_it_is), example)
+    torch.testing.assert_close(folded(example), Between(as_it_is)(example))
+
+
+def test_a_sequence_within_another_module_needs_an_example():
+    """What its forward does with the sequence's layers cannot be seen."""
+
+    class Holds(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Sequential(nn.Linear(3, 3), BatchNorm(3))
+
+        def forward(self, x):
+            return self.net[1](self.net[0](x).clamp(max=0.1))
+
+    model = randomise(Holds())
+    with pytest.raises(BnbookError, match=r"net.1 must follow .* pass an example"):
+        fold(model)
+    with pytest.raises(BnbookError, match=r"net.1 must follow .* came from elsewhere"):
+        fold(model, X.double())
+
+
+class Doubled(nn.Linear):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+class Shifted(BatchNorm):
+    def forward(self, x):
+        return super().forward(x) + 1
+
+
+class OwnSequence(nn.Sequential):
+    def forward(self, x):
+        return super().forward(x.clamp(max=1))
+
+
+def hooked(layer):
+    layer.register_forward_hook(lambda _, __, y: y + 1)
+    return layer
+
+
+def replaced(layer):
+    layer.forward = lambda x: x
+    return layer
+
+
+def old_weight_norm(layer):
+    with pytest.warns(FutureWarning):
+        return nn.utils.weight_norm(layer)
+
+
+NOT_PLAIN = {
+    "weight_norm": (lambda: (nn.utils.parametrizations.weight_norm(nn.Linear(3, 3)), BatchNorm(3)),
+                    "0 must be exactly .* parametrised"),
+    "old weight_norm": (lambda: (old_weight_norm(nn.Linear(3, 3)), BatchNorm(3)),
+                        "0 must be .* forward hook"),
+    "pruned": (lambda: (prune.l1_unstructured(nn.Linear(3, 3), "weight", 0.5),
+                        BatchNorm(3)), "0 must be .* forward hook"),
+    "a subclass": (lambda: (Doubled(3, 3), BatchNorm(3)), "0 must be .* a Doubled, whose forward"),
+    "a subclass of BN": (lambda: (nn.Linear(3, 3), Shifted(3)), "1 must be .* a Shifted, whose"),
+    "not declared": (lambda: (nn.Linear(3, 3), mutants.Sample(3)), "1 must be .* a Sample, whose"),
+    "a hook": (lambda: (hooked(nn.Linear(3, 3)), BatchNorm(3)), "0 must be .* with a forward hook"),
+    "a hook of BN": (lambda: (nn.Linear(3, 3), hooked(BatchNorm(3))), "1 must be .* with a for"),
+    "a replaced forward": (lambda: (nn.Linear(3, 3), replaced(BatchNorm(3))), "1 must be .* whose"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("example", [False, True], ids=["as it stands", "on an example"])
+@pytest.mark.parametrize(("layers", "says"), NOT_PLAIN.values(), ids=NOT_PLAIN)
+def test_what_is_not_exactly_known_is_refused(layers, says, example):
+    model = nn.Sequential(*layers()).eval()
+    if example:
+        with pytest.raises(
+            BnbookError, match=f"{says}|or a parametrised layer or a subclass|is parametrised"
+        ):
+            fold(model, X)
+    else:
+        with pytest.raises(BnbookError, match=says):
+            fold(model)
+        with pytest.raises(BnbookError, match="must be exactly a layer that is known"):
+            fold((model[0], model[1]))
+
+
+def test_a_sequence_with_a_forward_of_its_own_needs_an_example():
+    model = OwnSequence(nn.Linear(3, 3), BatchNorm(3)).eval()
+    with pytest.raises(BnbookError, match="pass an example"):
+        fold(model)
+    torch.testing.assert_close(fold(model, X)(X), model(X))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, while it compiles
+def test_compiled_models_are_refused():
+    with pytest.raises(BnbookError, match="must not be compiled"):
+        fold(torch.compile(nn.Sequential(nn.Linear(3, 3), BatchNorm(3)).eval()))
+
+
+def test_features_that_are_not_the_linear_maps():
+    """Of (N, T, T) a linear layer makes the third axis, and BN normalises the second."""
+    model = randomise(nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)))
+    with pytest.raises(BnbookError, match=r"must have 2 axes.*found shape \(4, 3, 3\)"):
+        fold(model, torch.randn(4, 3, 3, dtype=torch.float64))
+
+
+class Returns(nn.Module):
+    """What comes out is made by `of`, of the output and the input."""
+
+    def __init__(self, of):
+        super().__init__()
+        self.linear, self.norm, self.of = nn.Linear(3, 3), BatchNorm(3), of
+
+    def forward(self, x, *, scale=1.0):
+        return self.of(self.norm(self.linear(x)) * scale, x)
+
+
+class Wrapped:
+    pass
+
+
+@pytest.mark.parametrize("example", [X, (X,), {"x": X, "scale": torch.tensor(2.0)}],
+                         ids=["tensor", "tuple", "keywords"])  # fmt: skip
+@pytest.mark.parametrize(
+    "of",
+    [
+        lambda y, _: (y, None),
+        lambda y, _: {"logits": y, "classes": y.argmax(1)},
+        lambda y, _: [y, {"parts": (y, y)}, 3],
+        lambda y, _: y.masked_fill(y > 0, -torch.inf),
+    ],
+    ids=["tuple", "dict", "nested", "infinite"],
+)
+def test_outputs_and_inputs_of_other_kinds(of, example):
+    model = randomise(Returns(of)).float()
+    folded = fold(model, example)
+    assert isinstance(folded.norm, nn.Identity)
+    expected, found = model(X), folded(X)
+    if isinstance(expected, dict):
+        torch.testing.assert_close(found["logits"], expected["logits"], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("of", "says"),
+    [
+        (lambda y, _: Wrapped(), "must return tensors, .* found a Wrapped; wrap it"),
+        (lambda y, _: None, "must return a tensor, .* found none"),
+        (lambda y, _: y + torch.rand(()), "same outputs .* twice"),
+        (lambda y, _: y * torch.nan, "twice, found .* not a number"),
+    ],
+    ids=["a class of its own", "nothing", "random", "not a number"],
+)
+def test_outputs_that_cannot_be_compared(of, says):
+    with pytest.raises(BnbookError, match=says):
+        fold(Returns(of).eval(), X)
+
+
+def test_example_and_model_are_as_they_were():
+    class Counts(Returns):
+        def forward(self, x):
+            self.calls += 1
+            x.mul_(2)
+            return super().forward(x)
+
+    model, x = Counts(lambda y, _: y).eval(), X.clone()
+    model.register_buffer("calls", torch.tensor(0))
+    fold(model, x)
+    assert torch.equal(x, X)
+    assert model.calls == 0
+    with torch.inference_mode():
+        assert isinstance(fold(model, x).norm, nn.Identity)
 
 
 def test_a_fold_that_forgets_the_root_of_the_variance_is_seen(monkeypatch):
