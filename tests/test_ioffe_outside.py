@@ -15,6 +15,7 @@ from bnbook.arms import MEAN_OUTSIDE, OUTSIDE, VARIANCE_OUTSIDE, WITH, WITHOUT
 from bnbook.errors import BnbookError
 from bnbook.experiments import ioffe_outside as experiment
 from bnbook.formulas import outside as formulas
+from tests import rounding
 
 SMALL = {
     "steps": 20, "seeds": (0, 1), "learning_rates": (1.0,), "hidden": (8,), "probes": 2,
@@ -76,10 +77,17 @@ def test_the_gradient_lacks_the_terms_of_what_is_outside(which):
         expected -= dxhat.mean(0)
     if "variance" not in which:
         expected -= xhat * (dxhat * xhat).mean(0)
-    torch.testing.assert_close(dx, expected / s, rtol=1e-12, atol=1e-14)
+    terms = gradient_terms(x, dxhat, xhat, s)
+    rounding.assert_close(dx, expected / s, terms, roundings=2 * len(x) + 20)
     if not which:
         (true,) = torch.autograd.grad(_like(layer)(x), x, dy)
-        torch.testing.assert_close(dx, true, rtol=1e-12, atol=1e-14)
+        rounding.assert_close(dx, true, terms, roundings=2 * len(x) + 20)
+
+
+def gradient_terms(x, dxhat, xhat, s):
+    """Absolute values of dx's three terms, together; x, rounded, is off by more than xhat is."""
+    terms = dxhat.abs() + dxhat.abs().mean(0) + xhat.abs() * (dxhat * xhat).abs().mean(0)
+    return terms / s * (1 + x.abs().amax(0) / s)
 
 
 def _like(layer):
@@ -113,7 +121,8 @@ def test_gradients_of_a_bias_and_a_weight_before_the_layer():
         s = (x.var(0, unbiased=False) + layer.eps).sqrt()
         shadow = layer.weight / s * layer.bias.grad
         expected = shadow if "mean" in which else torch.zeros(3, dtype=torch.float64)
-        torch.testing.assert_close(linear.bias.grad, expected, rtol=1e-12, atol=1e-14)
+        terms = gradient_terms(x, layer.weight * dy, (x - x.mean(0)) / s, s).sum(0)
+        rounding.assert_close(linear.bias.grad, expected, terms, roundings=3 * len(x) + 20)
         if which == ("variance",):
             along = (linear.weight * linear.weight.grad).sum(1)
             torch.testing.assert_close(along, layer.weight * layer.weight.grad)

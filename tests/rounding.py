@@ -1,0 +1,44 @@
+"""Tolerances from the size of the terms, so that no test knows one processor's rounding.
+
+Processors add in other orders, in more or fewer lanes, with or without fused multiply-adds. What
+they all keep (Higham 2002, sections 3.1 and 4.2) is this: a number computed as a sum, each of whose
+terms is rounded at most k times on its way into it, is off by at most k eps/2 times the sum of the
+terms' absolute values. Two such numbers differ by at most twice that, whatever the order.
+"""
+
+import numpy as np
+import torch
+
+
+def epsilon(dtype):
+    """Spacing of the numbers at 1, of a torch or NumPy type."""
+    return (torch.finfo if isinstance(dtype, torch.dtype) else np.finfo)(dtype).eps
+
+
+def exact(values):
+    """Any array or tensor as a NumPy array of float64."""
+    return np.asarray(values.detach().cpu().double() if torch.is_tensor(values) else values, float)
+
+
+def assert_close(found, expected, terms, roundings, dtype=None):
+    """Hold two computations of the same numbers against each other.
+
+    Parameters
+    ----------
+    found, expected : array or Tensor
+        Of one shape.
+    terms : array, Tensor or float
+        Sum of the absolute values of the terms that each number is the sum of.
+    roundings : int
+        How often a term is rounded on its way: the additions and the operations before them.
+    dtype : torch or NumPy type, optional
+        In which was computed; the type of ``found`` unless told otherwise.
+    """
+    eps = epsilon(dtype or getattr(found, "dtype", np.float64))
+    difference = np.abs(exact(found) - exact(expected))
+    allowed = np.broadcast_to(roundings * eps * exact(terms), difference.shape)
+    worst = np.argmax(difference - allowed)
+    assert (difference <= allowed).all(), (
+        f"{exact(found).flat[worst]} and {exact(expected).flat[worst]} differ by"
+        f" {difference.flat[worst]:.3g}, rounding accounts for {allowed.flat[worst]:.3g}"
+    )
