@@ -152,10 +152,13 @@ def _files(toc: dict) -> list[str]:
     return own + [name for part in parts for name in _files(part)]
 
 
+PAGES = [f"{name}.html" for name in _files(yaml.safe_load((ROOT / "_toc.yml").read_text()))]
+"""Paths of the book's own pages in its HTML folder: those of its table of contents."""
+
+
 @pytest.fixture(scope="session")
 def pages(book) -> list[str]:
-    """Paths of the book's own pages in its HTML folder: those of its table of contents."""
-    names = [f"{name}.html" for name in _files(yaml.safe_load((ROOT / "_toc.yml").read_text()))]
-    missing = [name for name in names if not (book / name).is_file()]
+    """`PAGES`, which are there."""
+    missing = [name for name in PAGES if not (book / name).is_file()]
     assert not missing, f"{missing} are not built; run `make book`"
-    return names
+    return PAGES
