@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from bnbook import records
+from bnbook import files
 from bnbook.errors import BnbookError
-from bnbook.session import OutOfTimeError, Session, TrialOverError
+from bnbook.training.session import OutOfTimeError, Session, TrialOverError
 
 TITLE, CLAIMS, FIGURES = "A chaotic map", (), {}
 LOG = "BNBOOK_FAKE_LOG"
@@ -99,7 +99,7 @@ def facts(table):
 def _keep(session, step, values):
     if session.checkpoint:
         state = json.dumps({"step": step, "values": values}).encode()
-        records.write_bytes(session.checkpoint, state)
+        files.write_bytes(session.checkpoint, state)
     session.report(step, len(values), 0)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from bnbook import records
+from bnbook.evidence import records
 
 LISTED = json.loads((Path(__file__).parent / "recorded.json").read_text("utf-8"))
 RESULTS = records.root() / "results"

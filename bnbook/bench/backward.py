@@ -12,7 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from bnbook import norm, planning, timings
+from bnbook.bench import timing
+from bnbook.evidence import timings
+from bnbook.layers import norm
+from bnbook.sweeps import planning
 
 COMPILED = "ours, compiled"
 LAYERS: dict[str, Callable[[int], nn.Module]] = {
@@ -158,15 +161,13 @@ def _timed(
     given: Input, contenders: dict[str, Pass], repetitions: int, steps: int
 ) -> Iterator[dict[str, Any]]:
     """Take turns, each round beginning with the next contender, after one that does not count."""
-    from bnbook.bench import measure
-
     workload, names = given.workload, list(contenders)
     for repetition in range(-1, repetitions):
         turn = repetition % len(names)
         for name in names[turn:] + names[:turn]:
             taken = contenders[name].seconds(steps)
             if repetition >= 0:
-                yield measure.row(workload, name, 1, steps, repetition, taken)
+                yield timing.row(workload, name, 1, steps, repetition, taken)
     if COMPILED not in contenders:
         yield timings.empty(workload, COMPILED, 1, "not run: no C++ compiler")
 

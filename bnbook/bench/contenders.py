@@ -7,7 +7,7 @@ network, for they have no way to train several as one, and count as one member.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -16,40 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bnbook import planning
-from bnbook.bench import workloads
+from bnbook.bench import workers, workloads
+from bnbook.bench.runner import Prepare, Runner, loader
 from bnbook.bench.workloads import State, Workload
 from bnbook.errors import BnbookError
-
-
-@dataclass
-class Runner:
-    """A contender, ready to train.
-
-    Attributes
-    ----------
-    members : int
-        Networks that it trains at once.
-    reset : callable
-        Puts everything back to the initial weights; not timed.
-    run : callable
-        Trains from there to the end. Returns None, or the seconds where it has to tell its
-        training loop from what surrounds it.
-    state : callable
-        Returns what was trained.
-    close : callable
-        Ends processes, if there are any.
-    """
-
-    members: int
-    reset: Callable[[], None]
-    run: Callable[[], float | None]
-    state: Callable[[], State]
-    close: Callable[[], None] = lambda: None
-
-
-Prepare = Callable[[Workload, int, int, str], Runner]
-"""(workload, steps, seed, device) -> runner: all that happens once, before anything is timed."""
+from bnbook.sweeps import planning
 
 
 @dataclass(frozen=True)
@@ -80,19 +51,6 @@ class Contender:
         if self.compiles and not planning.has_compiler():
             return "not run: no C++ compiler"
         return ""
-
-
-def loader(workload: Workload, steps: int, seed: int, workers: int = 0) -> Any:
-    """Return a DataLoader over the images, one at a time, that yields the given minibatches.
-
-    It is ``DataLoader(data, batch_size, shuffle=True)`` with the order of the shuffle fixed.
-    """
-    images, labels = workload.data()
-    order = workloads.minibatches(workload, labels, steps, seed).flatten().tolist()
-    data = torch.utils.data.TensorDataset(images, labels)
-    return torch.utils.data.DataLoader(
-        data, workload.batch, sampler=order, drop_last=True, num_workers=workers
-    )
 
 
 class Loop:
@@ -208,18 +166,14 @@ def skorch(workload: Workload, steps: int, seed: int, device: str) -> Runner:
 
 def jax(workload: Workload, steps: int, seed: int, device: str) -> Runner:
     """Prepare jax in a process of its own: its threads then meet no fork of ours."""
-    from bnbook.bench import workers
-
     return workers.remote(workload, steps, seed, device, kind="jax", threads=None, processes=1)
 
 
 def ours(workload: Workload, steps: int, seed: int, device: str) -> Runner:
-    """Prepare `bnbook.training.fit`: members shared out among single-threaded processes.
+    """Prepare `bnbook.training.fit.fit`: members shared out among single-threaded processes.
 
     One member, or a GPU, takes one process.
     """
-    from bnbook.bench import workers
-
     cores = torch.get_num_threads()
     split = device == "cpu" and workload.members >= cores > 1
     processes, threads = (cores, 1) if split else (1, cores)
@@ -229,9 +183,7 @@ def ours(workload: Workload, steps: int, seed: int, device: str) -> Runner:
 
 
 def ours_in_one(workload: Workload, steps: int, seed: int, device: str) -> Runner:
-    """Prepare `bnbook.training.fit` in one process with all threads."""
-    from bnbook.bench import workers
-
+    """Prepare `bnbook.training.fit.fit` in one process with all threads."""
     threads = torch.get_num_threads()
     return workers.remote(workload, steps, seed, device, kind="ours", threads=threads, processes=1)
 

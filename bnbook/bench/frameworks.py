@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from bnbook.bench import workloads
-from bnbook.bench.contenders import Runner, loader
+from bnbook.bench.runner import Runner, loader
 from bnbook.bench.workloads import Workload
 
 

@@ -9,10 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from bnbook import ensemble, models, norm, timings, training
-from bnbook.bench import contenders, floor, our_fit, workloads
-from bnbook.bench.contenders import Runner
-from bnbook.session import Plan, Session
+from bnbook.bench import contenders, floor, our_fit, timing, workloads
+from bnbook.bench.runner import Runner
+from bnbook.evidence import timings
+from bnbook.layers import ensemble, norm
+from bnbook.networks import models
+from bnbook.training import fit
+from bnbook.training.session import Plan, Session
 
 NAMES = ("rate map", "resnet110")
 RATES, SEEDS, STEPS = 20, 10, timings.MAP_STEPS
@@ -51,11 +54,9 @@ def rows(quick: bool, repetitions: int, wanted: Collection[str]) -> list[dict[st
     list of dict
         Rows of the table.
     """
-    from bnbook.bench import measure
-
     rate, bandwidth = ceilings()
     name, gflop = f"{SQUARE} x {SQUARE} x {SQUARE}, TF32", 2e-9 * SQUARE**3
-    product = measure.row(timings.PRODUCT, name, 1, 1, 0, 1e9 * gflop / rate)
+    product = timing.row(timings.PRODUCT, name, 1, 1, 0, 1e9 * gflop / rate)
     found = [product | {"gflop": gflop}]
     if "rate map" in wanted:
         found += _map_rows(quick, repetitions)
@@ -101,15 +102,13 @@ class _Map:
 
     def run(self) -> None:
         for model in self.arms:
-            training.fit(
-                model, self.images, self.labels, self.batches, training.SGD(self.rates),
+            fit.fit(
+                model, self.images, self.labels, self.batches, fit.SGD(self.rates),
                 ensemble.cross_entropy, session=self.session,
             )  # fmt: skip
 
 
 def _map_rows(quick: bool, repetitions: int) -> list[dict[str, Any]]:
-    from bnbook.bench import measure
-
     grid = [float(rate) for rate in np.geomspace(0.01, 30, RATES)]
     rates = [rate for rate in grid for _ in range(SEEDS)]
     seeds = list(range(SEEDS)) * RATES
@@ -124,17 +123,15 @@ def _map_rows(quick: bool, repetitions: int) -> list[dict[str, Any]]:
             job.reset()
             taken = elapsed(job.run)
             if repetition >= 0:
-                found.append(measure.row("rate map", name, members, steps, repetition, taken))
+                found.append(timing.row("rate map", name, members, steps, repetition, taken))
     if not quick:
         whole = _Map(rates, seeds, STEPS)
         taken = elapsed(whole.run)
-        found.append(measure.row("rate map", "ours, whole", 2 * len(rates), STEPS, 0, taken))
+        found.append(timing.row("rate map", "ours, whole", 2 * len(rates), STEPS, 0, taken))
     return found
 
 
 def _resnet_rows(repetitions: int, rate: float, bandwidth: float) -> list[dict[str, Any]]:
-    from bnbook.bench import measure
-
     workload, steps = workloads.RESNET110, 10
     runners: dict[str, Runner] = {
         timings.OURS: our_fit.prepare(workload, steps, 0, "cuda", workload.rates(1)),
@@ -147,10 +144,10 @@ def _resnet_rows(repetitions: int, rate: float, bandwidth: float) -> list[dict[s
             runner.reset()
             taken = elapsed(runner.run)
             if repetition >= 0:
-                about = measure.row("resnet110", name, 1, steps, repetition, taken)
+                about = timing.row("resnet110", name, 1, steps, repetition, taken)
                 found.append(about | {"gflop": gflop})
     least = least_seconds(workload.batch, workload.blocks, rate, bandwidth)
-    about = measure.row("resnet110", CEILING, 1, steps, 0, steps * least)
+    about = timing.row("resnet110", CEILING, 1, steps, 0, steps * least)
     return [*found, about | {"gflop": gflop, "note": f"{rate:.3g} flop/s, {bandwidth:.3g} byte/s"}]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from bnbook.bench import floor, our_fit
+from bnbook.bench import floor, our_fit, timing
 from bnbook.bench.workloads import MLP, MNIST
 
 MEMBERS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -40,8 +40,6 @@ def rows(quick: bool, repetitions: int, steps: int) -> list[dict[str, Any]]:
     list of dict
         Rows of the table, with the setting.
     """
-    from bnbook.bench import measure
-
     found: list[dict[str, Any]] = []
     runners = [
         (curve, setting, workload, our_fit.prepare(
@@ -50,9 +48,9 @@ def rows(quick: bool, repetitions: int, steps: int) -> list[dict[str, Any]]:
     ]  # fmt: skip
     for repetition in range(-1, repetitions):
         for curve, setting, workload, runner in runners:
-            taken = measure.seconds(runner)
+            taken = timing.seconds(runner)
             if repetition >= 0:
-                about = measure.row(curve, "ours", workload.members, steps, repetition, taken)
+                about = timing.row(curve, "ours", workload.members, steps, repetition, taken)
                 gflop = floor.flop(workload) / 1e9
                 found.append(about | {"setting": float(setting), "gflop": gflop})
     return found

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bnbook.bench import workloads
-from bnbook.bench.contenders import Runner
+from bnbook.bench.runner import Runner
 from bnbook.bench.workloads import MLP, State
 
 EPS, MOMENTUM = 1e-5, 0.1

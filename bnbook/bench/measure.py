@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,11 +9,13 @@ from typing import Any
 
 import pandas as pd
 
-from bnbook import timings, training
 from bnbook.bench import backward, contenders, floor, gpu, growth, memory, workloads
-from bnbook.bench.contenders import Runner
+from bnbook.bench.runner import Runner
+from bnbook.bench.timing import row, seconds
 from bnbook.bench.workloads import Workload
 from bnbook.errors import BnbookError
+from bnbook.evidence import timings
+from bnbook.training import fit
 
 CPU: Mapping[str, Workload] = {
     workload.name: workload for workload in (workloads.MNIST, workloads.DIGITS, workloads.RESNET20)
@@ -68,7 +68,7 @@ def run(quick: bool, device: str = "auto", only: Collection[str] = ()) -> pd.Dat
     Returns
     -------
     pandas.DataFrame
-        See `bnbook.timings`.
+        See `bnbook.evidence.timings`.
 
     Raises
     ------
@@ -80,7 +80,7 @@ def run(quick: bool, device: str = "auto", only: Collection[str] = ()) -> pd.Dat
             f"expected names of workloads, among {', '.join(NAMES)}; found {', '.join(unknown)}."
         )
     effort, wanted = QUICK if quick else FULL, set(only) or set(NAMES)
-    if training.choose_device(device).type == "cuda":
+    if fit.choose_device(device).type == "cuda":
         rows = gpu.rows(quick, effort.repetitions, wanted)
     else:
         rows = _cpu_rows(quick, effort, wanted) + gpu.absent(wanted)
@@ -165,37 +165,6 @@ def prepared(
     finally:
         for runner in runners.values():
             runner.close()
-
-
-def seconds(runner: Runner) -> float:
-    """Time one whole training loop from the initial weights."""
-    runner.reset()
-    began = time.perf_counter()
-    own = runner.run()
-    return own if own is not None else time.perf_counter() - began
-
-
-def row(
-    workload: str,
-    contender: str,
-    members: int,
-    steps: int,
-    repetition: int,
-    taken: float,
-) -> dict[str, Any]:
-    """Return a row of the table."""
-    return {
-        "workload": workload,
-        "contender": contender,
-        "members": members,
-        "setting": math.nan,
-        "steps": steps,
-        "repetition": repetition,
-        "seconds": taken,
-        "gflop": math.nan,
-        "mebibytes": math.nan,
-        "note": "",
-    }
 
 
 def product_rows(products: list[floor.Product], repetition: int) -> list[dict[str, Any]]:

@@ -10,9 +10,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from bnbook import timings
 from bnbook.bench.workloads import MLP, MNIST
 from bnbook.errors import BnbookError
+from bnbook.evidence import timings
 
 MEMBERS, STEPS = 64, 20
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")

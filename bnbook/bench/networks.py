@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from bnbook import models, norm
+from bnbook.layers import norm
+from bnbook.networks import models
 
 
 class MLP(nn.Module):

@@ -1,14 +1,15 @@
-"""Our contender: `bnbook.training.fit`."""
+"""Our contender: `bnbook.training.fit.fit`."""
 
 from __future__ import annotations
 
 from torch import nn
 
-from bnbook import ensemble, training
 from bnbook.bench import workloads
-from bnbook.bench.contenders import Runner
+from bnbook.bench.runner import Runner
 from bnbook.bench.workloads import State, Workload
-from bnbook.session import Session
+from bnbook.layers import ensemble
+from bnbook.training import fit
+from bnbook.training.session import Session
 
 
 class Fit:
@@ -17,7 +18,7 @@ class Fit:
     Parameters
     ----------
     workload, steps, seed, device
-        See `bnbook.bench.contenders.Prepare`.
+        See `bnbook.bench.runner.Prepare`.
     rates : list of float
         Of the members.
     """
@@ -31,12 +32,12 @@ class Fit:
 
     def run(self, model: nn.Module) -> None:
         """Train a model over all minibatches."""
-        training.fit(
+        fit.fit(
             model,
             self.images,
             self.labels,
             self.batches,
-            training.SGD(self.rates),
+            fit.SGD(self.rates),
             ensemble.cross_entropy,
             session=self.session,
         )
@@ -44,7 +45,7 @@ class Fit:
 
 def prepare(workload: Workload, steps: int, seed: int, device: str, rates: list[float]) -> Runner:
     """Build the model of these members and load the data."""
-    fit = Fit(workload, steps, seed, device, rates)
+    ours = Fit(workload, steps, seed, device, rates)
     model = workload.ours(len(rates), seed).to(device)
     initial = {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
@@ -54,4 +55,4 @@ def prepare(workload: Workload, steps: int, seed: int, device: str, rates: list[
     def state() -> State:
         return workloads.state([model], [len(rates)])
 
-    return Runner(len(rates), reset, lambda: fit.run(model), state)
+    return Runner(len(rates), reset, lambda: ours.run(model), state)

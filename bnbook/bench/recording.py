@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from bnbook import ledger, records, timings
+from bnbook.evidence import ledger, records, timings
 
 TITLES = {"bench": "Speed on a CPU", "bench_gpu": "Speed on a GPU"}
 PROFILES = ("quick", "standard")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bnbook.bench.contenders import Runner
+from bnbook.bench.runner import Runner
 from bnbook.bench.workloads import State, Workload
 from bnbook.errors import BnbookError
 
@@ -30,7 +30,7 @@ def remote(
     Parameters
     ----------
     workload, steps, seed, device
-        See `bnbook.bench.contenders.Prepare`.
+        See `bnbook.bench.runner.Prepare`.
     kind : str
         ``ours`` or ``jax``.
     threads : int or None

@@ -10,9 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bnbook import datasets, models, norm, planning, training
+from bnbook import datasets
 from bnbook.bench import networks
-from bnbook.session import Plan
+from bnbook.layers import norm
+from bnbook.networks import models
+from bnbook.sweeps import planning
+from bnbook.training import fit
+from bnbook.training.session import Plan
 
 State = dict[str, np.ndarray]
 """Parameters and running statistics by name, each with the member as its first axis."""
@@ -170,7 +174,7 @@ RESNET110 = ResNet("resnet110", 18)
 
 def minibatches(workload: Workload, labels: Tensor, steps: int, seed: int) -> Tensor:
     """Return the minibatches that every contender trains on, (steps, batch)."""
-    return training.minibatches(len(labels), workload.batch, steps, seed)
+    return fit.minibatches(len(labels), workload.batch, steps, seed)
 
 
 def state(models_: Sequence[nn.Module], members: Sequence[int]) -> State:

@@ -8,7 +8,7 @@ A layer's own ``eps`` and ``momentum`` count when it has such attributes, else 1
 ``momentum`` weighs the new batch, or is None for the average of all. Inputs are (N, C), (N, C, L),
 (N, C, H, W) and (N, C, D, H, W), those of them that the layer takes.
 
-`bnbook.mutants` breaks a layer on purpose, so that each check has been seen to fail.
+`bnbook.conformance.mutants` breaks a layer on purpose, so that each check has been seen to fail.
 """
 
 from bnbook.conformance.cases import SIZES, Make, accepted

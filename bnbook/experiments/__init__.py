@@ -1,6 +1,6 @@
-"""One module per experiment, found by its name.
+"""One package per experiment, found by its name.
 
-An experiment module imports torch only while it runs, so that judging claims and drawing figures
+An experiment imports torch only while it runs, so that judging claims and drawing figures
 need none. What it offers is the `Experiment` protocol.
 """
 
@@ -13,14 +13,14 @@ from typing import Any, Protocol, cast, runtime_checkable
 
 import pandas as pd
 
-from bnbook.claims import Claim
 from bnbook.errors import BnbookError
-from bnbook.session import Session
+from bnbook.evidence.claims import Claim
+from bnbook.training.session import Session
 
 
 @runtime_checkable
 class Experiment(Protocol):
-    """What every experiment module offers.
+    """What every experiment's module ``experiment`` offers.
 
     Attributes
     ----------
@@ -61,7 +61,7 @@ class Experiment(Protocol):
 
 def names() -> list[str]:
     """Names of the experiments, in alphabetical order."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.ispkg)
 
 
 def find(name: str) -> Experiment:
@@ -76,9 +76,10 @@ def find(name: str) -> Experiment:
         raise BnbookError(
             f"expected the name of an experiment, one of {', '.join(names())}; found {name!r}."
         )
-    return cast(Experiment, importlib.import_module(f"{__name__}.{name}"))
+    return cast(Experiment, importlib.import_module(f"{__name__}.{name}.experiment"))
 
 
 def stem(experiment: Experiment) -> str:
-    """Return the experiment's short name: its module's, and its folder's under ``results/``."""
-    return experiment.__name__.rpartition(".")[2]
+    """Return the experiment's short name: its package's, and its folder's under ``results/``."""
+    package, _, name = experiment.__name__.rpartition(".")
+    return package.rpartition(".")[2] if name == "experiment" else name

@@ -1,8 +1,8 @@
 r"""The papers' equations: one NumPy float64 function each, with the papers' letters.
 
-Independent of torch and of `bnbook.norm`, so that the two derivations can be held against each
-other. Every function takes finite floating point arrays and raises `BnbookError` otherwise; none
-changes its arguments.
+Independent of torch and of `bnbook.layers.norm`, so that the two derivations can be held against
+each other. Every function takes finite floating point arrays and raises `BnbookError` otherwise;
+none changes its arguments.
 
 * `transform`, `backward`: Algorithm 1 and the six backward equations (section 3)
 * `maps`: the same in feature maps (section 3.2)
@@ -36,11 +36,7 @@ from bnbook.formulas.invariance import (
     scale_factor,
     squared_norm_after_step,
 )
-from bnbook.formulas.maps import (
-    conv_batch_norm_backward,
-    conv_batch_norm_forward,
-    effective_size,
-)
+from bnbook.formulas.maps import conv_batch_norm_backward, conv_batch_norm_forward, effective_size
 from bnbook.formulas.outside import (
     bias_after,
     bias_step_outside,

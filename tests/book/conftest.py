@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 HTML = ROOT / "_build" / "html"
 
 CONF = """
-extensions = ["myst_nb", "bnbook.pages"]
+extensions = ["myst_nb", "bnbook.book.pages"]
 html_theme = "basic"
 nb_execution_mode = "off"
 numfig = True

@@ -6,10 +6,11 @@ A small project in a folder of its own: one notebook, one page that cites a clai
 import nbformat
 import pytest
 
-from bnbook import build, records, status
+from bnbook.book import build, judging
 from bnbook.errors import BnbookError
-from tests.test_ioffe_fig1 import made_up
-from tests.test_status import FACTS
+from bnbook.evidence import records
+from tests.book.test_judging import FACTS
+from tests.experiments.test_ioffe_fig1 import made_up
 
 GOOD = "total = 1 + 1\nprint(total)"
 PAGE = "# A page\n\nAbout {claim}`ioffe.fig1a.speed value` times as fast. See {cite:p}`a`.\n"
@@ -20,7 +21,7 @@ execute: {execute_notebooks: "off"}
 exclude_patterns: [_build, results]
 bibtex_bibfiles: [references.bib]
 sphinx:
-  extra_extensions: [bnbook.pages]
+  extra_extensions: [bnbook.book.pages]
 """
 
 
@@ -50,7 +51,7 @@ def project(tmp_path):
     (tmp_path / "references.bib").write_text("@misc{a, author={A, B}, title={T}, year={2000}}\n")
     write_notebook(tmp_path)
     records.write(records.path(tmp_path / "results", "ioffe_fig1", "quick"), made_up(), FACTS)
-    status.rewrite_ledger(tmp_path / "results")
+    judging.rewrite_ledger(tmp_path / "results")
     return tmp_path
 
 

@@ -5,7 +5,9 @@ import re
 
 import pytest
 
-from bnbook import experiments, records, sweep
+from bnbook import experiments
+from bnbook.evidence import records
+from bnbook.sweeps import sweep
 
 ROOT = records.root()
 CHAPTERS = sorted((ROOT / "book").glob("[0-9][0-9]-*.md"))
@@ -30,7 +32,7 @@ def test_code_on_pages_runs(path, code, monkeypatch, tmp_path, capsys):
     """With quick profiles that are smaller still, and nothing kept."""
     for name in experiments.names():
         experiment = experiments.find(name)
-        small = importlib.import_module(f"tests.test_{name}").SMALL
+        small = importlib.import_module(f"tests.experiments.test_{name}").SMALL
         monkeypatch.setattr(
             experiment, "PROFILES", {"quick": experiment.configure("quick", **small)}
         )

@@ -8,8 +8,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from bs4 import BeautifulSoup
 
-from bnbook import ledger
-from bnbook.pages import evidence
+from bnbook.book.pages import evidence
+from bnbook.evidence import ledger
 
 ROOT = Path(__file__).parents[2]
 REPOSITORY = "/bnbook/bnbook"

@@ -7,7 +7,9 @@ import re
 import nbformat
 import pytest
 
-from bnbook import build, experiments, records
+from bnbook import experiments
+from bnbook.book import build
+from bnbook.evidence import records
 
 ROOT = records.root()
 NOTEBOOKS = build.notebooks(ROOT)
@@ -27,11 +29,13 @@ def code_of(notebook):
 def imported(notebook):
     """Names of the experiments that a notebook imports."""
     return [
-        alias.name
+        node.module.rpartition(".")[2]
         for cell in code_of(notebook)
         for node in ast.walk(ast.parse(cell.source))
-        if isinstance(node, ast.ImportFrom) and node.module == "bnbook.experiments"
+        if isinstance(node, ast.ImportFrom)
+        and re.fullmatch(r"bnbook\.experiments\.\w+", node.module)
         for alias in node.names
+        if alias.name == "experiment"
     ]
 
 

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nbformat import v4
 
+from bnbook.book.pages import assets, evidence
 from bnbook.errors import BnbookError
-from bnbook.pages import assets, evidence
 
 PIXEL = (
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJ"

@@ -5,19 +5,20 @@ import json
 import pandas as pd
 import pytest
 
-from bnbook import build, timings
-from bnbook.bench import gpu, measure, recording
+from bnbook.bench import gpu, recording, timing
+from bnbook.book import build
+from bnbook.evidence import timings
 
 
 @pytest.fixture
 def recorded(site):
     """A made-up record in the made-up book: one target met, one missed, the others not run."""
-    rows = [measure.row(timings.PRODUCT, "square", 1, 1, 0, 0.5) | {"gflop": 1.0}]
+    rows = [timing.row(timings.PRODUCT, "square", 1, 1, 0, 0.5) | {"gflop": 1.0}]
     for repetition in range(2):
         for name, taken in (("ours", 1.0), ("tutorial loop", 4.0), ("jax.vmap", 1.05)):
-            made = measure.row("mnist", name, 1, 10, repetition, taken)
+            made = timing.row("mnist", name, 1, 10, repetition, taken)
             rows.append(made | {"gflop": 0.02})
-        made = measure.row("growth members", "ours", 1, 10, repetition, 1.0)
+        made = timing.row("growth members", "ours", 1, 10, repetition, 1.0)
         rows.append(made | {"gflop": 0.02, "setting": 1.0})
     rows.append(timings.empty("mnist", "skorch", 1, "not installed"))
     rows += gpu.absent(gpu.NAMES)

@@ -1,0 +1,1 @@
+"""The book made: notebooks run, results judged, figures drawn, pages built."""

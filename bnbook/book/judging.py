@@ -1,0 +1,217 @@
+"""Where the results stand: recorded and fresh tables, judged and held against each other."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, cast
+
+import pandas as pd
+
+from bnbook import experiments, files
+from bnbook.bench import scaling
+from bnbook.errors import BnbookError
+from bnbook.evidence import claims, ledger, records
+from bnbook.experiments import Experiment
+
+
+class Row(NamedTuple):
+    """One claim judged from one table."""
+
+    experiment: str
+    claim: dict[str, Any]
+    profile: str
+    source: str
+    judgement: dict[str, Any]
+    conflict: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the row as a flat mapping, for JSON."""
+        return {
+            "id": self.claim["id"],
+            **{k: self.claim[k] for k in ("paper", "statement", "criterion", "unit")},
+            **self.judgement,
+            "profile": self.profile,
+            "source": self.source,
+            "conflict": self.conflict,
+        }
+
+
+MEASUREMENTS = (scaling,)
+"""Modules with a record and facts but no claims, and so with a ledger file like an experiment's."""
+
+
+class Judged(Protocol):
+    """What the ledger needs of an experiment, or of a measurement without claims."""
+
+    __name__: str
+    TITLE: str
+    CLAIMS: Sequence[claims.Claim]
+
+    def facts(self, table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+        """Numbers that the prose needs beside the claims, by name."""
+
+
+def everything(name: str | None = None) -> list[Judged]:
+    """Return every experiment, then the measurements without claims; or the experiment named."""
+    if name is not None:
+        return [cast(Judged, experiments.find(name))]
+    found = [cast(Judged, experiments.find(each)) for each in experiments.names()]
+    return [*found, *(cast(Judged, module) for module in MEASUREMENTS)]
+
+
+def stem(judged: Judged) -> str:
+    """Return the short name of an experiment or a measurement: its folder's under ``results/``."""
+    return experiments.stem(cast(Experiment, judged))
+
+
+def entries(experiment: Judged, folder: Path) -> dict[str, dict]:
+    """Judge every record that an experiment has under a results folder: profile -> entry."""
+    found = {}
+    for profile in records.PROFILES:
+        path = records.path(folder, stem(experiment), profile)
+        if path.is_file():
+            record = records.read(path)
+            found[profile] = ledger.entry(experiment.CLAIMS, experiment.facts(record.table), record)
+    return found
+
+
+def content(experiment: Judged, folder: Path) -> dict[str, Any]:
+    """Return what an experiment's ledger file should hold, from its records."""
+    name = stem(experiment)
+    return ledger.describe(name, experiment.TITLE, experiment.CLAIMS, entries(experiment, folder))
+
+
+def rewrite_ledger(folder: Path, name: str | None = None) -> list[Path]:
+    """Write the ledger file of every experiment that has records, or of one; return the paths."""
+    written = []
+    for experiment in everything(name):
+        judged = content(experiment, folder)
+        if judged["profiles"]:
+            written.append(ledger.write(folder, stem(experiment), judged))
+    return written
+
+
+def rows(recorded: Path, fresh: Path, only: str | None = None) -> Iterator[Row]:
+    """Judge the recorded tables and the fresh ones.
+
+    Parameters
+    ----------
+    recorded, fresh : pathlib.Path
+        The two results folders.
+    only : str, optional
+        An experiment; all of them by default.
+
+    Yields
+    ------
+    Row
+        Recorded first. A fresh row is in conflict when it contradicts the recorded judgement of
+        the same profile beyond the intervals (`claims.conflict`).
+
+    Raises
+    ------
+    BnbookError
+        When a ledger file is not what its records and claims give.
+    """
+    on_file = ledger.read(recorded)
+    for experiment in everything(only):
+        name = stem(experiment)
+        ours = content(experiment, recorded)
+        if ours["profiles"] and files.as_json(ours) != files.as_json(on_file.get(name)):
+            raise BnbookError(
+                f"{ledger.path(recorded, name)} is not what the records and claims of {name} give."
+                " It was left as it is; `make judge` writes it again."
+            )
+        by_id = {claim["id"]: claim for claim in ours["claims"]}
+        for profile, entry in ours["profiles"].items():
+            for key, judgement in entry["judgements"].items():
+                yield Row(name, by_id[key], profile, "recorded", judgement, False)
+        for profile, entry in entries(experiment, fresh).items():
+            known = ours["profiles"].get(profile, {"judgements": {}})["judgements"]
+            for key, judgement in entry["judgements"].items():
+                against = key in known and claims.conflict(known[key], judgement)
+                yield Row(name, by_id[key], profile, "fresh", judgement, against)
+
+
+def compare(
+    experiment: Experiment, profile: str, recorded: Path, fresh: Path
+) -> Iterator[tuple[dict[str, Any], dict[str, Any], dict[str, Any], bool]]:
+    """Yield (claim, recorded judgement, fresh judgement, conflict) for each claim.
+
+    Raises
+    ------
+    BnbookError
+        When one of the two records is missing.
+    """
+    name = experiments.stem(experiment)
+    ours, yours = (
+        ledger.entry(experiment.CLAIMS, {}, records.read(records.path(folder, name, profile)))
+        for folder in (recorded, fresh)
+    )
+    for claim in experiment.CLAIMS:
+        pair = ours["judgements"][claim.id], yours["judgements"][claim.id]
+        yield claim.describe(), *pair, claims.conflict(*pair)
+
+
+def differences(ours: Mapping[str, Any], yours: Mapping[str, Any]) -> list[str]:
+    """Say in words what differs between two records' provenance, seeds and machines included."""
+    fields = ("data_digest", "config", "source_digest", "device", "processor", "versions")
+    return [
+        f"{field}: ours {ours.get(field)}, yours {yours.get(field)}"
+        for field in fields
+        if ours.get(field) != yours.get(field)
+    ]
+
+
+Found = tuple[dict[str, Any], str, dict[str, Any]]
+"""A claim, the profile it is judged at, and the judgement."""
+README_TABLE = re.compile(r"(<!-- claims: made by `make judge` -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def readme(text: str, folder: Path) -> str:
+    """Return a README's text with its claims made from the ledger: counts, then folded tables.
+
+    Raises
+    ------
+    BnbookError
+        When the markers between which the table stands are missing.
+    """
+    if not README_TABLE.search(text):
+        raise BnbookError("README.md lacks the markers of its table of claims; it was left as is.")
+    papers: dict[str, list[Found]] = {}
+    for found in ledger.judged(ledger.read(folder)):
+        papers.setdefault(found[0]["paper"], []).append(found)
+    folded = "".join(_folded(paper, found) for paper, found in papers.items())
+    table = f"{_counts(papers)}\n{folded}"
+    return README_TABLE.sub(lambda match: match[1] + table + match[2], text)
+
+
+def _counts(papers: Mapping[str, Sequence[Found]]) -> str:
+    """Return the table of how many claims of each paper have which verdict, with a last row."""
+    rows = [
+        (paper, Counter(judgement["verdict"] for *_, judgement in found))
+        for paper, found in papers.items()
+    ]
+    rows.append(("**all**", sum((counts for _, counts in rows), Counter())))
+    columns = ("claims of", *claims.VERDICTS, "tested")
+    lines = [columns, ["---"] * len(columns)]
+    for paper, counts in rows:
+        lines.append([paper, *(str(counts[name]) for name in claims.VERDICTS), str(counts.total())])
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def _folded(paper: str, found: Sequence[Found]) -> str:
+    """Return a paper's claims as a table that GitHub shows when its line is clicked."""
+    lines = [
+        f"| {claim['statement']} ({claims.place(claim)}; `{claim['id']}`)"
+        f" | {claims.format_value(claim, judged['value'])}"
+        f" | {claims.format_interval(claim, judged)}"
+        f" | {judged['n']} | {profile} | **{judged['verdict']}** |\n"
+        for claim, profile, judged in found
+    ]
+    head = "| claim | value | 95 % interval | n | profile | verdict |\n|---|---|---|---|---|---|\n"
+    summary = f"<summary>{html.escape(paper)}: {len(found)} claim{'s' * (len(found) > 1)}</summary>"
+    return f"<details>\n{summary}\n\n{head}{''.join(lines)}\n</details>\n\n"

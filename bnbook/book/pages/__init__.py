@@ -1,0 +1,43 @@
+"""The Sphinx side of the book: results in prose, executed notebooks, offline assets.
+
+Load it as the Sphinx extension ``bnbook.book.pages``. Pages read the ledger files under
+``results/claims`` and the executed notebooks under ``_build/executed``; building them needs neither
+torch nor the experiments.
+
+================================================  =================================================
+In a page                                         What is printed
+================================================  =================================================
+``{claim}`ioffe.fig1a.speed```                    value and 95 % interval, linked to the ledger
+``{claim}`ioffe.fig1a.speed verdict @quick```     one field, of one profile's record
+``{fact}`ioffe_fig1.with_accuracy```              a number that is no claim
+``{fact}`ioffe_fig1.with_accuracy interval```     its 95 % interval
+``{provenance}`ioffe_fig1```                      where, when and how it was recorded
+``{claims} ioffe_fig1``                           table of an experiment's claims
+``{provenance} ioffe_fig1``                       the same, as a paragraph
+``{ledger}``                                      every claim at every recorded profile
+``{targets} bench``                               table of the benchmark's targets, met or missed
+``{timings} bench mnist``                         table of a workload's contenders
+================================================  =================================================
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sphinx.application import Sphinx
+
+import bnbook
+from bnbook.book.pages import accessible, assets, overlay, rereads, roles, speed, tables
+from bnbook.evidence import sources
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Register everything with Sphinx."""
+    app.add_config_value("bnbook_results", "results", "env", str)
+    app.add_config_value("bnbook_executed", "_build/executed", "env", str)
+    app.add_config_value("bnbook_ledger_page", "book/ledger", "env", str)
+    for part in (rereads, overlay, accessible, roles, tables, speed, assets):
+        part.setup(app)
+    # Pages that other code has read are read again.
+    version = int(sources.source_digest(__name__)[:12], 16)
+    return {"version": bnbook.__version__, "parallel_read_safe": False, "env_version": version}

@@ -1,0 +1,154 @@
+"""The roles ``{claim}`` and ``{fact}``: numbers in sentences come from the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from sphinx import addnodes
+from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
+from sphinx.util import logging
+from sphinx.util.docutils import SphinxDirective, SphinxRole
+
+from bnbook.book.pages import evidence
+from bnbook.errors import BnbookError
+
+logger = logging.getLogger(__name__)
+
+
+def read_evidence(env: BuildEnvironment) -> evidence.Evidence:
+    """Read the ledger files of the book that is being built."""
+    return evidence.read(Path(env.srcdir) / env.config.bnbook_results)
+
+
+def depend_on(env: BuildEnvironment, file: Path) -> None:
+    """Make the page that is being read depend on a file under the source folder."""
+    env.note_dependency(file.relative_to(env.srcdir).as_posix())
+
+
+def badge_classes(verdict: str) -> list[str]:
+    """Return the classes that put a shape beside a verdict's words: colour alone is not enough."""
+    return ["verdict", f"verdict-{verdict.replace(' ', '-')}"]
+
+
+def link(
+    env: BuildEnvironment, claim: Mapping[str, Any], text: str, classes: list[str]
+) -> nodes.Node:
+    """Link something to the claim's entry in the ledger.
+
+    Sphinx keeps the text of what is linked and drops its classes, so they go around the link.
+    """
+    reference = addnodes.pending_xref(
+        "",
+        nodes.inline(text, text),
+        refdomain="std",
+        reftype="ref",
+        reftarget=evidence.anchor(claim),
+        refexplicit=True,
+        refwarn=True,
+        refdoc=env.docname,
+    )
+    return nodes.inline("", "", reference, classes=classes)
+
+
+def recorded(env: BuildEnvironment, request: evidence.Request) -> tuple[dict[str, Any], str]:
+    """Return the (content, profile) of an experiment, and depend on its ledger file.
+
+    Raises
+    ------
+    BnbookError
+        When there is no such experiment or profile, or when the request has a field.
+    """
+    if request.field:
+        raise BnbookError(f"expected `experiment [@profile]`, found {request.field!r} besides.")
+    found = read_evidence(env)
+    content = found.experiment(request.name)
+    depend_on(env, found.file(content))
+    return content, evidence.profile_of(content, request.profile)
+
+
+def provenance(profile: str, record: Mapping[str, Any]) -> list[nodes.Node]:
+    """Return the sentence that says where a record comes from."""
+    return [
+        nodes.literal(text, text) if kind == "code" else nodes.Text(text)
+        for kind, text in evidence.provenance(profile, record)
+    ]
+
+
+def warn(source: SphinxRole | SphinxDirective, error: BnbookError) -> None:
+    """Warn of what a role or directive could not find, where it stands."""
+    logger.warning(
+        f"{{{source.name}}}: {error}",
+        location=source.get_location(),
+        type="bnbook",
+        subtype=source.name,
+    )
+
+
+class _LedgerRole(SphinxRole):
+    """A role that prints something from the ledger; what it cannot find is a warning."""
+
+    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        """Print it, or warn and show the source."""
+        try:
+            return self.render(evidence.Request.parse(self.text)), []
+        except BnbookError as error:
+            warn(self, error)
+            return [nodes.problematic(self.rawtext, self.rawtext)], []
+
+    def render(self, request: evidence.Request) -> list[nodes.Node]:
+        """Return what is printed."""
+        raise NotImplementedError
+
+
+class ClaimRole(_LedgerRole):
+    """``{claim}`id [field] [@profile]```: a claim's value and interval, or one field of it."""
+
+    def render(self, request: evidence.Request) -> list[nodes.Node]:
+        """Return the text; numbers and verdicts link to the claim's entry in the ledger."""
+        found = read_evidence(self.env)
+        content, claim = found.claim(request.name)
+        depend_on(self.env, found.file(content))
+        profile = evidence.profile_of(content, request.profile)
+        text = evidence.claim_text(content, claim, request.field, profile)
+        if request.field in evidence.DESCRIPTIONS:
+            return [nodes.inline(text, text, classes=["claim-words"])]
+        classes = badge_classes(text) if request.field == "verdict" else ["claim"]
+        return [link(self.env, claim, text, classes)]
+
+
+class FactRole(_LedgerRole):
+    """``{fact}`experiment.name [field] [@profile]```: a number that no claim is about."""
+
+    def render(self, request: evidence.Request) -> list[nodes.Node]:
+        """Return the text."""
+        experiment, _, name = request.name.partition(".")
+        content, profile = recorded(self.env, replace(request, name=experiment, field=""))
+        text = evidence.fact_text(content, name, request.field, profile)
+        return [nodes.inline(text, text, classes=["fact"])]
+
+
+class ProvenanceRole(_LedgerRole):
+    """``{provenance}`experiment [@profile]```: where the numbers come from, in a sentence."""
+
+    def render(self, request: evidence.Request) -> list[nodes.Node]:
+        """Return the sentence's nodes."""
+        content, profile = recorded(self.env, request)
+        return provenance(profile, content["profiles"][profile]["record"])
+
+
+ROLES: dict[str, Callable[[], SphinxRole]] = {
+    "claim": ClaimRole,
+    "fact": FactRole,
+    "provenance": ProvenanceRole,
+}
+
+
+def setup(app: Sphinx) -> None:
+    """Add the roles."""
+    for name, role in ROLES.items():
+        app.add_role(name, role())

@@ -1,0 +1,113 @@
+"""The directives ``{targets}`` and ``{timings}``: the benchmark's record as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from docutils import nodes
+from docutils.parsers.rst import directives
+from sphinx.application import Sphinx
+
+from bnbook.book.pages import evidence
+from bnbook.book.pages.roles import badge_classes
+from bnbook.book.pages.tables import EvidenceDirective, paragraph, table
+from bnbook.errors import BnbookError
+from bnbook.evidence import timings
+from bnbook.evidence.claims import format_interval, format_value
+
+_LOOKS = {"met": "reproduced", "missed": "not reproduced", "not run": "inconclusive"}
+"""Verdict on a target -> the verdict on a claim whose colour and shape it takes."""
+_WORKLOADS = {
+    "mnist": "figure 1's network",
+    "digits": "the same on 8 × 8 digits",
+    "resnet20": "ResNet-20",
+    "resnet110": "ResNet-110 on a GPU",
+    "memory": "memory",
+}
+
+
+def target_cells(target: Mapping[str, Any]) -> list[nodes.Node]:
+    """Return a target's cells: workload, target, what was found, extremes, n and verdict."""
+    workload = _WORKLOADS.get(target["workload"], target["workload"])
+    verdict = target["verdict"]
+    texts = (
+        f"{workload}: {target['against']}",
+        f"{timings.bound_text(target)} {target['statement']}",
+        format_value(target, target["value"]),
+        format_interval(target, target),
+        str(target["n"]),
+    )
+    badge = nodes.inline(verdict, verdict, classes=badge_classes(_LOOKS[verdict]))
+    return [*(paragraph(text) for text in texts), paragraph(badge)]
+
+
+def timing_cells(row: Mapping[str, Any]) -> list[nodes.Node]:
+    """Return a contender's cells: members, seconds, per member and step, ratio, floor's share."""
+    ratio, share = {"unit": "", "digits": 2}, row["floor_share"]
+    spread = {"low": row["ratio_min"], "high": row["ratio_max"]}
+    if not row["repetitions"]:
+        texts = (row["contender"], "", row["note"], "", "", "", "")
+    else:
+        texts = (
+            row["contender"],
+            str(row["members"]),
+            f"{row['median_s']:.2f} ({row['min_s']:.2f} to {row['max_s']:.2f})",
+            f"{row['us_per_member_step']:,.0f}",
+            format_value(ratio, row["ratio_to_ours"]),
+            format_interval(ratio, spread),
+            format_value({"unit": " %", "digits": 0}, share and 100 * share),
+        )
+    return [paragraph(text) for text in texts]
+
+
+class TargetsDirective(EvidenceDirective):
+    """``{targets} bench [@profile]``: every target, and whether it was met."""
+
+    option_spec: ClassVar = {"caption": directives.unchanged, "name": directives.unchanged}
+
+    def render(self) -> list[nodes.Node]:
+        """Return the table."""
+        content, profile = self.asked()
+        found = content["profiles"][profile].get("targets")
+        if not found:
+            raise BnbookError(f"expected a benchmark, found {content['experiment']}: no targets.")
+        title = self.options.get("caption") or "What was asked for, and what came out."
+        columns = ("Of what", "Target", "Median", "Least to most", "n", "Verdict")
+        rows = [target_cells(target) for target in found]
+        widths = (32, 26, 12, 16, 4, 10)
+        return self.finished(table(columns, widths, rows, ["claims", "targets"], title))
+
+
+class TimingsDirective(EvidenceDirective):
+    """``{timings} bench workload [@profile]``: a workload's contenders."""
+
+    option_spec: ClassVar = {"caption": directives.unchanged, "name": directives.unchanged}
+
+    def render(self) -> list[nodes.Node]:
+        """Return the table."""
+        request = evidence.Request.parse(self.arguments[0])
+        content, profile = self.of(request.name, request.profile)
+        rows = content["profiles"][profile].get("rows", [])
+        chosen = [row for row in rows if row["workload"] == request.field]
+        if not chosen:
+            there = ", ".join(sorted({row["workload"] for row in rows})) or "none"
+            raise BnbookError(f"expected a workload, found {request.field!r}; there are: {there}.")
+        title = self.options.get("caption") or f"Contenders, {request.field}."
+        columns = (
+            "Contender",
+            "Members",
+            "Seconds: median (least to most)",
+            "µs per member and step",
+            "Time over ours",
+            "Least to most",
+            "Share of the floor",
+        )
+        cells = [timing_cells(row) for row in chosen]
+        return self.finished(table(columns, (22, 8, 22, 12, 12, 12, 12), cells, [], title))
+
+
+def setup(app: Sphinx) -> None:
+    """Add the directives."""
+    app.add_directive("targets", TargetsDirective)
+    app.add_directive("timings", TimingsDirective)

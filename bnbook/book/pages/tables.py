@@ -1,0 +1,273 @@
+"""The directives ``{claims}``, ``{ledger}`` and ``{provenance}``: the ledger as tables."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from docutils import nodes
+from docutils.parsers.rst import directives
+from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
+from sphinx.util.docutils import SphinxDirective
+
+from bnbook.book.pages import evidence
+from bnbook.book.pages.roles import (
+    badge_classes,
+    depend_on,
+    link,
+    provenance,
+    read_evidence,
+    recorded,
+    warn,
+)
+from bnbook.errors import BnbookError
+from bnbook.evidence import records
+from bnbook.evidence.claims import VERDICTS
+
+_LISTED = "bnbook_ledger_files"
+
+
+def paragraph(*pieces: str | nodes.Node, **attributes: Any) -> nodes.paragraph:
+    """Return a paragraph of texts and inline nodes."""
+    found = nodes.paragraph("", "", **attributes)
+    found += [nodes.Text(piece) if isinstance(piece, str) else piece for piece in pieces]
+    return found
+
+
+def labelled(label: str, *pieces: str | nodes.Node) -> nodes.paragraph:
+    """Return a paragraph that opens with a word in bold."""
+    return paragraph(nodes.strong(label, label), " ", *pieces)
+
+
+def table(
+    columns: Sequence[str],
+    widths: Sequence[int],
+    rows: Iterable[Sequence[nodes.Node | Sequence[nodes.Node]]],
+    classes: Sequence[str],
+    title: str = "",
+) -> nodes.table:
+    """Return a table with a header row.
+
+    Parameters
+    ----------
+    columns : sequence of str
+        Headings.
+    widths : sequence of int
+        Relative widths of the columns.
+    rows : iterable
+        Cells, each one node or several.
+    classes : sequence of str
+        CSS classes.
+    title : str
+        Caption; a table with one is numbered.
+    """
+    group = nodes.tgroup("", cols=len(columns))
+    group += [nodes.colspec("", colwidth=width) for width in widths]
+    head = nodes.thead("", _row([paragraph(column) for column in columns]))
+    body = nodes.tbody("", *(_row(row) for row in rows))
+    group += [head, body]
+    found = nodes.table("", classes=["colwidths-auto", *classes])
+    if title:
+        found += nodes.title(title, title)
+    found += group
+    return found
+
+
+def _row(cells: Sequence[nodes.Node | Sequence[nodes.Node]]) -> nodes.row:
+    row = nodes.row()
+    for cell in cells:
+        content = [cell] if isinstance(cell, nodes.Node) else list(cell)
+        row += nodes.entry("", *content)
+    return row
+
+
+def measured(claim: Mapping[str, Any], judgement: Mapping[str, Any]) -> list[nodes.Node]:
+    """Return a judgement's cells: value, interval, n, verdict."""
+    texts = evidence.claim_texts(claim, judgement, "")
+    cells = (texts["value"], texts["interval"], evidence.seeds_text(judgement))
+    verdict = texts["verdict"]
+    badge = nodes.inline(verdict, verdict, classes=badge_classes(verdict))
+    return [*(paragraph(text) for text in cells), paragraph(badge)]
+
+
+def claims_table(
+    env: BuildEnvironment,
+    chosen: Iterable[tuple[Mapping[str, Any], str]],
+    title: str,
+) -> nodes.table:
+    """Return the claims of (content, profile) pairs as a table, a row each."""
+    rows = []
+    for content, profile in chosen:
+        for claim in content["claims"]:
+            source = link(env, claim, evidence.place(claim), ["claim-source"])
+            said = [paragraph(claim["statement"]), paragraph(source)]
+            judgement = content["profiles"][profile]["judgements"][claim["id"]]
+            rows.append([said, *measured(claim, judgement)])
+    columns = ("Claim", "Value", "95\u00a0% interval", "n", "Verdict")
+    return table(columns, (46, 13, 17, 6, 18), rows, ["claims"], title)
+
+
+def provenance_line(profile: str, record: Mapping[str, Any]) -> nodes.paragraph:
+    """Return the sentence that says where a record comes from, as a paragraph."""
+    return paragraph(*provenance(profile, record), classes=["provenance"])
+
+
+class EvidenceDirective(SphinxDirective):
+    """A directive that prints something from the ledger; what it cannot find is a warning."""
+
+    required_arguments = 1
+    final_argument_whitespace = True
+
+    def run(self) -> list[nodes.Node]:
+        """Print it, or warn and print nothing."""
+        try:
+            return self.render()
+        except BnbookError as error:
+            warn(self, error)
+            return []
+
+    def render(self) -> list[nodes.Node]:
+        """Return what is printed."""
+        raise NotImplementedError
+
+    def asked(self) -> tuple[dict[str, Any], str]:
+        """Return the (content, profile) that the argument names, and depend on its file."""
+        return recorded(self.env, evidence.Request.parse(self.arguments[0]))
+
+    def of(self, name: str, profile: str | None) -> tuple[dict[str, Any], str]:
+        """Return the (content, profile) of an experiment, and depend on its file."""
+        return recorded(self.env, evidence.Request(name, profile=profile))
+
+    def finished(self, found: nodes.table) -> list[nodes.Node]:
+        """Give a table its place in the source and the name by which pages refer to it."""
+        self.set_source_info(found)
+        self.add_name(found)
+        return [found]
+
+
+class ClaimsDirective(EvidenceDirective):
+    """``{claims} experiment [@profile]``: the experiment's claims, judged."""
+
+    option_spec: ClassVar = {"caption": directives.unchanged, "name": directives.unchanged}
+
+    def render(self) -> list[nodes.Node]:
+        """Return the table."""
+        content, profile = self.asked()
+        n = len(content["claims"])
+        title = self.options.get("caption") or (
+            f"{'The claim' if n == 1 else f'The {n} claims'} of this experiment,"
+            f" judged from the {profile} record."
+        )
+        found = claims_table(self.env, [(content, profile)], title)
+        return self.finished(found)
+
+
+class ProvenanceDirective(EvidenceDirective):
+    """``{provenance} experiment [@profile]``: where the numbers come from, in a sentence."""
+
+    def render(self) -> list[nodes.Node]:
+        """Return the sentence."""
+        content, profile = self.asked()
+        return [provenance_line(profile, content["profiles"][profile]["record"])]
+
+
+class LedgerDirective(EvidenceDirective):
+    """``{ledger}``: a summary, then every experiment and claim as a section of its own."""
+
+    required_arguments = 0
+
+    def render(self) -> list[nodes.Node]:
+        """Return the summary and the sections."""
+        found = read_evidence(self.env)
+        self.env.metadata[self.env.docname][_LISTED] = _files(self.env)
+        judged = [content for content in found.contents.values() if content["claims"]]
+        for content in judged:
+            depend_on(self.env, found.file(content))
+        if not judged:
+            raise BnbookError(
+                f"expected ledger files in {found.folder / 'claims'}, found none;"
+                " make them with `bnbook judge`."
+            )
+        best = [(c, evidence.profile_of(c, None)) for c in judged]
+        summary = claims_table(
+            self.env, best, "Every claim, judged from the largest record there is."
+        )
+        return [tally(best), summary, *(self.experiment(content) for content, _ in best)]
+
+    def experiment(self, content: Mapping[str, Any]) -> nodes.section:
+        """Return an experiment's section: its records, then its claims."""
+        section = self.section(f"experiment-{content['experiment']}", content["title"])
+        section += [
+            provenance_line(profile, content["profiles"][profile]["record"])
+            for profile in _recorded(content)
+        ]
+        section += [self.claim(content, claim) for claim in content["claims"]]
+        return section
+
+    def claim(self, content: Mapping[str, Any], claim: Mapping[str, Any]) -> nodes.section:
+        """Return a claim's section: what it says, how it is judged, what came out."""
+        section = self.section(evidence.anchor(claim), claim["statement"].rstrip("."))
+        rows = []
+        for profile in _recorded(content):
+            judgement = content["profiles"][profile]["judgements"][claim["id"]]
+            rows.append([paragraph(nodes.literal(profile, profile)), *measured(claim, judgement)])
+        source = evidence.place(claim)
+        name = nodes.literal(claim["id"], claim["id"])
+        columns = ("Profile", "Value", "95\u00a0% interval", "n", "Verdict")
+        section += [
+            paragraph(nodes.inline("", f"{source} · ", classes=["claim-source"]), name),
+            labelled("Measured:", f"{claim['quantity']}."),
+            labelled("Judged:", claim["criterion"]),
+            table(columns, (20, 20, 25, 10, 25), rows, ["judgements"]),
+        ]
+        return section
+
+    def section(self, name: str, title: str) -> nodes.section:
+        """Return an empty section that other pages can link to by name."""
+        section = nodes.section("", nodes.title(title, title), names=[name])
+        section["ids"].append(nodes.make_id(name))
+        self.set_source_info(section)
+        self.state.document.note_explicit_target(section)
+        return section
+
+
+def tally(best: Iterable[tuple[Mapping[str, Any], str]]) -> nodes.paragraph:
+    """Return how many claims had which verdict, in a sentence."""
+    verdicts = Counter(
+        judgement["verdict"]
+        for content, profile in best
+        for judgement in content["profiles"][profile]["judgements"].values()
+    )
+    total = sum(verdicts.values())
+    counts = ", ".join(f"{verdicts[verdict]} {verdict}" for verdict in VERDICTS)
+    return paragraph(f"{total} claim{'s' * (total != 1)}: {counts}.", classes=["tally"])
+
+
+def _recorded(content: Mapping[str, Any]) -> list[str]:
+    """Profiles that have a record, the largest first."""
+    return [p for p in reversed(records.PROFILES) if p in content["profiles"]]
+
+
+def _files(env: BuildEnvironment) -> list[str]:
+    folder = Path(env.srcdir) / env.config.bnbook_results / "claims"
+    return sorted(file.name for file in folder.glob("*.json"))
+
+
+def pages_with_new_files(_app: Sphinx, env: BuildEnvironment, *_pages: set[str]) -> list[str]:
+    """Name the pages that show the whole ledger when a ledger file came or went.
+
+    A Sphinx ``env-get-outdated`` listener.
+    """
+    listed = {page: about[_LISTED] for page, about in env.metadata.items() if _LISTED in about}
+    return [page for page, files in listed.items() if files != _files(env)]
+
+
+def setup(app: Sphinx) -> None:
+    """Add the directives."""
+    app.add_directive("claims", ClaimsDirective)
+    app.add_directive("ledger", LedgerDirective)
+    app.add_directive("provenance", ProvenanceDirective)
+    app.connect("env-get-outdated", pages_with_new_files)

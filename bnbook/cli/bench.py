@@ -1,0 +1,128 @@
+"""The command ``bnbook bench``."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import time
+from typing import Annotated
+
+import pandas as pd
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from bnbook import files
+from bnbook.errors import BnbookError
+from bnbook.evidence import records, timings
+from bnbook.evidence.claims import format_value
+
+
+def bench(
+    quick: Annotated[bool, typer.Option("--quick", help="In under 4 minutes.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    only: Annotated[list[str] | None, typer.Option(help="A workload; may be repeated.")] = None,
+    record: Annotated[
+        bool, typer.Option("--record", help="Write to results/, to be committed.")
+    ] = False,
+) -> None:
+    """Measure training against the loops that a reader would write, and against the floor.
+
+    On a CPU: the networks of figure 1, a ResNet, memory, growth and BN alone; on a GPU, figure 1's
+    map of learning rates and ResNet-110.
+    """
+    if record and only:
+        raise BnbookError("--record keeps whole runs: leave out --only.")
+    from bnbook import bench as benchmark
+    from bnbook.bench import recording
+
+    began, busy = time.monotonic(), load()
+    if busy > 0.5:
+        print(  # noqa: T201
+            f"bnbook: the machine is busy (load {busy:.1f}); contenders that want all cores will"
+            " look slower than they are.",
+            file=sys.stderr,
+        )
+    table = benchmark.run(quick, device, only or ())
+    summary = timings.rows(table)
+    if as_json:
+        print(files.as_json(recording.as_rows(summary)))  # noqa: T201
+    else:
+        show(table, summary)
+    if record:
+        name, threads = machine(device)
+        path = recording.write(
+            table,
+            "quick" if quick else "standard",
+            device=name,
+            threads=threads,
+            load=busy,
+            seconds=round(time.monotonic() - began, 1),
+            folder=records.recorded(),
+        )
+        print(path, file=sys.stderr)  # noqa: T201
+
+
+def load() -> float:
+    """Return how many programs were running over the last minute; NaN where nobody counts."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else math.nan
+
+
+def machine(device: str) -> tuple[str, int]:
+    """Return what a record says it was measured on: ``cpu`` or a GPU's name; torch's threads."""
+    import torch
+
+    from bnbook.training import fit
+
+    on_gpu = fit.choose_device(device).type == "cuda"
+    return torch.cuda.get_device_name() if on_gpu else "cpu", torch.get_num_threads()
+
+
+def show(table: pd.DataFrame, summary: pd.DataFrame) -> None:
+    """Print the summary and the targets."""
+    out = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    columns = (
+        "workload",
+        "contender",
+        "members",
+        "steps",
+        "median s",
+        "min to max",
+        "µs per member and step",
+        "ratio to ours",
+        "min to max",
+        "floor share",
+        "note",
+    )
+    shown = Table(*columns)
+    for _, row in summary.iterrows():
+        shown.add_row(*_cells(row))
+    out.print(shown)
+    against = Table("workload", "against", "target", "found", "")
+    for target, found in timings.judged(table):
+        about = target.__dict__
+        value = format_value(about, found["value"])
+        bound = f"{timings.bound_text(about)} {target.statement}"
+        against.add_row(target.workload, target.against, bound, value, found["verdict"])
+    out.print(against)
+
+
+def _cells(row: pd.Series) -> list[str]:
+    """Write a row of the summary."""
+    setting = "" if math.isnan(row["setting"]) else f" at {row['setting']:g}"
+    seconds, ratio = ("median_s", "min_s", "max_s"), ("ratio_to_ours", "ratio_min", "ratio_max")
+    time_, least, most = (_number(row[name], "{:.4g}") for name in seconds)
+    times, low, high = (_number(row[name], "{:.2f}") for name in ratio)
+    size = _number(row["mebibytes"], "{:.1f} MiB")
+    return [
+        row["workload"] + setting, row["contender"], f"{row['members']:.0f}", f"{row['steps']:.0f}",
+        time_, f"{least} to {most}" if time_ else "", _number(row["us_per_member_step"], "{:.1f}"),
+        times, f"{low} to {high}" if times else "", _number(row["floor_share"], "{:.0%}"),
+        row["note"] or size,
+    ]  # fmt: skip
+
+
+def _number(value: float, form: str) -> str:
+    return "" if math.isnan(value) else form.format(value)

@@ -1,0 +1,259 @@
+"""The command line: ``bnbook run | build | check | judge | records | bench | conformance ...``."""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from bnbook import __version__, experiments, files
+from bnbook.book import judging
+from bnbook.cli import data as data_cli
+from bnbook.cli import records as records_cli
+from bnbook.cli.bench import bench
+from bnbook.cli.conformance import conformance
+from bnbook.cli.console import out
+from bnbook.cli.doctor import doctor
+from bnbook.errors import BnbookError
+from bnbook.evidence import claims, records
+from bnbook.training.session import OutOfTimeError
+
+app = typer.Typer(
+    help="The Batch Normalization Book: run experiments, judge claims, build the pages.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+app.add_typer(data_cli.app, name="data")
+app.add_typer(records_cli.app, name="records")
+app.command()(doctor)
+app.command()(bench)
+app.command()(conformance)
+
+Profile = Annotated[str, typer.Option(help="quick, standard or paper.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def main() -> None:
+    """Run the command line.
+
+    A `BnbookError` prints as one message and exits with status 2; a budget that has ended, with 3.
+    """
+    debug = "--debug" in sys.argv
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    try:
+        app(arguments)
+    except BnbookError as error:
+        if debug:
+            raise
+        print(f"bnbook: {error}", file=sys.stderr)  # noqa: T201
+        sys.exit(3 if isinstance(error, OutOfTimeError) else 2)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        out.print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")
+    ] = False,
+) -> None:
+    """Hold the options that every command has."""
+
+
+@app.command()
+def run(
+    name: Annotated[str, typer.Argument(help="The experiment, such as ioffe_fig1.")],
+    profile: Profile = "quick",
+    seeds: Annotated[int | None, typer.Option(help="Number of seeds, from 0 up.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    workers: Annotated[int, typer.Option(help="Processes.")] = 1,
+    executor: Annotated[
+        str | None, typer.Option(help="inline, processes or dask; by default what suits.")
+    ] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(help="A Dask scheduler, such as tcp://HOST:8786.")
+    ] = None,
+    members: Annotated[
+        int | None, typer.Option(help="Networks that train as one, at most; measured unless given.")
+    ] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="Stop after 90s, 9m or 1.5h; the same command goes on.")
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="Another data set.")] = None,
+    record: Annotated[
+        bool, typer.Option("--record", help="Write to results/, to be committed.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Do not say how far it is.")] = False,
+) -> None:
+    """Run an experiment, resuming what was interrupted, and judge its claims.
+
+    The table goes to _build/results; with --record to results/, with the ledger brought up to date.
+    Exits with 3 when the budget ends first.
+    """
+    from bnbook.sweeps import sweep
+
+    if seeds is not None and seeds < 1:
+        raise BnbookError(f"--seeds must be at least 1, found {seeds}.")
+    experiment = experiments.find(name)
+    some = tuple(range(seeds)) if seeds else None
+    config = experiment.configure(profile, seeds=some, data=data)
+    folder = records.recorded() if record else records.fresh()
+    try:
+        sweep.record(
+            experiment,
+            profile,
+            config,
+            folder=folder,
+            device=device,
+            workers=workers,
+            executor=executor,
+            scheduler=scheduler,
+            members=members,
+            budget=None if budget is None else _duration(budget),
+            quiet=quiet,
+        )
+    except KeyboardInterrupt:
+        print(  # noqa: T201
+            "bnbook: stopped. Finished members and checkpoints are kept: run the same command again"
+            " to go on.",
+            file=sys.stderr,
+        )
+        raise typer.Exit(130) from None
+    if record:
+        judging.rewrite_ledger(folder, name)
+    out.print(f"{records.path(folder, name, profile)}")
+    source = "recorded" if record else "fresh"
+    rows = judging.rows(records.recorded(), records.fresh(), name)
+    shown = (name, profile, source)
+    _print_rows([row for row in rows if (row.experiment, row.profile, row.source) == shown])
+
+
+def _duration(text: str) -> float:
+    """Read a time such as 90s, 9m or 1.5h, in seconds."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text)
+    if not found or not float(found[1]):
+        raise BnbookError(f"--budget must be a time such as 90s, 9m or 1.5h, found {text!r}.")
+    return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
+
+
+@app.command()
+def build(
+    profile: Profile = "quick",
+    workers: Annotated[int, typer.Option(help="Notebooks at a time.")] = 2,
+) -> None:
+    """Run the notebooks, judge the claims, draw the figures and build the pages."""
+    from bnbook.book import build as book
+
+    root = records.root()
+    executed = book.run_notebooks(root, profile, workers)
+    out.print(f"notebooks: {len(executed)} run, {len(book.notebooks(root))} in all")
+    rows = list(judging.rows(root / "results", records.fresh()))
+    if executed:
+        _print_rows([row for row in rows if row.source == "fresh"])
+    _exit_on_conflict(rows)
+    out.print(f"figures: {len(book.draw_figures(root))} drawn")
+    out.print("pages: " + ("built" if book.make_pages(root) else "unchanged"))
+    out.print(f"open {root / book.HTML / 'index.html'}", soft_wrap=True)
+
+
+@app.command()
+def check(as_json: Json = False) -> None:
+    """Judge every claim from the recorded and the fresh tables.
+
+    Exits with 1 when a fresh verdict contradicts the recorded one beyond the intervals.
+    """
+    rows = list(judging.rows(records.recorded(), records.fresh()))
+    if as_json:
+        print(files.as_json([row.as_dict() for row in rows]))  # noqa: T201
+    else:
+        _print_rows(rows)
+    _exit_on_conflict(rows)
+
+
+def _exit_on_conflict(rows: list[judging.Row]) -> None:
+    contradicted = [f"{row.claim['id']} at {row.profile}" for row in rows if row.conflict]
+    if contradicted:
+        print(  # noqa: T201
+            "bnbook: a fresh run contradicts the record beyond its interval:"
+            f" {', '.join(contradicted)}. See `bnbook compare`.",
+            file=sys.stderr,
+        )
+        raise typer.Exit(1)
+
+
+def _print_rows(rows: list[judging.Row]) -> None:
+    table = Table("claim, paper, statement", show_lines=True)
+    for header in ("value", "95 % interval", "n", "verdict", "profile"):
+        table.add_column(header, no_wrap=True)
+    for row in rows:
+        where = row.profile if row.source == "recorded" else f"{row.profile}, fresh"
+        table.add_row(
+            f"{row.claim['id']} ({row.claim['paper']}): {row.claim['statement']}",
+            claims.format_value(row.claim, row.judgement["value"]),
+            claims.format_interval(row.claim, row.judgement),
+            str(row.judgement["n"]),
+            row.judgement["verdict"] + (" (CONFLICT)" if row.conflict else ""),
+            where,
+        )
+    out.print(table)
+
+
+@app.command()
+def compare(
+    name: Annotated[str, typer.Argument(help="The experiment.")],
+    profile: Profile = "quick",
+) -> None:
+    """Hold a fresh run against the record: the answer to "same seed, other numbers".
+
+    Exits with 1 when a verdict is contradicted beyond the intervals.
+    """
+    experiment = experiments.find(name)
+    folders = records.recorded(), records.fresh()
+    table = Table("claim", "ours", "95 % interval", "yours", "95 % interval", "verdicts")
+    conflicts = False
+    for claim, ours, yours, conflict in judging.compare(experiment, profile, *folders):
+        conflicts |= conflict
+        agree = "contradicted" if conflict else "compatible"
+        table.add_row(
+            claim["id"],
+            claims.format_value(claim, ours["value"]),
+            claims.format_interval(claim, ours),
+            claims.format_value(claim, yours["value"]),
+            claims.format_interval(claim, yours),
+            f"{ours['verdict']} / {yours['verdict']}: {agree}",
+        )
+    out.print(table)
+    about = [records.read(records.path(f, name, profile)).provenance for f in folders]
+    for line in judging.differences(*about) or [
+        "config, data, code, versions and device: the same"
+    ]:
+        out.print(line)
+    raise typer.Exit(int(conflicts))
+
+
+@app.command()
+def judge() -> None:
+    """Make results/claims, and the README's table and picture, from the recorded tables."""
+    from bnbook.bench import recording
+    from bnbook.book import build as book
+
+    root = records.root()
+    for path in (*judging.rewrite_ledger(root / "results"), *recording.rewrite(root / "results")):
+        out.print(f"wrote {path.relative_to(root)}")
+    readme = root / "README.md"
+    text = readme.read_text("utf-8")
+    files.write_bytes(readme, judging.readme(text, root / "results").encode())
+    out.print("wrote README.md")
+    book.draw_figures(root)
+    picture = root / "book" / "_static" / book.PICTURE
+    files.write_bytes(picture, (root / book.FIGURES / book.PICTURE).read_bytes())
+    out.print(f"wrote {picture.relative_to(root)}")

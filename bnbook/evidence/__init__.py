@@ -1,0 +1,1 @@
+"""Records, the digests of their source, claims and the ledger."""

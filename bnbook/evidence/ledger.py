@@ -1,0 +1,179 @@
+"""The ledger: every experiment's claims, facts and verdicts, one JSON file each.
+
+The files under ``results/claims`` are made from the recorded tables and committed; pages and the
+README read them and nothing else, so that a page needs neither the experiments nor torch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from bnbook import files
+from bnbook.errors import BnbookError
+from bnbook.evidence import records
+from bnbook.evidence.claims import Claim, assess, format_interval, format_value, judge
+
+RECORD_FIELDS = (
+    "seeds", "data", "device", "processor", "cores", "system", "seconds", "date", "commit",
+    "versions", "config",
+)  # fmt: skip
+
+
+def entry(claims: Sequence[Claim], facts: Mapping[str, Any], record: records.Record) -> dict:
+    """Describe one profile of an experiment: its record, judgements and facts.
+
+    Parameters
+    ----------
+    claims : sequence of Claim
+        The experiment's claims.
+    facts : mapping
+        What the experiment's ``facts`` returns for the record's table.
+    record : records.Record
+        The record.
+
+    Returns
+    -------
+    dict
+        ``record`` (digest and provenance), ``judgements`` (by claim id), ``facts`` (by name).
+    """
+    about = {field: record.provenance.get(field) for field in RECORD_FIELDS}
+    return {
+        "record": {"digest": record.digest, **about},
+        "judgements": assess(claims, record.table),
+        "facts": dict(facts),
+    }
+
+
+def describe(
+    name: str, title: str, claims: Sequence[Claim], profiles: Mapping[str, dict]
+) -> dict[str, Any]:
+    """Return the whole content of an experiment's ledger file."""
+    return {
+        "experiment": name,
+        "title": title,
+        "claims": [claim.describe() for claim in claims],
+        "profiles": dict(profiles),
+    }
+
+
+def path(folder: Path, name: str) -> Path:
+    """Return where an experiment's ledger file stands under a results folder."""
+    return folder / "claims" / f"{name}.json"
+
+
+def read(folder: Path) -> dict[str, dict[str, Any]]:
+    """Read every ledger file under a results folder: experiment -> content.
+
+    Raises
+    ------
+    BnbookError
+        When a file is not JSON or lacks a field.
+    """
+    found = {}
+    for file in sorted((folder / "claims").glob("*.json")):
+        try:
+            content = json.loads(file.read_text("utf-8"))
+            found[content["experiment"]] = content
+            _ = content["claims"], content["profiles"]
+        except (json.JSONDecodeError, KeyError) as error:
+            raise BnbookError(
+                f"{file} is not a ledger file ({error!r}). It was left as it is; restore it with"
+                " `git checkout` or make it again with `bnbook judge`."
+            ) from error
+    return found
+
+
+def best_profile(content: Mapping[str, Any]) -> str:
+    """Return the largest profile that an experiment has a record of.
+
+    Raises
+    ------
+    BnbookError
+        When it has none.
+    """
+    for profile in reversed(records.PROFILES):
+        if profile in content["profiles"]:
+            return profile
+    raise BnbookError(f"{content['experiment']} has no recorded profile; run `bnbook run` first.")
+
+
+def judged(
+    ledger: Mapping[str, Mapping[str, Any]], profile: str | None = None
+) -> Iterator[tuple[dict[str, Any], str, dict[str, Any]]]:
+    """Yield (claim, profile, judgement) for every claim.
+
+    Parameters
+    ----------
+    ledger : mapping
+        From `read`.
+    profile : str, optional
+        Of this profile only; by default each experiment's best.
+    """
+    for content in ledger.values():
+        chosen = profile or best_profile(content)
+        if chosen in content["profiles"]:
+            for claim in content["claims"]:
+                yield claim, chosen, content["profiles"][chosen]["judgements"][claim["id"]]
+
+
+def write(folder: Path, name: str, content: Mapping[str, Any]) -> Path:
+    """Write an experiment's ledger file in one step and return its path."""
+    file = path(folder, name)
+    files.write_json(file, content)
+    return file
+
+
+def fields(config: Any) -> pd.DataFrame:
+    """Return a frozen config as a table, one row per field, for a notebook."""
+    values = {field: str(value) for field, value in asdict(config).items()}
+    return pd.DataFrame({"value": values}).rename_axis("field")
+
+
+def facts_table(facts: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    """Return an experiment's facts as a table, rounded, one row per fact, for a notebook."""
+    rows = {
+        name: {
+            "value": format_value(fact, fact["value"]),
+            "95 % interval": format_interval(fact, fact),
+        }
+        for name, fact in facts.items()
+    }
+    return pd.DataFrame(rows).T.rename_axis("fact")
+
+
+def verdicts(claims: Sequence[Claim], table: pd.DataFrame, name: str, profile: str) -> pd.DataFrame:
+    """Judge claims from a fresh table beside the recorded verdicts, for a notebook.
+
+    Parameters
+    ----------
+    claims : sequence of Claim
+        The experiment's claims.
+    table : pandas.DataFrame
+        The fresh table.
+    name, profile : str
+        Experiment and profile of the record to compare with; without one the column says so.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per claim.
+    """
+    content = read(records.recorded()).get(name, {"profiles": {}})
+    recorded = content["profiles"].get(profile, {"judgements": {}})["judgements"]
+    rows = {}
+    for claim in claims:
+        described, judgement = claim.describe(), judge(claim, table).as_dict()
+        rows[claim.id] = {
+            "value": format_value(described, judgement["value"]),
+            "95 % interval": format_interval(described, judgement),
+            "n": judgement["n"],
+            "verdict": judgement["verdict"],
+            "record's verdict": recorded.get(claim.id, {"verdict": "no record"})["verdict"],
+        }
+    return pd.DataFrame(rows).T.rename_axis("claim")

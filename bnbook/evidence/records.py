@@ -1,0 +1,253 @@
+"""Result tables on disk: one Parquet file each, with its provenance and digest inside.
+
+A record is written aside and renamed, so a reader sees the old file or the new one, never a part.
+It carries a digest of its own content, so a table that was cut short or edited by hand is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import subprocess
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from bnbook.errors import BnbookError
+from bnbook.files import write_bytes
+
+PROFILES = ("quick", "standard", "paper")
+"""The profiles, from the smallest run to the papers' own settings."""
+
+_PROVENANCE_KEY = b"bnbook.provenance"
+_DIGEST_KEY = b"bnbook.digest"
+
+
+@dataclass(frozen=True)
+class Record:
+    """A result table and where it came from.
+
+    Attributes
+    ----------
+    table : pandas.DataFrame
+        One row per run and step.
+    provenance : dict
+        Experiment, profile, config, seeds, data, device, versions, commit, seconds.
+    digest : str
+        SHA-256 (hex) of the table's values and the provenance.
+    """
+
+    table: pd.DataFrame
+    provenance: dict[str, Any]
+    digest: str
+
+
+def root() -> Path:
+    """Return the project's folder: the nearest at or above here with a ``_toc.yml``, else here."""
+    here = Path.cwd()
+    return next((p for p in (here, *here.parents) if (p / "_toc.yml").is_file()), here)
+
+
+def recorded() -> Path:
+    """Return the folder of the committed results."""
+    return root() / "results"
+
+
+def fresh() -> Path:
+    """Return the folder of results made here and not committed."""
+    return root() / "_build" / "results"
+
+
+def path(folder: Path, experiment: str, profile: str) -> Path:
+    """Return where an experiment's record of a profile stands under a results folder."""
+    return folder / experiment / f"{profile}.parquet"
+
+
+def content_digest(table: pa.Table, provenance: bytes) -> str:
+    """SHA-256 over column names, types and values, in order, and the provenance.
+
+    It does not depend on Parquet's encoding, so another version of the library that stores the
+    same table gives the same digest.
+
+    Parameters
+    ----------
+    table : pyarrow.Table
+        The table, of any number of columns of numbers, strings and booleans.
+    provenance : bytes
+        The provenance as stored: JSON, UTF-8.
+
+    Returns
+    -------
+    str
+        64 hexadecimal digits.
+    """
+    sha = hashlib.sha256(provenance)
+    for name in table.column_names:
+        values = table.column(name).combine_chunks()
+        sha.update(f"\0{name}\0{_canonical(values.type)}\0".encode())
+        if pa.types.is_floating(values.type):
+            sha.update(values.to_numpy(zero_copy_only=False).tobytes())
+        else:
+            sha.update(json.dumps(values.to_pylist()).encode())
+    return sha.hexdigest()
+
+
+def _canonical(kind: pa.DataType) -> str:
+    return "string" if pa.types.is_large_string(kind) else str(kind)
+
+
+def write(path: Path, table: pd.DataFrame, provenance: dict[str, Any]) -> str:
+    """Write a record: aside first, then in one rename over what stands there.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        Where the record goes; its folder is made if needed.
+    table : pandas.DataFrame
+        The table; its index is dropped.
+    provenance : dict
+        JSON-serialisable facts about the run.
+
+    Returns
+    -------
+    str
+        The record's digest.
+    """
+    stored = pa.Table.from_pandas(table, preserve_index=False).replace_schema_metadata(None)
+    facts = json.dumps(provenance, sort_keys=True, ensure_ascii=False).encode()
+    digest = content_digest(stored, facts)
+    stored = stored.replace_schema_metadata({_PROVENANCE_KEY: facts, _DIGEST_KEY: digest.encode()})
+    sink = pa.BufferOutputStream()
+    pq.write_table(stored, sink, compression="zstd")
+    write_bytes(path, sink.getvalue().to_pybytes())
+    return digest
+
+
+def read(path: Path) -> Record:
+    """Read a record and check that it is what was written.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        A file that `write` made.
+
+    Returns
+    -------
+    Record
+
+    Raises
+    ------
+    BnbookError
+        When the file is missing, cut short, edited, or not a record. The file is left as it is.
+    """
+    if not path.is_file():
+        raise BnbookError(
+            f"expected a record at {path}, found none. Make it with `bnbook run`"
+            " (recorded tables: `git checkout -- results`)."
+        )
+    content = path.read_bytes()
+    found = hashlib.sha256(content).hexdigest()
+    again = "It was left as it is; restore it with `git checkout` or record it again."
+    try:
+        stored = pq.read_table(pa.BufferReader(content))
+    except (pa.ArrowException, OSError) as error:
+        raise BnbookError(
+            f"{path} cannot be read as Parquet, it was cut short or overwritten:"
+            f" {len(content)} bytes with SHA-256 {found}. {again}"
+        ) from error
+    metadata = stored.schema.metadata or {}
+    if _PROVENANCE_KEY not in metadata or _DIGEST_KEY not in metadata:
+        raise BnbookError(
+            f"{path} is a Parquet file without a record's provenance and digest"
+            f" (SHA-256 of the file {found}): it was written by other means. {again}"
+        )
+    expected = metadata[_DIGEST_KEY].decode()
+    actual = content_digest(stored.replace_schema_metadata(None), metadata[_PROVENANCE_KEY])
+    if actual != expected:
+        raise BnbookError(
+            f"{path} was edited after it was recorded: its content has digest {actual},"
+            f" the record says {expected}. {again}"
+        )
+    return Record(stored.to_pandas(), json.loads(metadata[_PROVENANCE_KEY]), expected)
+
+
+def environment(device: str) -> dict[str, Any]:
+    """Return the facts about this machine that a record states.
+
+    Parameters
+    ----------
+    device : str
+        ``cpu``, or the name of the GPU that the run used.
+
+    Returns
+    -------
+    dict
+        Device, processor, cores, operating system, versions and the commit of the code.
+    """
+    return {
+        "device": device,
+        "processor": processor(),
+        "cores": cores(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "versions": {
+            "python": platform.python_version(),
+            **{name: installed(name) for name in ("bnbook", "torch", "numpy", "pandas")},
+        },
+        "commit": _commit(),
+    }
+
+
+def installed(package: str) -> str | None:
+    """Return the installed version of a package, or None; the package is not imported."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def released(package: str) -> str | None:
+    """Return a package's version without what says for which hardware it was built (``+cpu``)."""
+    found = installed(package)
+    return None if found is None else found.partition("+")[0]
+
+
+def cores() -> int:
+    """Return how many cores this process may use, by its affinity and its control group."""
+    from joblib import cpu_count
+
+    return int(cpu_count())
+
+
+def processor() -> str:
+    """Return the processor's name."""
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _commit() -> str | None:
+    """Return the commit of the code, with ``+`` when files differ from it, or None without git."""
+    here = Path(__file__).parents[1]
+    git = ["git", "-C", str(here)]
+    try:
+        head = subprocess.run(
+            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        changed = subprocess.run(
+            [*git, "status", "--porcelain", "--", str(here)],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head + ("+" if changed else "")

@@ -1,0 +1,132 @@
+"""Gradients at initialisation: what their table says (Bjorck et al. 2018, figure 2).
+
+The claims, their measures and bounds were written before the recorded runs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from bnbook.evidence import claims
+from bnbook.evidence.claims import Claim
+from bnbook.tables.arms import WITH, WITHOUT
+from bnbook.tables.start import NAMES, PAPER, by_arm, geometric, significant
+
+GAUSSIAN_TAIL = 3.2905 / 0.6745
+"""99.9th percentile of the absolute value of a Gaussian variable over its median."""
+
+
+def kernels(table: pd.DataFrame) -> pd.DataFrame:
+    """One row for each arm, seed and minibatch, without the histogram.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        The experiment's table.
+
+    Returns
+    -------
+    pandas.DataFrame
+        With ``tail``: the 99.9th percentile of the entries' distances from their mean, over the
+        median distance.
+    """
+    rows = table[table["bin"] == 0]
+    return rows.assign(tail=rows["p999_distance"] / rows["median_distance"])
+
+
+def tail_ratio(table: pd.DataFrame) -> pd.Series:
+    """Tail without BN divided by tail with BN, per seed: geometric mean over minibatches."""
+    tails = by_arm(kernels(table), "tail")
+    return pd.Series(tails[WITHOUT] / tails[WITH])
+
+
+def size_ratio(table: pd.DataFrame) -> pd.Series:
+    """Root mean square without BN divided by with BN, per seed: geometric mean over minibatches."""
+    sizes = by_arm(kernels(table), "rms")
+    return pd.Series(sizes[WITHOUT] / sizes[WITH])
+
+
+CLAIMS = (
+    Claim(
+        id="bjorck.fig2.heavy_tails",
+        paper=PAPER,
+        section="3, figure 2",
+        statement=(
+            "At initialisation the gradients of the middle convolution's kernel have heavier tails"
+            " without BN."
+        ),
+        quantity=(
+            "99.9th percentile of the entries' distances from their mean, in units of the median"
+            " distance: without BN divided by with BN, geometric mean over minibatches"
+        ),
+        measure=tail_ratio,
+        bound=1.0,
+        scale="log",
+        digits=2,
+        unit="×",
+    ),
+    Claim(
+        id="bjorck.fig2.larger",
+        paper=PAPER,
+        section="3, figure 2",
+        statement="At initialisation these gradients are larger without BN.",
+        quantity=(
+            "root mean square of the kernel's gradient: without BN divided by with BN, geometric"
+            " mean over minibatches"
+        ),
+        measure=size_ratio,
+        bound=1.0,
+        scale="log",
+        digits=0,
+        unit="×",
+    ),
+)
+
+
+def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Return the numbers that the chapter quotes beside the claims.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        The experiment's table.
+
+    Returns
+    -------
+    dict
+        Name -> ``value``, ``digits``, ``unit`` and, for means over seeds, ``low``, ``high``.
+    """
+    rows = kernels(table)
+    found = {
+        "seeds": claims.fact([rows["seed"].nunique()], 0),
+        "minibatches": claims.fact([rows["minibatch"].nunique()], 0),
+        "batch_size": claims.fact([rows["batch_size"].iloc[0]], 0),
+        "layer": claims.fact([rows["layer"].iloc[0]], 0),
+        "depth": claims.fact([rows["depth"].iloc[0]], 0),
+        "entries": claims.fact([_first_histogram(table)["count"].sum()], 0),
+        "gaussian_tail": claims.fact([GAUSSIAN_TAIL], 1),
+    }
+    kurtosis = rows.pivot_table(index="seed", columns="arm", values="kurtosis", aggfunc="median")
+    offset = rows.assign(offset=rows["mean"].abs() / rows["std"])
+    offsets = offset.pivot_table(index="seed", columns="arm", values="offset")
+    lowest = rows.pivot_table(index="seed", columns="arm", values="mean", aggfunc="min")
+    for arm, name in NAMES.items():
+        found |= {
+            f"{name}_rms": significant(by_arm(rows, "rms")[arm]),
+            f"{name}_tail": geometric(by_arm(rows, "tail")[arm], 1),
+            f"{name}_kurtosis": claims.fact(kurtosis[arm], 1),
+            f"{name}_offset": claims.fact(offsets[arm], 3),
+            f"{name}_positive": claims.fact([int(lowest[arm].gt(0).sum())], 0),
+            f"{name}_loss": significant(by_arm(rows, "loss")[arm]),
+        }
+    return found
+
+
+def _first_histogram(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the first seed and minibatch, without BN."""
+    rows = table[table["arm"] == WITHOUT]
+    for column in ("seed", "minibatch"):
+        rows = rows[rows[column] == rows[column].min()]
+    return rows

@@ -1,0 +1,180 @@
+"""The loss along the negative gradient: what its table says (Bjorck et al. 2018, figure 3).
+
+The claims, their measures and bounds were written before the recorded runs.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pandas as pd
+
+from bnbook.evidence import claims
+from bnbook.evidence.claims import Claim
+from bnbook.tables.arms import WITH, WITHOUT
+from bnbook.tables.start import NAMES, PAPER, by_arm, significant
+
+
+def searches(table: pd.DataFrame) -> pd.DataFrame:
+    """One row for each arm, seed and minibatch.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        The experiment's table.
+
+    Returns
+    -------
+    pandas.DataFrame
+        With ``largest_length``, the largest helpful step times the gradient's norm: how far the
+        parameters may move; and ``best_ratio``, the smallest relative loss.
+    """
+    keys = ["arm", "seed", "minibatch"]
+    columns = ["loss", "gradient_norm", "largest_step", "batch_size", "depth", "rate"]
+    found = table.groupby(keys, sort=False)[columns].first()
+    found["best_ratio"] = table.groupby(keys, sort=False)["loss_ratio"].min()
+    found["largest_length"] = found["largest_step"] * found["gradient_norm"]
+    return found.reset_index()
+
+
+def step_ratio(table: pd.DataFrame, column: str = "largest_step") -> pd.Series:
+    """Largest helpful step with BN divided by without, per seed: geometric mean over minibatches.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        The experiment's table.
+    column : str
+        Of `searches`.
+
+    Returns
+    -------
+    pandas.Series
+        Index seed; missing where a minibatch has no largest helpful step.
+    """
+    largest = by_arm(searches(table), column)
+    return pd.Series(largest[WITH] / largest[WITHOUT])
+
+
+def recrossings(table: pd.DataFrame) -> int:
+    """Count the curves that come back below the old loss after they have left it."""
+    count = 0
+    for _, run in table.sort_values("step_size").groupby(["arm", "seed", "minibatch"]):
+        helps = (run["loss_ratio"] < 1).to_numpy()
+        count += bool((helps[1:] & ~helps[:-1]).any())
+    return count
+
+
+def beyond(table: pd.DataFrame, factor: float = 10.0) -> pd.DataFrame:
+    """Relative loss at the first step that is so many times the largest helpful one.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        The experiment's table.
+    factor : float
+        The first step of the grid that is at least this multiple is taken.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns the arms, one row for each seed and minibatch; infinite where the loss is no number,
+        missing where the grid ends before.
+    """
+    far = table[table["step_size"] >= 0.999 * factor * table["largest_step"]]
+    far = far.assign(loss_ratio=far["loss_ratio"].fillna(math.inf)).sort_values("step_size")
+    first = far.groupby(["arm", "seed", "minibatch"])["loss_ratio"].agg(lambda x: x.iloc[0])
+    return pd.DataFrame(first.unstack("arm")).reindex(columns=list(NAMES))
+
+
+def length_ratio(table: pd.DataFrame) -> pd.Series:
+    """`step_ratio` with each step measured as the distance that the parameters move."""
+    return step_ratio(table, "largest_length")
+
+
+CLAIMS = (
+    Claim(
+        id="bjorck.fig3.step_size",
+        paper=PAPER,
+        section="3, figure 3",
+        statement=(
+            "In the first minibatches, a BN network's loss falls along the negative gradient up to"
+            " larger step sizes; without BN only small steps reduce it."
+        ),
+        quantity=(
+            "largest step size along the negative gradient that still reduces the loss on the same"
+            " minibatch: with BN divided by without, geometric mean over the first minibatches"
+        ),
+        measure=step_ratio,
+        bound=1.0,
+        scale="log",
+        digits=0,
+        unit="×",
+    ),
+    Claim(
+        id="bjorck.fig3.step_length",
+        paper="this book",
+        section="a control for figure 3",
+        statement=(
+            "The difference is more than the gradient's size: measured as the distance that the"
+            " parameters move, the largest helpful step is longer with BN too."
+        ),
+        quantity=(
+            "largest helpful step size times the gradient's norm: with BN divided by without,"
+            " geometric mean over the first minibatches"
+        ),
+        measure=length_ratio,
+        bound=1.0,
+        scale="log",
+        digits=1,
+        unit="×",
+    ),
+)
+
+
+def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Return the numbers that the chapter quotes beside the claims.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        The experiment's table.
+
+    Returns
+    -------
+    dict
+        Name -> ``value``, ``digits``, ``unit`` and, for means over seeds, ``low``, ``high``.
+    """
+    rows = searches(table)
+    first = rows[rows["minibatch"] == 0]
+    last = rows[rows["minibatch"] == rows["minibatch"].max()]
+    norms = by_arm(rows, "gradient_norm")
+    at_start, at_last = by_arm(first, "largest_step"), by_arm(last, "largest_step")
+    far = beyond(table)
+    least = far[WITHOUT].min()
+    changes = table[table["step_size"] == table["step_size"].min()]["loss_ratio"].sub(1).abs()
+    found = {
+        "seeds": claims.fact([rows["seed"].nunique()], 0),
+        "minibatches": claims.fact([rows["minibatch"].nunique()], 0),
+        "batch_size": claims.fact([rows["batch_size"].iloc[0]], 0),
+        "depth": claims.fact([rows["depth"].iloc[0]], 0),
+        "curves": claims.fact([len(rows)], 0),
+        "recrossings": claims.fact([recrossings(table)], 0),
+        "norm_ratio": significant(norms[WITHOUT] / norms[WITH]),
+        "start_ratio": significant(at_start[WITH] / at_start[WITHOUT]),
+        "last_ratio": significant(at_last[WITH] / at_last[WITHOUT]),
+        "least_change": claims.fact([changes.min()], None),
+        "with_beyond_most": claims.fact([far[WITH].max()], 0),
+        "without_beyond_least": claims.fact([least] if math.isfinite(least) else [], None),
+    }
+    for arm, name in NAMES.items():
+        found |= {
+            f"{name}_largest": significant(by_arm(rows, "largest_step")[arm]),
+            f"{name}_length": significant(by_arm(rows, "largest_length")[arm]),
+            f"{name}_norm": significant(norms[arm]),
+            f"{name}_best": significant(by_arm(rows, "best_ratio")[arm]),
+            f"{name}_loss": significant(by_arm(first, "loss")[arm]),
+            f"{name}_last_loss": significant(by_arm(last, "loss")[arm]),
+        }
+    return found

@@ -1,0 +1,286 @@
+"""The diverging update: what its table says (Bjorck et al. 2018, figure 4).
+
+The claim, its measure and bound were written before the recorded runs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bnbook.evidence import claims
+from bnbook.evidence.claims import Claim
+from bnbook.tables.arms import AS_LONG, WITH, WITHOUT
+from bnbook.tables.start import PAPER, significant
+
+THRESHOLD = 1000.0
+"""A minibatch loss above this is divergence, in nats."""
+LAYERS = (8, 44, 80)
+"""The layers of the paper's figure, counted from the first convolution."""
+MANY = 10.0
+"""Growth of the variance from which a layer counts as having gone."""
+NAMES = {WITHOUT: "without", WITH: "with", AS_LONG: "as_long"}
+"""The arms' names in facts."""
+ALL = -1
+"""The channel of rows that are means over all channels of a layer."""
+
+
+def profiles(table: pd.DataFrame, arm: str) -> pd.DataFrame:
+    """Growth of every layer's variance along the update.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        The experiment's table.
+    arm : str
+        The network.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Index ``seed`` and ``fraction``, columns the layers: mean over channels of the variance,
+        divided by what it was before the update. Infinite or missing where the numbers overflow.
+    """
+    rows = table[(table["arm"] == arm) & (table["channel"] == ALL)]
+    variance = rows.pivot_table(
+        index=["seed", "fraction"], columns="layer", values="variance", dropna=False
+    )
+    start = variance.xs(0.0, level="fraction").reindex(variance.index.get_level_values("seed"))
+    return pd.DataFrame(variance / start.to_numpy())
+
+
+def growth(table: pd.DataFrame, arm: str = WITHOUT, fraction: float = 1.0) -> pd.DataFrame:
+    """`profiles` after the whole update or another fraction: index seed, columns the layers."""
+    return pd.DataFrame(profiles(table, arm).xs(fraction, level="fraction"))
+
+
+def within(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows up to the whole update."""
+    return table[table["fraction"] <= 1]
+
+
+def growth_ratio(table: pd.DataFrame) -> pd.Series:
+    """Growth in the last of `LAYERS` divided by growth in the first, without BN, per seed.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        The experiment's table; of a network too shallow for `LAYERS`, its own probed layers count.
+
+    Returns
+    -------
+    pandas.Series
+        Index seed; missing where no update diverged.
+    """
+    low, *_, high = probed(table)
+    grown = growth(table)
+    return pd.Series((grown[high] / grown[low]).where(diverged(table)))
+
+
+def extra_decades(table: pd.DataFrame) -> pd.Series:
+    """`growth_ratio` in powers of ten, per seed."""
+    return pd.Series(np.log10(growth_ratio(table)))
+
+
+def probed(table: pd.DataFrame) -> list[int]:
+    """Return the layers whose channels are in the table, lowest first."""
+    return sorted(int(layer) for layer in table.loc[table["channel"] != ALL, "layer"].unique())
+
+
+def diverged(table: pd.DataFrame) -> pd.Series:
+    """Whether the update took the loss without BN above `THRESHOLD`, per seed."""
+    rows = table[(table["arm"] == WITHOUT) & (table["fraction"] == 1.0)]
+    losses = rows.groupby("seed")["loss"].first()
+    return ~(losses <= THRESHOLD) | (losses.isna())
+
+
+CLAIMS = (
+    Claim(
+        id="bjorck.fig4.explosion_with_depth",
+        paper=PAPER,
+        section="3, figure 4",
+        statement=(
+            "When an update diverges without BN, the moments of the channels explode in the higher"
+            " layers."
+        ),
+        quantity=(
+            "growth of the channels' variance over the diverging update, mean over channels, in"
+            " powers of ten: in layer 80 less in layer 8"
+        ),
+        measure=extra_decades,
+        bound=0.0,
+        digits=1,
+        unit=" decades",
+    ),
+)
+
+
+def crossing(table: pd.DataFrame, arm: str = WITHOUT) -> pd.DataFrame:
+    """Part of the update at which each layer's variance has grown by `MANY`.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        The experiment's table.
+    arm : str
+        The network.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Index seed, columns the layers: in [0, 1], interpolated on the logarithm of the variance;
+        missing where it never has.
+    """
+    grown = profiles(within(table), arm)
+    return pd.DataFrame(
+        {
+            seed: {layer: reaches(run[layer].droplevel("seed"), MANY) for layer in grown.columns}
+            for seed, run in grown.groupby("seed")
+        }
+    ).T.rename_axis(index="seed", columns="layer")
+
+
+def reaches(values: pd.Series, level: float) -> float:
+    """Index at which positive values first exceed a level, interpolated on their logarithm.
+
+    Parameters
+    ----------
+    values : pandas.Series
+        Index rising. What is not finite exceeds every level.
+    level : float
+        Positive.
+
+    Returns
+    -------
+    float
+        The first index where the values begin above; NaN where they never exceed the level.
+    """
+    above = ~(values <= level).to_numpy()
+    if not above.any():
+        return float("nan")
+    at = int(above.argmax())
+    index = values.index.to_numpy(dtype=float)
+    if at == 0 or not np.isfinite(values.iloc[at]):
+        return float(index[at])
+    low, high = np.log(values.iloc[at - 1]), np.log(values.iloc[at])
+    share = (np.log(level) - low) / (high - low)
+    return float(index[at - 1] + share * (index[at] - index[at - 1]))
+
+
+def first_layer(table: pd.DataFrame) -> pd.Series:
+    """Return the layer that goes first without BN, per seed; missing where none goes."""
+    at = crossing(table)
+    at = at[at.notna().any(axis="columns")]
+    return pd.Series(at.idxmin(axis="columns"), dtype=float)
+
+
+def losses(table: pd.DataFrame, arm: str, fraction: float) -> pd.Series:
+    """Loss of a network with a fraction of the update applied, per seed."""
+    rows = table[(table["arm"] == arm) & (table["fraction"] == fraction)]
+    return pd.Series(rows.groupby("seed")["loss"].first())
+
+
+def best_fraction(table: pd.DataFrame, arm: str = WITHOUT) -> pd.Series:
+    """Part of the update, of those applied, with the smallest loss of a network, per seed."""
+    losses_by_fraction = _losses_on_the_way(table, arm).unstack("fraction")
+    return pd.Series(losses_by_fraction.idxmin(axis="columns"), dtype=float)
+
+
+def middle_seed(table: pd.DataFrame) -> int:
+    """Return the seed whose `growth_ratio` is the median, of two middle ones the larger."""
+    return _ranked_seed(table, 0.5)
+
+
+def steepest_seed(table: pd.DataFrame) -> int:
+    """Return the seed with the largest `growth_ratio`."""
+    return _ranked_seed(table, 1.0)
+
+
+def _ranked_seed(table: pd.DataFrame, rank: float) -> int:
+    """Seed at this share of the seeds sorted by `growth_ratio`; the first when none diverged."""
+    ratios = growth_ratio(table).dropna().sort_values()
+    if ratios.empty:
+        return int(table["seed"].min())
+    return int(ratios.index[min(int(rank * len(ratios)), len(ratios) - 1)])
+
+
+def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Return the numbers that the chapter quotes beside the claim.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        The experiment's table.
+
+    Returns
+    -------
+    dict
+        Name -> ``value``, ``digits``, ``unit`` and, for means over seeds, ``low``, ``high``.
+    """
+    updates = table[table["arm"] == WITHOUT].groupby("seed").first()
+    passed, best = _loss_crossing(table), best_fraction(table)
+    grown, longer = growth(table), growth(table, AS_LONG)
+    first, last = first_layer(table), max(grown.columns)
+    found = {
+        "seeds": claims.fact([table["seed"].nunique()], 0),
+        "depth": claims.fact([updates["depth"].iloc[0]], 0),
+        "batch_size": claims.fact([updates["batch_size"].iloc[0]], 0),
+        "diverged": claims.fact([int(diverged(table).sum())], 0),
+        "smallest_rate": significant([updates["learning_rate"].min()]),
+        "largest_rate": significant([updates["learning_rate"].max()]),
+        "first_update": claims.fact([updates["update"].min()], 0),
+        "last_update": claims.fact([updates["update"].max()], 0),
+        "length": significant(updates["length"]),
+        "began_above": claims.fact([int((losses(table, WITHOUT, 0.0) > THRESHOLD).sum())], 0),
+        "helped": claims.fact([int((best > 0).sum())], 0),
+        "best_fraction": claims.fact(100 * best, 0, " %"),
+        "loss_fraction": claims.fact(100 * passed.dropna(), 0, " %"),
+        "as_long_helped": claims.fact([int((best_fraction(table, AS_LONG) > 0).sum())], 0),
+        "first_layer": claims.fact(first, 0),
+        "last_first": claims.fact([int((first == last).sum())], 0),
+        "layers_gone": claims.fact(crossing(table).notna().sum(axis="columns"), 0),
+        "rank_correlation": claims.fact(_rank_correlation(grown), 2),
+        "last_growth": significant(grown[last]),
+        "as_long_bottom_growth": significant(longer[min(longer.columns)]),
+    }
+    for arm, name in NAMES.items():
+        for when, fraction in (("before", 0.0), ("after", 1.0)):
+            found[f"{name}_loss_{when}"] = significant(losses(table, arm, fraction))
+    low, *_, high = probed(table)
+    for multiple in sorted(table.loc[table["fraction"] > 1, "fraction"].unique()):
+        beyond = growth(table, WITHOUT, multiple)
+        found[f"ratio_at_{multiple:g}"] = significant(beyond[high] / beyond[low])
+    found["high_fell"] = claims.fact([int((grown[high] < 1).sum())], 0)
+    at = crossing(table)
+    for place, layer in zip(("low", "middle", "high"), probed(table), strict=False):
+        found |= {
+            f"{place}_layer": claims.fact([layer], 0),
+            f"{place}_fraction": claims.fact(100 * at[layer].dropna(), 0, " %"),
+            f"{place}_gone": claims.fact([int(at[layer].notna().sum())], 0),
+        }
+        for arm, name in NAMES.items():
+            found[f"{name}_{place}_growth"] = significant(growth(table, arm)[layer])
+    return found
+
+
+def _loss_crossing(table: pd.DataFrame) -> pd.Series:
+    """Part of the update at which the loss without BN passes `THRESHOLD`, per seed."""
+    return (
+        _losses_on_the_way(table)
+        .groupby("seed")
+        .agg(lambda run: reaches(run.droplevel("seed"), THRESHOLD))
+    )
+
+
+def _losses_on_the_way(table: pd.DataFrame, arm: str = WITHOUT) -> pd.Series:
+    """Loss of a network up to the whole update: index seed and fraction."""
+    rows = within(table[table["arm"] == arm])
+    return pd.Series(rows.groupby(["seed", "fraction"])["loss"].first())
+
+
+def _rank_correlation(grown: pd.DataFrame) -> list[float]:
+    """Spearman's correlation of a layer's growth with its number, per seed."""
+    layers = pd.Series(grown.columns, index=grown.columns, dtype=float)
+    return [float(row.corr(layers, method="spearman")) for _, row in grown.iterrows()]

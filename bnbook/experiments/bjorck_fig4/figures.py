@@ -1,0 +1,173 @@
+"""Figures of the diverging update, from the experiment's table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm, Normalize, SymLogNorm
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+
+from bnbook.plots import style
+from bnbook.tables.arms import AS_LONG, WITH, WITHOUT
+
+SHOWN = {0.2: 0.3, 0.6: 0.55, 1.0: 1.0, 3.0: 0.8}
+"""Applied fractions of which the layers' growth is drawn, and how opaque."""
+
+
+def draw_map(
+    ax: Axes, table: pd.DataFrame, arm: str, layer: int, column: str, seed: int | None = None
+) -> AxesImage:
+    """Draw the moments of a layer's channels while the update is applied, of one seed.
+
+    Parameters
+    ----------
+    ax : Axes
+        Where to draw.
+    table : pandas.DataFrame
+        The experiment's table.
+    arm : str
+        The network.
+    layer : int
+        One whose channels are in the table.
+    column : str
+        ``mean`` or ``variance``; on a logarithmic scale of the panel's own, for the mean one that
+        is linear around zero. Channels are ordered by their variance after the update.
+    seed : int, optional
+        The first one when left out.
+
+    Returns
+    -------
+    AxesImage
+        For a colour bar.
+    """
+    rows = table[(table["arm"] == arm) & (table["layer"] == layer) & (table["channel"] >= 0)]
+    rows = rows[rows["fraction"] <= 1]
+    rows = rows[rows["seed"] == (rows["seed"].min() if seed is None else seed)]
+    order = rows[rows["fraction"] == 1.0].sort_values("variance")["channel"]
+    values = rows.pivot_table(index="fraction", columns="channel", values=column, dropna=False)
+    shown = values[order].to_numpy()
+    half = 50 / max(len(shown) - 1, 1)
+    image = ax.imshow(
+        shown, origin="lower", aspect="auto", interpolation="nearest", norm=_scale(shown, column),
+        cmap="viridis" if column == "variance" else "RdBu_r",
+        extent=(-0.5, shown.shape[1] - 0.5, -half, 100 + half),
+    )  # fmt: skip
+    ax.set(xlabel="channel", ylabel="update applied (%)", title=f"layer {layer}, {column}")
+    return image
+
+
+def _scale(values: np.ndarray, column: str) -> Normalize:
+    finite = values[np.isfinite(values)]
+    if column == "variance":
+        positive = finite[finite > 0]
+        return LogNorm(positive.min(), positive.max()) if positive.size else Normalize(0, 1)
+    most = max(float(np.abs(finite).max(initial=0)), 1e-30)
+    return SymLogNorm(most / 100, vmin=-most, vmax=most)
+
+
+def add_colour_bar(image: AxesImage) -> None:
+    """Add a colour bar with three ticks beside a map's panel."""
+    low, high = (float(limit or 0.0) for limit in (image.norm.vmin, image.norm.vmax))  # type: ignore[arg-type]
+    middle = math.sqrt(low * high) if low > 0 else 0.0
+    bar = image.axes.figure.colorbar(
+        image, ax=image.axes, ticks=[low, middle, high], format="%.2g", fraction=0.06, pad=0.02
+    )
+    bar.minorticks_off()
+
+
+def draw_profile(ax: Axes, growth: pd.DataFrame, arm: str, layers: Sequence[int]) -> None:
+    """Draw the growth of the variance of every layer, for some applied fractions.
+
+    Parameters
+    ----------
+    ax : Axes
+        Where to draw.
+    growth : pandas.DataFrame
+        Of `bnbook.experiments.bjorck_fig4.claims.profiles`.
+    arm : str
+        The network.
+    layers : sequence of int
+        Marked. Lines are geometric means over seeds, the band of the whole update is the 95 %
+        interval.
+    """
+    fractions = growth.index.get_level_values("fraction").unique().to_numpy()
+    for wanted, alpha in SHOWN.items():
+        fraction = fractions[np.abs(fractions - wanted).argmin()]
+        if abs(fraction - wanted) > 0.05:
+            continue
+        band = _geometric_band(pd.DataFrame(growth.xs(fraction, level="fraction")))
+        label = f"{100 * fraction:.0f} % applied"
+        if wanted == 1.0:
+            style.draw_band(ax, band, arm, label=label)
+        else:
+            style.draw_line(ax, band["mean"], arm, alpha=alpha, lw=1.2, label=label)
+    for layer in layers:
+        ax.axvline(layer, color="0.7", lw=0.8, ls=":", zorder=0)
+    ax.set(yscale="log", xlabel="layer", ylabel="growth of the variance", title=arm)
+    ax.legend(loc="upper left")
+
+
+def _geometric_band(growth: pd.DataFrame) -> pd.DataFrame:
+    """Geometric mean over seeds and 95 % interval: index layer."""
+    rows = growth.melt(var_name="layer", value_name="growth")
+    logs = style.mean_band(rows.assign(log=np.log(rows["growth"])), "layer", "log")
+    return pd.DataFrame(np.exp(logs))
+
+
+def draw_loss(ax: Axes, table: pd.DataFrame, threshold: float) -> None:
+    """Draw the loss against the applied part of the update, one line for each seed.
+
+    Parameters
+    ----------
+    ax : Axes
+        Where to draw.
+    table : pandas.DataFrame
+        The experiment's table.
+    threshold : float
+        Above it an update counts as diverging.
+    """
+    for arm in (WITHOUT, WITH, AS_LONG):
+        rows = table[(table["arm"] == arm) & (table["fraction"] <= 1)]
+        course = rows.groupby(["seed", "fraction"])["loss"].first()
+        for number, (_, run) in enumerate(course.groupby(level="seed")):
+            losses = pd.Series(run.to_numpy(), 100 * run.index.get_level_values("fraction"))
+            label = arm if number == 0 else None
+            style.draw_line(ax, losses, arm, lw=1.1, alpha=0.8, label=label)
+    ax.axhline(threshold, color="0.4", lw=1, ls=":")
+    ax.set(yscale="log", xlabel="update applied (%)", ylabel="loss (nats)", xlim=(0, 100))
+    ax.legend(loc="center left")
+
+
+def maps(table: pd.DataFrame, seed: int) -> Figure:
+    """Means above and variances below in each probed layer, without BN, of one seed."""
+    layers = sorted(table.loc[table["channel"] >= 0, "layer"].unique())
+    figure = style.new_figure(2, len(layers), 8, 5, sharey=True)
+    for row, column in enumerate(("mean", "variance")):
+        for place, layer in enumerate(layers):
+            ax = figure.axes[row * len(layers) + place]
+            image = draw_map(ax, table, WITHOUT, int(layer), column, seed)
+            ax.set(ylabel="" if place else "update applied (%)", xlabel="channel" if row else "")
+            add_colour_bar(image)
+    return figure
+
+
+def profile(growth: Mapping[str, pd.DataFrame], layers: Sequence[int]) -> Figure:
+    """Growth of the variance against the layer: the diverging update, and BN's two."""
+    figure = style.new_figure(1, 3, 8, 3.4, sharey=True)
+    for ax, arm in zip(figure.axes, (WITHOUT, WITH, AS_LONG), strict=True):
+        draw_profile(ax, growth[arm], arm, layers)
+    for ax in figure.axes[1:]:
+        ax.set_ylabel("")
+    return figure
+
+
+def loss(table: pd.DataFrame, threshold: float) -> Figure:
+    """The loss while the update is applied, of both networks."""
+    figure = style.new_figure(1, 1, 6.5, 3.4)
+    draw_loss(figure.axes[0], table, threshold)
+    return figure

@@ -1,0 +1,1 @@
+"""Bjorck et al. 2018, figure 6: gradients of the network's outputs at initialisation."""

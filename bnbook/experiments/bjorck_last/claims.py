@@ -1,0 +1,292 @@
+"""BN at one layer, at some, at all: what its table says (Bjorck et al. 2018, section 3.1).
+
+The claims, their measures and bounds were written before the recorded runs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bnbook.errors import BnbookError
+from bnbook.evidence import claims
+from bnbook.evidence.claims import Claim
+from bnbook.tables import tuning, usable
+from bnbook.tables.arms import LAST_ONLY, WITH, WITHOUT
+from bnbook.tables.start import significant
+from bnbook.tables.usable import PAPER
+
+MAIN = (WITHOUT, WITH, LAST_ONLY)
+"""The networks of the paper."""
+NAMES = {WITHOUT: "without", WITH: "with", LAST_ONLY: "last"}
+"""The arms' names in facts."""
+STRICT = 3.0
+"""Times guessing, in place of twice, for a second look at which runs count as usable."""
+FAMILIES = {
+    "only": "BN at layer {} only",
+    "but": "BN at all layers but {}",
+    "since": "BN from layer {} on",
+    "every": "BN at one layer in {}",
+}
+"""Networks with BN at some of the convolutions; of ``every``, counted from the last one."""
+
+
+def name(family: str, number: int) -> str:
+    """Return the arm's name: a family of `FAMILIES`, and a layer or, of ``every``, a spacing."""
+    return FAMILIES[family].format(number)
+
+
+def member_of(arm: str) -> tuple[str, int] | None:
+    """Return the family and number of an arm's name; None for those of `MAIN`."""
+    for family, text in FAMILIES.items():
+        if found := re.fullmatch(text.replace("{}", r"(\d+)"), arm):
+            return family, int(found[1])
+    return None
+
+
+def places(arm: str, n: int) -> tuple[int, ...]:
+    """Return the layers after which a network has BN.
+
+    Parameters
+    ----------
+    arm : str
+        One of `MAIN`, or a `name`.
+    n : int
+        Residual blocks of a stage: 6n + 1 convolutions.
+
+    Returns
+    -------
+    tuple of int
+        Numbers of convolutions, from 1; 6n + 2 is the output of the last residual block, after its
+        ReLU.
+
+    Raises
+    ------
+    BnbookError
+        When there is no such arm, or its number is no convolution's.
+    """
+    count = 6 * n + 1
+    every = range(1, count + 1)
+    plain = {WITHOUT: (), WITH: tuple(every), LAST_ONLY: (count + 1,)}
+    if arm in plain:
+        return plain[arm]
+    family, number = member_of(arm) or ("", 0)
+    if number not in every:
+        raise BnbookError(
+            f"an arm must be one of {', '.join(MAIN)} or have a name with a layer from 1 to"
+            f" {count}, found {arm!r}."
+        )
+    chosen = {
+        "only": [number],
+        "but": [layer for layer in every if layer != number],
+        "since": [layer for layer in every if layer >= number],
+        "every": sorted(range(count, 0, -number)),
+    }
+    return tuple(chosen[family])
+
+
+def rate_share(table: pd.DataFrame, arm: str = LAST_ONLY) -> pd.Series:
+    """Share of BN's gain in the logarithm of the largest usable rate that an arm brings, per seed.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        The experiment's table.
+    arm : str
+        The network.
+
+    Returns
+    -------
+    pandas.Series
+        Index seed: 0 as without BN, 1 as with BN everywhere; missing where a network has no usable
+        rate or BN everywhere gains nothing.
+    """
+    logs = np.log(usable.largest(table))
+    gain = logs[WITH] - logs[WITHOUT]
+    return pd.Series((logs[arm] - logs[WITHOUT]) / gain.where(gain > 0))
+
+
+def tuned_rates(table: pd.DataFrame) -> dict[str, float]:
+    """Each of `MAIN`'s rates with the best last validation accuracy, averaged over seeds."""
+    return tuning.tuned_rates(table, MAIN)
+
+
+def tuned_accuracy(table: pd.DataFrame) -> pd.DataFrame:
+    """Last test accuracy of `MAIN`, each at its tuned rate: index seed, columns the arms."""
+    return tuning.final_by_arm(table, tuned_rates(table), "test_accuracy")
+
+
+def accuracy_share(table: pd.DataFrame) -> pd.Series:
+    """Share of BN's gain in test accuracy that BN at the last layer brings, per seed.
+
+    Returns
+    -------
+    pandas.Series
+        Index seed; every network at its tuned rate. Missing where BN gains nothing.
+    """
+    accuracy = tuned_accuracy(table)
+    gain = accuracy[WITH] - accuracy[WITHOUT]
+    return pd.Series((accuracy[LAST_ONLY] - accuracy[WITHOUT]) / gain.where(gain > 0))
+
+
+def last_against_others(table: pd.DataFrame) -> pd.Series:
+    """Largest usable rate with BN at the last layer only, over that with BN at one convolution.
+
+    Returns
+    -------
+    pandas.Series
+        Index seed; the denominator is the geometric mean over the convolutions of the table.
+    """
+    rates = usable.largest(table)
+    others = rates[list(family(table, "only").values())]
+    mean = np.exp(np.log(others.to_numpy()).mean(1))
+    return pd.Series(rates[LAST_ONLY] / mean)
+
+
+def family(table: pd.DataFrame, wanted: str) -> dict[int, str]:
+    """Return the arms of a table that are of a family: number -> arm, numbers rising."""
+    found = {arm: member_of(arm) for arm in table["arm"].unique()}
+    numbers = {of[1]: arm for arm, of in found.items() if of is not None and of[0] == wanted}
+    return dict(sorted(numbers.items()))
+
+
+CLAIMS = (
+    Claim(
+        id="bjorck.sec3_1.last_layer",
+        paper=PAPER,
+        section="3.1",
+        statement=(
+            "One BN layer, at the output of the last residual block, is enough for much larger"
+            " learning rates."
+        ),
+        quantity=(
+            "share of BN's gain in the logarithm of the largest usable learning rate that BN at the"
+            " last layer alone brings"
+        ),
+        measure=rate_share,
+        bound=0.5,
+    ),
+    Claim(
+        id="bjorck.sec3_1.last_accuracy",
+        paper=PAPER,
+        section="3.1",
+        statement="One BN layer at the last layer brings most of BN's gain in accuracy.",
+        quantity=(
+            "share of BN's gain in last test accuracy that BN at the last layer alone brings, each"
+            " network at its tuned rate"
+        ),
+        measure=accuracy_share,
+        bound=0.5,
+    ),
+    Claim(
+        id="karakida.last_layer",
+        paper="Karakida, Akaho & Amari 2019",
+        section="abstract",
+        statement=(
+            "BN at the last layer makes the landscape much less sharp; BN in the middle layers does"
+            " not."
+        ),
+        quantity=(
+            "largest usable learning rate with BN at the last layer only, divided by that with BN"
+            " at one convolution only, geometric mean over the convolutions"
+        ),
+        measure=last_against_others,
+        bound=1.0,
+        scale="log",
+        digits=1,
+        unit="×",
+    ),
+)
+
+
+def extremes(table: pd.DataFrame) -> pd.DataFrame:
+    """Largest usable rate of `MAIN`: index seed, columns the arms."""
+    return usable.largest(table)[list(MAIN)]
+
+
+def placed(table: pd.DataFrame) -> pd.DataFrame:
+    """Largest usable rate of the networks with BN at some of the layers.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        The experiment's table.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per network and seed: ``family``, ``number``, ``seed`` and ``rate``; BN at the last
+        layer only stands among ``only``, with the number 6n + 2.
+    """
+    rates = usable.largest(table)
+    arms = {arm: (of, number) for of in FAMILIES for number, arm in family(table, of).items()} | {
+        LAST_ONLY: ("only", depth(table))
+    }
+    rows = [
+        (of, number, seed, rate)
+        for arm, (of, number) in arms.items()
+        for seed, rate in rates[arm].items()
+    ]
+    return pd.DataFrame(rows, columns=["family", "number", "seed", "rate"])
+
+
+def depth(table: pd.DataFrame) -> int:
+    """Layers of the network, 6n + 2."""
+    return 6 * int(table["n"].max()) + 2
+
+
+def mean_share(table: pd.DataFrame, arms: Iterable[str]) -> pd.Series:
+    """`rate_share`, averaged over arms: index seed; empty without arms, no missing seeds."""
+    shares = {arm: rate_share(table, arm) for arm in arms}
+    return pd.DataFrame(shares).mean(axis=1, skipna=False).dropna() if shares else pd.Series()
+
+
+def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Return the numbers that the chapter quotes beside the claims.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        The experiment's table.
+
+    Returns
+    -------
+    dict
+        Name -> ``value``, ``digits``, ``unit``, ``low``, ``high``.
+    """
+    rates, tuned, accuracy = extremes(table), tuned_rates(table), tuned_accuracy(table)
+    found = usable.setting(table) | {
+        "layers": claims.fact([depth(table)], 0),
+        "with_gain": significant((rates[WITH] / rates[WITHOUT]).dropna()),
+        "last_gain": significant((rates[LAST_ONLY] / rates[WITHOUT]).dropna()),
+        "last_lead": claims.fact(100 * (accuracy[LAST_ONLY] - accuracy[WITH]), 1, " points"),
+        "accuracy_gain": claims.fact(100 * (accuracy[WITH] - accuracy[WITHOUT]), 1, " points"),
+        "last_accuracy_gain": claims.fact(
+            100 * (accuracy[LAST_ONLY] - accuracy[WITHOUT]), 1, " points"
+        ),
+    }
+    strict = usable.largest(table, times=STRICT).reindex(columns=MAIN)
+    for arm, short in NAMES.items():
+        found |= {
+            f"{short}_strict": significant(strict[arm].dropna()),
+            f"{short}_strict_none": claims.fact([int(strict[arm].isna().sum())], 0),
+            f"{short}_rate": significant(rates[arm].dropna()),
+            f"{short}_edge": claims.fact([usable.on_edge(table, rates[arm])], 0),
+            f"{short}_tuned": significant([tuned[arm]]),
+            f"{short}_accuracy": claims.fact(100 * accuracy[arm], 1, " %"),
+        }
+    for of in FAMILIES:
+        arms = list(family(table, of).values())
+        found |= {
+            f"{of}_networks": claims.fact([len(arms)], 0),
+            f"{of}_share": claims.fact(mean_share(table, arms), 2),
+            f"{of}_first_share": claims.fact(mean_share(table, arms[:1]), 2),
+            f"{of}_last_share": claims.fact(mean_share(table, arms[-1:]), 2),
+            f"{of}_first": claims.fact(list(family(table, of))[:1], 0),
+            f"{of}_last": claims.fact(list(family(table, of))[-1:], 0),
+        }
+    return found

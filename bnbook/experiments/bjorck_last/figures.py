@@ -1,0 +1,134 @@
+"""Figures of BN at some of the layers, from the experiment's table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+from bnbook.plots import style
+from bnbook.plots.rate_map import accuracy_limits
+from bnbook.tables import tuning
+from bnbook.tables.arms import LAST_ONLY
+
+AXES = {
+    "only": "the one layer with BN",
+    "but": "the one layer without BN",
+    "since": "first layer with BN",
+    "every": "BN at one layer in so many",
+}
+MIDDLE = "#555555"
+"""Colour of networks with BN at some of the convolutions."""
+
+
+def draw_rates(ax: Axes, table: pd.DataFrame, rates: Mapping[str, float]) -> None:
+    """Draw last test accuracy against the initial rate, the tuned rates ringed.
+
+    Parameters
+    ----------
+    ax : Axes
+        Where to draw.
+    table : pandas.DataFrame
+        The experiment's table.
+    rates : mapping
+        Arm -> tuned rate. Means over seeds with 95 % intervals.
+    """
+    last = tuning.final(table)
+    for arm, chosen in rates.items():
+        band = 100 * style.mean_band(last[last["arm"] == arm], "learning_rate", "test_accuracy")
+        style.draw_band(ax, band, arm, marker=style.MARKERS[arm], ms=4, label=arm)
+        ax.plot(
+            chosen, band["mean"][chosen], "o", ms=12, mfc="none", mec=style.COLOURS[arm], mew=1.4
+        )
+    ax.set(xscale="log", xlabel="initial learning rate", ylabel="last test accuracy (%)")
+    ax.set_ylim(accuracy_limits(table))
+    ax.legend(loc="upper right")
+
+
+def draw_usable(ax: Axes, shares: pd.DataFrame) -> None:
+    """Draw the share of seeds with a usable run against the initial rate.
+
+    Parameters
+    ----------
+    ax : Axes
+        Where to draw.
+    shares : pandas.DataFrame
+        Index learning rate, columns arms; in [0, 1].
+    """
+    for arm in shares:
+        each = str(arm)
+        style.draw_line(ax, 100 * shares[arm], each, marker=style.MARKERS[each], ms=4)
+    ax.set(xscale="log", xlabel="initial learning rate", ylabel="usable seeds (%)", ylim=(-4, 104))
+
+
+def draw_family(ax: Axes, placed: pd.DataFrame, extremes: pd.DataFrame, family: str) -> None:
+    """Draw the largest usable rate of networks with BN at some layers, and of the paper's three.
+
+    BN at the last layer only has its own colour and mark, apart from the convolutions' line.
+
+    Parameters
+    ----------
+    ax : Axes
+        Where to draw.
+    placed, extremes : pandas.DataFrame
+        Of `bnbook.experiments.bjorck_last.claims`. Points are seeds, the line is their geometric
+        mean, and horizontal lines are geometric means of the networks named.
+    family : str
+        Of `bnbook.experiments.bjorck_last.claims.FAMILIES`.
+    """
+    rows = placed[placed["family"] == family]
+    last = rows["number"].max() if family == "only" else None
+    rows = rows.dropna()
+    for chosen, colour, mark, size in (
+        (rows[rows["number"] != last], MIDDLE, "o", 4),
+        (rows[rows["number"] == last], style.COLOURS[LAST_ONLY], style.MARKERS[LAST_ONLY], 7),
+    ):
+        means = np.exp(np.log(chosen["rate"]).groupby(chosen["number"]).mean())
+        ax.plot(means.index, means, marker=mark, color=colour, ms=size, lw=1.2)
+        ax.plot(chosen["number"], chosen["rate"], "o", color=colour, ms=3, alpha=0.4, mew=0)
+    for arm in extremes:
+        level = float(np.exp(np.log(extremes[arm]).mean()))
+        (line,) = ax.plot(
+            [0.02, 0.98], [level, level], transform=ax.get_yaxis_transform(), lw=1.3,
+            color=style.COLOURS[str(arm)], label=arm,
+        )  # fmt: skip
+        if style.DASHES[str(arm)]:
+            line.set_dashes(style.DASHES[str(arm)])
+    ax.set(yscale="log", xlabel=AXES[family], ylabel="largest usable rate")
+    ax.set_xticks(sorted(rows["number"].unique()))
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:g}"))
+    ax.yaxis.set_minor_locator(NullLocator())
+
+
+def rates(table: pd.DataFrame, tuned: Mapping[str, float], usable: pd.DataFrame) -> Figure:
+    """Test accuracy and usable seeds against the rate, for the paper's three networks."""
+    figure = style.new_figure(2, 1, 6.4, 5.4, sharex=True, height_ratios=(3, 1.6))
+    draw_rates(figure.axes[0], table, tuned)
+    draw_usable(figure.axes[1], usable)
+    figure.axes[0].set_xlabel("")
+    return figure
+
+
+def places(placed: pd.DataFrame, extremes: pd.DataFrame) -> Figure:
+    """Largest usable rate with BN at one layer only, against the layer."""
+    figure = style.new_figure(1, 1, 7, 3.8)
+    draw_family(figure.axes[0], placed, extremes, "only")
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    return figure
+
+
+def families(placed: pd.DataFrame, extremes: pd.DataFrame) -> Figure:
+    """Largest usable rate with one layer left out, with BN from a layer on, with every k-th."""
+    figure = style.new_figure(1, 3, 8, 3.4, sharey=True)
+    for ax, family in zip(figure.axes, ("but", "since", "every"), strict=True):
+        draw_family(ax, placed, extremes, family)
+    for ax in figure.axes[1:]:
+        ax.set_ylabel("")
+    handles = figure.axes[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside upper center", ncols=3)
+    return figure

@@ -1,0 +1,174 @@
+"""Initial weights scaled once, against BN: what the table says (Bjorck et al., section 5).
+
+The claim, its measure and bound were written before the recorded runs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bnbook.evidence import claims
+from bnbook.evidence.claims import Claim
+from bnbook.tables import tuning
+from bnbook.tables.arms import HE, LSUV, WITH, WITHOUT
+
+PAPER = "Bjorck et al. 2018"
+ARMS = (WITHOUT, HE, LSUV, WITH)
+NAMES = {WITHOUT: "without", HE: "he", LSUV: "lsuv", WITH: "with"}
+"""The arms' names in facts."""
+SHIFTS = ("mean_shift", "scale_shift")
+"""How far the moments of the layers' outputs are from where they were at the start."""
+
+
+def tuned_rates(table: pd.DataFrame) -> dict[str, float]:
+    """Each arm's learning rate: best final validation accuracy, averaged over seeds."""
+    return tuning.tuned_rates(table, ARMS)
+
+
+def accuracies(table: pd.DataFrame) -> pd.DataFrame:
+    """Final test accuracy in per cent of each arm at its tuned rate: index seed, columns arms."""
+    return 100 * tuning.final_by_arm(table, tuned_rates(table), "test_accuracy")
+
+
+def share_of_gain(table: pd.DataFrame, arm: str = LSUV, baseline: str = WITHOUT) -> pd.Series:
+    """Share of BN's gain in final test accuracy that an arm without BN brings, per seed.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        The experiment's table.
+    arm : str
+        The arm.
+    baseline : str
+        The arm over which BN's gain is taken.
+
+    Returns
+    -------
+    pandas.Series
+        Index seed; 1 is all of it. NaN where BN gains nothing.
+    """
+    final = accuracies(table)
+    gain = final[WITH] - final[baseline]
+    return pd.Series(((final[arm] - final[baseline]) / gain).where(gain > 0))
+
+
+CLAIMS = (
+    Claim(
+        id="bjorck.sec5.lsuv",
+        paper=PAPER,
+        section="5",
+        statement=(
+            "Initial weights scaled once so that every layer's outputs have variance 1 do nearly"
+            " as well as BN, though they normalise at the start only (as we recall the remark; not"
+            " verified here)."
+        ),
+        quantity=(
+            "share of BN's gain in final test accuracy over the network without BN, Xavier's"
+            " initial weights, that the scaled start brings, each at its tuned rate"
+        ),
+        measure=share_of_gain,
+        bound=0.5,
+        digits=2,
+    ),
+)
+
+
+def shifts(table: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Final shift of the moments of each arm at its tuned rate, NaN where it is not finite.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        The experiment's table.
+    column : str
+        One of `SHIFTS`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Index seed, columns the arms.
+    """
+    finite = table.assign(**{column: table[column].where(np.isfinite(table[column]))})
+    return tuning.final_by_arm(finite, tuned_rates(table), column)
+
+
+def profile(table: pd.DataFrame, arm: str, step: int) -> pd.DataFrame:
+    """Root mean square of the layers' outputs, layer by layer, of an arm at its tuned rate.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        The experiment's table.
+    arm : str
+        The arm.
+    step : int
+        A step that was measured.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns ``seed``, ``layer`` (from 1) and ``size``; rows that are not finite are left out.
+    """
+    rows = tuning.at_rates(table, {arm: tuned_rates(table)[arm]})
+    columns = [name for name in rows if str(name).startswith("size_")]
+    long = rows[rows["step"] == step].melt("seed", columns, "layer", "size")
+    long = long.loc[np.isfinite(long["size"])]
+    return pd.DataFrame(long.assign(layer=long["layer"].str.removeprefix("size_").astype(int)))
+
+
+def profiles_of(table: pd.DataFrame, arm: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """`profile` of an arm at the first and at the last step."""
+    return profile(table, arm, 0), profile(table, arm, int(table["step"].max()))
+
+
+def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Return the numbers that the chapter quotes beside the claims.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        The experiment's table.
+
+    Returns
+    -------
+    dict
+        Name -> ``value``, ``digits``, ``unit`` and, for means over seeds, ``low``, ``high``.
+    """
+    rates, final = tuned_rates(table), accuracies(table)
+    grid, last = sorted(table["learning_rate"].unique()), tuning.final(table)
+    found = {
+        "seeds": claims.fact([table["seed"].nunique()], 0),
+        "rates": claims.fact([len(grid)], 0),
+        "smallest_rate": claims.fact([grid[0]], 3),
+        "largest_rate": claims.fact([grid[-1]], 0 if grid[-1] >= 1 else 1),
+        "steps": claims.fact([table["step"].max()], 0),
+        "on_edge": claims.fact([sum(rate in (grid[0], grid[-1]) for rate in rates.values())], 0),
+        "layers": claims.fact([sum(str(name).startswith("size_") for name in table)], 0),
+        "gain": claims.fact(final[WITH] - final[WITHOUT], 1, " points"),
+        "gap": claims.fact(final[WITH] - final[LSUV], 1, " points"),
+        "he_share": claims.fact(share_of_gain(table, HE).dropna(), 2),
+        "share_over_he": claims.fact(share_of_gain(table, LSUV, HE).dropna(), 2),
+    }
+    for arm, name in NAMES.items():
+        own = last[last["arm"] == arm]
+        diverged = own.groupby("learning_rate")["diverged_at"].max() >= 0
+        found |= {
+            f"{name}_rate": claims.fact([rates[arm]], 3 if rates[arm] < 0.1 else 1),
+            f"{name}_accuracy": claims.fact(final[arm], 1, " %"),
+            f"{name}_usable": claims.fact(
+                [tuning.usable_rates(table, arm, "test_accuracy", 0.02)], 0
+            ),
+            f"{name}_diverging": claims.fact([int(diverged.sum())], 0),
+        }
+        for column in SHIFTS:
+            found[f"{name}_{column}"] = claims.fact(shifts(table, column)[arm].dropna(), 2)
+        for where, step in (("start", 0), ("end", int(table["step"].max()))):
+            mean = profile(table, arm, step).groupby("layer")["size"].mean()
+            found |= {
+                f"{name}_least_{where}": claims.fact([float(mean.min())], 2),
+                f"{name}_most_{where}": claims.fact([float(mean.max())], 2),
+            }
+    return found

@@ -1,0 +1,385 @@
+"""Initial weights scaled once, against BN: an argument of Bjorck et al. 2018, section 5.
+
+Residual networks in four arms: without BN from Xavier's, from He's and from scaled initial weights
+(`bnbook.networks.lsuv`), and with BN from Xavier's. All have the same grid of learning rates and
+the same seeds; at one seed they see the same minibatches. Each arm's rate is the one with the best
+final validation accuracy, averaged over seeds; the test set chooses nothing. The mean and the
+deviation of every channel of every layer's outputs are followed through training.
+
+As we recall the paper, and not verified: it cites scaled initial weights, which normalise at the
+start only, as evidence that internal covariate shift is not what matters. Chosen here: networks,
+data, Gaussian in place of orthonormal weights before the scaling, momentum 0.9, the rate divided by
+10 at half and at three quarters of a run as the paper has it, no weight decay, no augmentation.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from bnbook.errors import BnbookError
+from bnbook.experiments import experiment
+from bnbook.experiments.bjorck_lsuv import claims, figures
+from bnbook.tables.arms import HE, LSUV, WITH
+from bnbook.training.session import Session
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+TITLE = "Initial weights scaled once, against BN (Bjorck et al., section 5)"
+
+CLAIMS = claims.CLAIMS
+FIGURES = {
+    "rates": lambda table: figures.rates(table, claims.tuned_rates(table)),
+    "moments": lambda table: figures.moments(table, claims.tuned_rates(table)),
+    "layers": lambda table: figures.layers(
+        {arm: claims.profiles_of(table, arm) for arm in claims.ARMS}
+    ),
+}
+facts = claims.facts
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that a run depends on.
+
+    Attributes
+    ----------
+    data : str
+        Name of a data set of images (see `bnbook.datasets`).
+    pool : int
+        Sides of the squares of pixels that are averaged into one.
+    train_images, validation, test_images : int
+        Images to train on, to choose rates by and to test with; the split does not depend on the
+        seed.
+    n : int
+        Residual blocks of a stage: 6n + 2 layers.
+    widths : tuple of int
+        Channels of the three stages.
+    steps, batch_size : int
+        Length of training, and images in a minibatch.
+    seeds : tuple of int
+        Each sets the initial weights and the minibatches.
+    learning_rates : tuple of float
+        The grid of initial rates, the same for all arms.
+    arms : tuple of str
+        See `bnbook.experiments.bjorck_lsuv.claims.ARMS`.
+    momentum : float
+        In [0, 1).
+    probe_intervals : int
+        Measurements of a run, besides that at the start.
+    probe_images : int
+        Validation images through which moments are measured, as one training batch.
+    start_images : int
+        Training images by which the initial weights are scaled.
+    """
+
+    data: str
+    pool: int
+    train_images: int
+    validation: int
+    test_images: int
+    n: int
+    steps: int
+    batch_size: int
+    seeds: tuple[int, ...]
+    learning_rates: tuple[float, ...]
+    widths: tuple[int, ...] = (4, 8, 16)
+    arms: tuple[str, ...] = claims.ARMS
+    momentum: float = 0.9
+    probe_intervals: int = 4
+    probe_images: int = 250
+    start_images: int = 250
+
+
+PROFILES: Mapping[str, Config] = {
+    "quick": Config(
+        data="digits",
+        pool=1,
+        train_images=1137,
+        validation=300,
+        test_images=360,
+        n=1,
+        steps=60,
+        batch_size=32,
+        seeds=(0, 1, 2),
+        learning_rates=(0.01, 0.03, 0.1, 0.3, 1.0),
+        probe_intervals=3,
+    ),
+    "standard": Config(
+        data="cifar10 or mnist5k",
+        pool=2,
+        train_images=20_000,
+        validation=1000,
+        test_images=2000,
+        n=2,
+        steps=500,
+        batch_size=64,
+        seeds=tuple(range(5)),
+        learning_rates=(0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0),
+    ),
+}
+
+
+def configure(profile: str, seed: int = 0, **changes: Any) -> Config:
+    """Return a profile's config, with changes, its data chosen and its fields checked.
+
+    Parameters
+    ----------
+    profile : str
+        ``quick`` or ``standard``.
+    seed : int
+        Added to every seed, for runs that no record holds.
+    **changes
+        Fields of `Config` to replace; None leaves a field as it is.
+
+    Returns
+    -------
+    Config
+        Where `data` names several sets ("a or b"), the largest that this machine has.
+
+    Raises
+    ------
+    BnbookError
+        When the profile or a field is unknown, or a value is impossible.
+    """
+    config = experiment.configure("bjorck_lsuv", PROFILES, profile, seed, changes)
+    sizes = ("pool", "train_images", "validation", "test_images", "n", "steps", "batch_size")
+    experiment.check_positive(config, (*sizes, "probe_intervals", "probe_images", "start_images"))
+    experiment.check_distinct(config, ("seeds", "learning_rates", "arms"))
+    if set(config.arms) != set(claims.ARMS):
+        raise BnbookError(f"arms must be {claims.ARMS}, found {config.arms}.")
+    if not 0 <= config.momentum < 1:
+        raise BnbookError(f"momentum must lie in [0, 1), found {config.momentum}.")
+    if config.probe_images > config.validation or config.start_images > config.train_images:
+        raise BnbookError(
+            f"probe_images must be at most validation ({config.validation}) and start_images at"
+            f" most train_images ({config.train_images}), found {config.probe_images} and"
+            f" {config.start_images}."
+        )
+    return config
+
+
+def parts(config: Config) -> list[Config]:
+    """Return one config for each arm, seed and learning rate."""
+    return experiment.single_runs(config, ("arms", "seeds", "learning_rates"))
+
+
+def fuses(part: Config) -> Config:
+    """Return what runs share that train as one ensemble: all but seed and learning rate."""
+    return experiment.common(part, ("seeds", "learning_rates"))
+
+
+def run(config: Config, device: str = "auto") -> pd.DataFrame:
+    """Train every arm, seed and rate of a config.
+
+    Parameters
+    ----------
+    config : Config
+        From `configure`.
+    device : str
+        ``auto``, ``cpu`` or ``cuda``.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per run and step: ``arm``, ``seed``, ``learning_rate``, ``step``, ``loss`` (mean
+        training loss since the row before, nats), ``diverged_at`` (step whose loss was not finite,
+        -1 for none), ``validation_accuracy``, ``test_accuracy`` (in [0, 1]), and of the outputs of
+        the convolutions, after BN where there is BN: ``size_1`` ... (root mean square of a layer),
+        ``mean_shift`` (change of a channel's mean since step 0, in units of its deviation then) and
+        ``scale_shift`` (change of a channel's deviation since step 0, in doublings, without sign),
+        these two the median over all channels of all layers.
+    """
+    tables = []
+    for _, runs in itertools.groupby(parts(config), lambda part: (fuses(part), part.seeds)):
+        tables += train(list(runs), Session(device))
+    return pd.concat(tables, ignore_index=True)
+
+
+def train(runs: Sequence[Config], session: Session) -> list[pd.DataFrame]:
+    """Train runs that differ in seed and learning rate as one ensemble.
+
+    Parameters
+    ----------
+    runs : sequence of Config
+        Of `parts`, equal under `fuses`.
+    session : Session
+        Device, plan, checkpoint, deadline and progress.
+
+    Returns
+    -------
+    list of pandas.DataFrame
+        The rows of each run, as `run` describes them.
+
+    Raises
+    ------
+    BnbookError
+        When runs do not fuse.
+    """
+    import torch
+
+    from bnbook.layers import ensemble
+    from bnbook.probes import measurements
+    from bnbook.training import fit
+
+    config = runs[0]
+    if odd := [run for run in runs if fuses(run) != fuses(config)]:
+        raise BnbookError(f"runs of one ensemble differ in seed and rate alone, found {odd[0]}.")
+    device = fit.choose_device(session.device)
+    (train_x, train_y), (valid_x, valid_y), (test_x, test_y) = _splits(config, device)
+    seeds = [run.seeds[0] for run in runs]
+    model = _network(config, seeds, train_x[: config.start_images])
+
+    def accuracies() -> dict[str, Tensor]:
+        return {
+            "validation_accuracy": measurements.accuracy(model, valid_x, valid_y),
+            "test_accuracy": measurements.accuracy(model, test_x, test_y),
+        }
+
+    def moments() -> dict[str, Tensor]:
+        return _moments(model, valid_x[: config.probe_images])
+
+    distinct = sorted(set(seeds))
+    batches = [
+        fit.minibatches(len(train_y), config.batch_size, config.steps, seed) for seed in distinct
+    ]
+    rates = [run.learning_rates[0] for run in runs]
+    history = fit.fit(
+        model,
+        train_x,
+        train_y,
+        torch.stack(batches, 1) if len(distinct) > 1 else batches[0],
+        fit.SGD(rates, momentum=config.momentum, schedule=schedule(config.steps)),
+        ensemble.cross_entropy,
+        probes=(accuracies, moments),
+        at=probe_steps(config.steps, config.probe_intervals),
+        streams=[distinct.index(seed) for seed in seeds],
+        session=session,
+    )
+    return _tidy(runs, history)
+
+
+def schedule(steps: int) -> Tensor:
+    """Return the factors of the rate, (steps,): 1, then 0.1 and 0.01 from 50 % and 75 % on."""
+    import torch
+
+    at = torch.arange(steps)
+    return 0.1 ** ((2 * at >= steps).double() + (4 * at >= 3 * steps).double())
+
+
+def probe_steps(steps: int, intervals: int) -> list[int]:
+    """Return the steps measured: the first, and evenly `intervals` more up to the last."""
+    return sorted({round(steps * k / intervals) for k in range(intervals + 1)})
+
+
+def _network(config: Config, seeds: Sequence[int], images: Tensor) -> nn.Module:
+    from bnbook.layers import ensemble, norm
+    from bnbook.networks import lsuv, models
+
+    arm = config.arms[0]
+    model = models.ResNet(
+        norm.BatchNorm if arm == WITH else None,
+        seeds,
+        n=config.n,
+        in_channels=images.shape[1],
+        widths=config.widths,
+        init_std=ensemble.he if arm == HE else ensemble.xavier,
+    ).to(images.device)
+    if arm == LSUV:
+        lsuv.scale_weights(model, images)
+    return model
+
+
+def _moments(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
+    """Measure every channel's mean and deviation, (E, all channels), and every layer's size."""
+    import torch
+
+    from bnbook.networks import models
+    from bnbook.probes import measurements
+
+    layers = [getattr(model, "stem_norm")]  # noqa: B009, a module for type checkers
+    for block in model.modules():
+        if isinstance(block, models.Block):
+            layers += [block.norm1, block.norm2]
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def see(_: Any, __: Any, output: Tensor) -> None:
+        var, mean = torch.var_mean(output, (0, 2, 3), correction=0)
+        members = getattr(model, "members")  # noqa: B009
+        seen.append((mean.view(members, -1), var.view(members, -1)))
+
+    hooks = [layer.register_forward_hook(see) for layer in layers]
+    try:
+        with measurements.undisturbed(model):
+            model.train()
+            model(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    sizes = {
+        f"size_{number}": (mean.square() + var).mean(1).sqrt()
+        for number, (mean, var) in enumerate(seen, start=1)
+    }
+    means, variances = (torch.cat(values, 1) for values in zip(*seen, strict=True))
+    return {"means": means, "deviations": variances.sqrt(), **sizes}
+
+
+def _splits(config: Config, device: Any) -> list[tuple[Tensor, Tensor]]:
+    """Training, validation and test images and their labels, each pixel less its mean."""
+    import torch
+
+    from bnbook import datasets
+
+    train, test = (datasets.load(config.data, split, device=device) for split in ("train", "test"))
+    wanted = config.train_images + config.validation
+    if wanted > len(train.labels) or config.test_images > len(test.labels):
+        raise BnbookError(
+            f"{config.data} has {len(train.labels)} training and {len(test.labels)} test images;"
+            f" train_images plus validation come to {wanted}, test_images to {config.test_images}."
+        )
+    order = torch.randperm(len(train.labels), generator=torch.Generator().manual_seed(0))
+    held_out = order[: config.validation].to(device)
+    kept = order[config.validation : wanted].to(device)
+    mean = train.images[kept].mean(0)
+    std = (train.images[kept] - mean).std()
+
+    def prepared(images: Tensor) -> Tensor:
+        return torch.nn.functional.avg_pool2d((images - mean) / std, config.pool)
+
+    return [
+        (prepared(train.images[kept]), train.labels[kept]),
+        (prepared(train.images[held_out]), train.labels[held_out]),
+        (prepared(test.images[: config.test_images]), test.labels[: config.test_images]),
+    ]
+
+
+def _tidy(runs: Sequence[Config], history: list[dict[str, Any]]) -> list[pd.DataFrame]:
+    import torch
+
+    means = torch.stack([row.pop("means") for row in history])
+    deviations = torch.stack([row.pop("deviations") for row in history])
+    moved = (means - means[0]).abs() / deviations[0]
+    scaled = (deviations / deviations[0]).log2().abs()
+    columns = {name: torch.stack([row[name] for row in history]) for name in history[0]}
+    steps = columns.pop("step").cpu().numpy()
+    columns |= {"mean_shift": moved.median(-1).values, "scale_shift": scaled.median(-1).values}
+    return [
+        pd.DataFrame(
+            {
+                "arm": run.arms[0],
+                "seed": run.seeds[0],
+                "learning_rate": run.learning_rates[0],
+                "step": steps,
+                **{
+                    name: column[:, member].double().cpu().numpy()
+                    for name, column in columns.items()
+                },
+            }
+        ).astype({"diverged_at": int})
+        for member, run in enumerate(runs)
+    ]

@@ -1,0 +1,175 @@
+"""The learning-rate map of what else than BN might allow large rates: what its table says.
+
+The claims, their measures and bounds were written before the recorded runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pandas as pd
+
+from bnbook.evidence import claims
+from bnbook.evidence.claims import Claim
+from bnbook.tables import tuning
+from bnbook.tables.arms import (
+    CLIPPED,
+    FIXUP,
+    GROUP_NORM,
+    LAYER_NORM,
+    SKIPINIT,
+    WARM_UP,
+    WITH,
+    WITHOUT,
+)
+from bnbook.tables.rate_map import rate_fact, survived
+
+FAILED = 0.2
+"""A run that ends below this test accuracy, twice that of guessing, counts as failed."""
+ARMS = (WITHOUT, WITH, WARM_UP, FIXUP, SKIPINIT, GROUP_NORM, LAYER_NORM, CLIPPED)
+"""All arms; in the last, gradients are clipped, and no claim rests on it."""
+NAMES = {
+    WITHOUT: "without",
+    WITH: "with",
+    WARM_UP: "warmup",
+    FIXUP: "fixup",
+    SKIPINIT: "skipinit",
+    GROUP_NORM: "groupnorm",
+    LAYER_NORM: "layernorm",
+    CLIPPED: "clipped",
+}
+"""Arms as they are called in facts."""
+
+
+def tuned_accuracy(table: pd.DataFrame) -> pd.DataFrame:
+    """Final test accuracy of every arm at its tuned rate: index seed, columns the arms."""
+    return tuning.final_by_arm(table, tuning.tuned_rates(table, ARMS), "test_accuracy")
+
+
+def best_arm(table: pd.DataFrame, arms: Sequence[str]) -> str:
+    """Of some arms the one with the best final validation accuracy, at its tuned rate."""
+    rates = tuning.tuned_rates(table, arms)
+    mean = tuning.final_by_arm(table, rates, "validation_accuracy").mean()
+    return max(rates, key=lambda arm: mean[arm])
+
+
+def lead_over(*arms: str) -> Callable[[pd.DataFrame], pd.Series]:
+    """Make the measure: test accuracy with BN minus that of the best of some arms, in points.
+
+    Parameters
+    ----------
+    *arms : str
+        What takes BN's place. Every arm has its tuned rate; the best is chosen on validation data.
+
+    Returns
+    -------
+    callable
+        Table -> Series over seeds.
+    """
+
+    def measure(table: pd.DataFrame) -> pd.Series:
+        final = tuned_accuracy(table)
+        return pd.Series(100 * (final[WITH] - final[best_arm(table, arms)]))
+
+    return measure
+
+
+def gain_share(table: pd.DataFrame, arm: str) -> pd.Series:
+    """Share of BN's gain in final test accuracy that an arm brings, per seed.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        The experiment's table.
+    arm : str
+        One of `ARMS`; each has its tuned rate.
+
+    Returns
+    -------
+    pandas.Series
+        Index seed: 0 as without BN, 1 as with it; missing where BN gains nothing.
+    """
+    final = tuned_accuracy(table)
+    gain = final[WITH] - final[WITHOUT]
+    return pd.Series((final[arm] - final[WITHOUT]) / gain.where(gain > 0))
+
+
+def _quantity(what: str) -> str:
+    return f"final test accuracy with BN minus {what}, each at its tuned rate"
+
+
+CLAIMS = (
+    Claim(
+        id="bjorck.map.warmup",
+        paper="this book",
+        section="an objection to Bjorck et al.'s figure 1",
+        statement="With a warm-up of the rate, the network without BN does as well as with BN.",
+        quantity=_quantity("without BN and with a warm-up"),
+        measure=lead_over(WARM_UP),
+        bound=1.0,
+        direction="below",
+        digits=1,
+        unit=" points",
+    ),
+    Claim(
+        id="bjorck.map.initialisation",
+        paper="Zhang, Dauphin & Ma 2019; De & Smith 2020",
+        section="an objection to Bjorck et al.'s figure 1",
+        statement="With a better start, the network without BN does as well as with BN.",
+        quantity=_quantity("with Fixup or SkipInit, whichever is better on validation data"),
+        measure=lead_over(FIXUP, SKIPINIT),
+        bound=1.0,
+        direction="below",
+        digits=1,
+        unit=" points",
+    ),
+    Claim(
+        id="bjorck.map.other_norms",
+        paper="Wu & He 2018; Ba, Kiros & Hinton 2016",
+        section="an objection to Bjorck et al.'s figure 1",
+        statement="Norms without minibatch statistics do as well as BN.",
+        quantity=_quantity("with GroupNorm or LayerNorm, whichever is better on validation data"),
+        measure=lead_over(GROUP_NORM, LAYER_NORM),
+        bound=1.0,
+        direction="below",
+        digits=1,
+        unit=" points",
+    ),
+)
+
+
+def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Return the numbers that the chapter quotes beside the claims.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        The experiment's table.
+
+    Returns
+    -------
+    dict
+        Name -> ``value``, ``digits``, ``unit`` and, for means over seeds, ``low``, ``high``. Of
+        each arm: tuned rate, largest rate up to which no run diverges, test accuracy, its share of
+        BN's gain in it, shares of all runs that diverged and that failed.
+    """
+    rates, final = tuning.tuned_rates(table, ARMS), tuned_accuracy(table)
+    last = tuning.final(table)
+    edges = (table["learning_rate"].min(), table["learning_rate"].max())
+    found = {
+        "rates": claims.fact([table["learning_rate"].nunique()], 0),
+        "seeds": claims.fact([table["seed"].nunique()], 0),
+        "on_edge": claims.fact([sum(rate in edges for rate in rates.values())], 0),
+    }
+    for arm, rate in rates.items():
+        runs, name = last[last["arm"] == arm], NAMES[arm]
+        found |= {
+            f"{name}_rate": rate_fact(rate),
+            f"{name}_survives": rate_fact(survived(table, arm)),
+            f"{name}_accuracy": claims.fact(100 * final[arm], 1, " %"),
+            f"{name}_share": claims.fact(gain_share(table, arm).dropna(), 2),
+            f"{name}_diverged": claims.fact([100 * (runs["diverged_at"] >= 0).mean()], 0, " %"),
+            f"{name}_failed": claims.fact([100 * (runs["test_accuracy"] < FAILED).mean()], 0, " %"),
+        }
+    return found

@@ -1,0 +1,1 @@
+"""Bjorck et al. 2018, section 4: products of random matrices, and real networks' Jacobians."""

@@ -1,0 +1,278 @@
+"""Figures of random products: Bjorck et al.'s figures 7 and 8 with own numbers, and networks."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
+
+from bnbook.formulas import (
+    fuss_catalan_density,
+    fuss_catalan_edge,
+    fuss_catalan_quantile,
+    singular_value_density,
+)
+from bnbook.plots import style
+from bnbook.tables.arms import WITH, WITHOUT
+
+SHADES = {1: "#F0B400", 2: "#E07B00", 3: "#C0392B", 4: "#7B1E5A", 16: "#30206B"}
+"""Colours of products of so many matrices, light to dark."""
+MARKS = {1: "o", 2: "s", 3: "D", 4: "^", 16: "v"}
+
+
+def _look(M: int) -> tuple[str, str]:
+    return SHADES.get(M, "#555555"), MARKS.get(M, "x")
+
+
+def _histogram(table: pd.DataFrame, quantity: str, M: int) -> pd.DataFrame:
+    rows = table[(table["measured"] == "histogram") & (table["M"] == M)]
+    return rows[rows["quantity"] == quantity]
+
+
+def _draw_bins(ax: Axes, rows: pd.DataFrame, M: int, label: str | None = None) -> None:
+    """Draw the mean density of each bin; its interval over seeds where that excludes 0."""
+    band = style.mean_band(rows, "middle", "density")
+    band = band[band["mean"] > 0]
+    half = (band["high"] - band["mean"]).where(band["low"] > 0)
+    colour, marker = _look(M)
+    ax.errorbar(
+        band.index, band["mean"], half, color=colour, marker=marker, ms=3.5, ls="", elinewidth=1,
+        label=label,
+    )  # fmt: skip
+
+
+def _matrices(table: pd.DataFrame) -> list[int]:
+    return sorted(int(M) for M in table[table["measured"] == "product"]["M"].unique())
+
+
+def draw_densities(ax: Axes, matrices: tuple[int, ...] = (1, 2, 3, 4)) -> None:
+    """Draw the law's densities of the squared singular values on linear axes, as figure 7.
+
+    Parameters
+    ----------
+    ax : Axes
+        Where to draw.
+    matrices : tuple of int
+        Numbers of matrices.
+    """
+    for M in matrices:
+        x = fuss_catalan_quantile(np.linspace(0.001, 1, 400)[:-1], M)
+        x = np.append(x, fuss_catalan_edge(M))
+        ax.plot(x, fuss_catalan_density(x, M), color=_look(M)[0], label=f"M = {M}")
+    ax.set(xlim=(0, 6), ylim=(0, 1.2), xlabel="x", ylabel="density")
+
+
+def draw_simulated(ax: Axes, table: pd.DataFrame, matrices: tuple[int, ...] = (1, 2, 3, 4)) -> None:
+    """Draw the law's densities on log axes, and the simulated squared singular values on them.
+
+    Parameters
+    ----------
+    ax : Axes
+        Where to draw.
+    table : pandas.DataFrame
+        The experiment's table.
+    matrices : tuple of int
+        Numbers of matrices.
+    """
+    for M in matrices:
+        colour = _look(M)[0]
+        levels = np.append(np.geomspace(1e-4, 0.5, 300), 1 - np.geomspace(0.5, 1e-7, 200)[1:])
+        x = fuss_catalan_quantile(levels, M)
+        ax.plot(x, fuss_catalan_density(x, M), color=colour, lw=1.2, label=f"M = {M}")
+        rows = _histogram(table, "x", M)
+        _draw_bins(ax, rows.assign(middle=np.sqrt(rows["low"] * rows["high"])), M)
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    ax.set(xlim=(1e-6, 20), ylim=(1e-3, 1e5), xlabel="x, squared singular value", ylabel="density")
+
+
+def draw_singular_values(
+    ax: Axes, table: pd.DataFrame, matrices: tuple[int, ...] = (1, 2, 3, 4)
+) -> None:
+    """Draw histograms of the singular values of products, as figure 8, with the law's density.
+
+    Parameters
+    ----------
+    ax : Axes
+        Where to draw.
+    table : pandas.DataFrame
+        The experiment's table.
+    matrices : tuple of int
+        Numbers of matrices.
+    """
+    s = np.linspace(0.005, 4, 400)
+    for M in matrices:
+        rows = _histogram(table, "s", M)
+        _draw_bins(ax, rows.assign(middle=(rows["low"] + rows["high"]) / 2), M, f"M = {M}")
+        density = singular_value_density(s, M)
+        ax.plot(s, np.where(density > 0, density, np.nan), color=_look(M)[0], lw=0.9)
+    ax.set_yscale("log")
+    ax.set(
+        xlim=(0, 4), ylim=(3e-3, 30), xlabel="singular value, over σᴹ", ylabel="density",
+    )  # fmt: skip
+
+
+def draw_conditions(ax: Axes, table: pd.DataFrame) -> None:
+    """Draw condition number and largest over median singular value against M.
+
+    The condition number is drawn a second time from the product formed in float64, which loses the
+    small singular values of many matrices.
+
+    Parameters
+    ----------
+    ax : Axes
+        Where to draw.
+    table : pandas.DataFrame
+        The experiment's table; its largest size.
+    """
+    rows = table[table["measured"] == "product"]
+    rows = rows[rows["size"] == rows["size"].max()]
+    looks = (
+        ("condition", "largest over smallest", "o", "-", "#000000"),
+        ("condition_formed", "the same, product formed", "x", ":", "#888888"),
+        ("tail", "largest over median", "s", "--", "#555555"),
+    )
+    for column, label, marker, dash, colour in looks:
+        band = _geometric_band(rows.assign(log=np.log(rows[column])), "M")
+        ax.plot(band.index, band["mean"], ls=dash, marker=marker, ms=4, color=colour, label=label)
+        ax.fill_between(band.index, band["low"], band["high"], color=colour, alpha=0.2, lw=0)
+    ax.set_yscale("log")
+    ax.set(xlabel="matrices in the product, M", ylabel="ratio of singular values")
+    ax.set_xticks(_matrices(table))
+    ax.legend(loc="upper left")
+
+
+def draw_distances(ax: Axes, table: pd.DataFrame, M: int) -> None:
+    """Draw the distance from the law against the matrices' size, under three readings.
+
+    Parameters
+    ----------
+    ax : Axes
+        Where to draw.
+    table : pandas.DataFrame
+        The experiment's table.
+    M : int
+        Matrices in the product.
+    """
+    rows = table[(table["measured"] == "product") & (table["M"] == M)]
+    looks = (
+        ("distance", "squared, law of M", "o", "-", "#000000"),
+        ("distance_next", "squared, law of M + 1", "^", ":", "#777777"),
+        ("distance_unsquared", "not squared, law of M", "s", "--", "#A06A2C"),
+    )
+    for column, label, marker, dash, colour in looks:
+        band = style.mean_band(rows, "size", column)
+        ax.plot(band.index, band["mean"], ls=dash, marker=marker, ms=4, color=colour, label=label)
+        ax.fill_between(band.index, band["low"], band["high"], color=colour, alpha=0.2, lw=0)
+    sizes = np.array(sorted(rows["size"].unique()), dtype=float)
+    ax.plot(sizes, 1 / sizes, color="0.4", lw=0.9, label="1/N")
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    ax.set_xticks(sizes, [f"{size:.0f}" for size in sizes])
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.set(xlabel="size N", ylabel="distance from the law", title=f"M = {M}")
+
+
+def _geometric_band(rows: pd.DataFrame, x: str) -> pd.DataFrame:
+    """Geometric mean of what has its logarithm in the column ``log``, with its interval."""
+    return style.mean_band(rows, x, "log").map(math.exp)
+
+
+def draw_spread(ax: Axes, spread: pd.DataFrame, wiring: str) -> None:
+    """Draw largest over smallest singular value of Jacobians against depth, both arms.
+
+    Parameters
+    ----------
+    ax : Axes
+        Where to draw.
+    spread : pandas.DataFrame
+        Of `bnbook.experiments.bjorck_products.claims.spread`.
+    wiring : str
+        ``residual`` or ``plain``.
+    """
+    for arm in (WITHOUT, WITH):
+        long = np.log(spread[wiring][arm]).melt(var_name="n", value_name="log")
+        band = _geometric_band(long.assign(depth=6 * long["n"] + 2), "depth")
+        style.draw_band(ax, band, arm, marker=style.MARKERS[arm], ms=4, label=arm)
+    ax.set_yscale("log")
+    ax.set(xlabel="layers", ylabel="largest over smallest singular value", title=wiring)
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_minor_locator(NullLocator())
+
+
+def draw_spectra(ax: Axes, spectra: pd.DataFrame, wiring: str) -> None:
+    """Draw the median singular value of Jacobians against depth, shaded to smallest and largest.
+
+    Parameters
+    ----------
+    ax : Axes
+        Where to draw.
+    spectra : pandas.DataFrame
+        Of `bnbook.experiments.bjorck_products.claims.spectra`: geometric means over seeds.
+    wiring : str
+        ``residual`` or ``plain``.
+    """
+    for arm in (WITHOUT, WITH):
+        own = spectra[(spectra["wiring"] == wiring) & (spectra["arm"] == arm)]
+        logs = own[["smallest", "median", "largest"]].apply(np.log)
+        means = logs.groupby(own["depth"]).mean().apply(np.exp)
+        band = means.set_axis(["low", "mean", "high"], axis="columns")
+        style.draw_band(ax, band, arm, marker=style.MARKERS[arm], ms=4, label=arm)
+    ax.set_yscale("log")
+    ax.set(xlabel="layers", ylabel="singular values", title=wiring)
+
+
+def density(table: pd.DataFrame) -> Figure:
+    """Theorem 1's densities, linear as in figure 7, and against simulation on log axes."""
+    figure = style.new_figure(1, 2, 8, 3.6)
+    draw_densities(figure.axes[0])
+    draw_simulated(figure.axes[1], table)
+    figure.axes[0].set_title("theorem 1")
+    figure.axes[1].set_title("the same, and simulation")
+    figure.axes[0].legend()
+    return figure
+
+
+def tails(table: pd.DataFrame) -> Figure:
+    """Singular values of products as in figure 8, and their ratios."""
+    figure = style.new_figure(1, 2, 8, 3.6)
+    draw_singular_values(figure.axes[0], table)
+    figure.axes[0].legend(ncols=2)
+    draw_conditions(figure.axes[1], table)
+    return figure
+
+
+def distances(table: pd.DataFrame) -> Figure:
+    """Distance from the law against size, under three readings, one and four matrices."""
+    figure = style.new_figure(1, 2, 8, 3.4, sharey=True)
+    for ax, M in zip(figure.axes, (1, 4), strict=True):
+        draw_distances(ax, table, M)
+    figure.axes[1].set_ylabel("")
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2)
+    return figure
+
+
+def networks(spread: pd.DataFrame) -> Figure:
+    """Ratio of singular values of real networks' Jacobians against depth."""
+    figure = style.new_figure(1, 2, 8, 3.4, sharey=True)
+    for ax, wiring in zip(figure.axes, ("residual", "plain"), strict=True):
+        draw_spread(ax, spread, wiring)
+    figure.axes[1].set_ylabel("")
+    figure.axes[0].legend(loc="upper left")
+    return figure
+
+
+def spectra(found: pd.DataFrame) -> Figure:
+    """Singular values of real networks' Jacobians against depth, each wiring on its own scale."""
+    figure = style.new_figure(1, 2, 8, 3.4)
+    for ax, wiring in zip(figure.axes, ("residual", "plain"), strict=True):
+        draw_spectra(ax, found, wiring)
+    figure.axes[1].set_ylabel("")
+    figure.axes[1].legend(loc="lower left")
+    return figure

@@ -1,0 +1,1 @@
+"""The conformance checks on themselves: what they find in mutants, and in layers that are right."""

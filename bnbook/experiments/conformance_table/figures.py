@@ -1,0 +1,63 @@
+"""Figures of the conformance checks, from the experiment's table."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from bnbook.plots import style
+
+CAUGHT, MISSED = "#0072B2", "#D9D9D9"
+
+
+def words(layer: str) -> str:
+    """Write a layer's name in words: ``m:OnePassVariance`` becomes ``one pass variance``."""
+    name = layer.rpartition(":")[2]
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name).lower()
+
+
+def draw_matrix(ax: Axes, found: pd.DataFrame, trap: str) -> None:
+    """Draw which check catches which layer: a filled square where it does, a small dot elsewhere.
+
+    Parameters
+    ----------
+    ax : Axes
+        Where to draw.
+    found : pandas.DataFrame
+        Rows layers, columns checks: the share of seeds in which the check fails the layer. A share
+        between 0 and 1 is drawn as an open square.
+    trap : str
+        The check whose name is set in italics and orange.
+    """
+    y, x = np.indices(found.shape)
+    share = found.to_numpy()
+    always, never = share == 1, share == 0
+    ax.scatter(x[never], y[never], s=12, marker=".", color=MISSED)
+    ax.scatter(x[always], y[always], s=70, marker="s", color=CAUGHT)
+    at_some = ~(always | never)
+    ax.scatter(x[at_some], y[at_some], s=70, marker="s", edgecolor=CAUGHT, color="none")
+    ax.set(xlim=(-0.6, found.shape[1] - 0.4), ylim=(found.shape[0] - 0.4, -0.6))
+    ax.set_yticks(range(found.shape[0]), [words(name) for name in found.index])
+    ax.set_xticks(range(found.shape[1]), list(found.columns), rotation=90)
+    ax.xaxis.tick_top()
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    for label, check in zip(ax.get_xticklabels(), found.columns, strict=True):
+        if check == trap:
+            label.set(color="#D55E00", style="italic")
+    for row in range(3, found.shape[0], 3):
+        ax.axhline(row - 0.5, color="0.85", lw=0.6, zorder=0)
+    for column in range(5, found.shape[1], 5):
+        ax.axvline(column - 0.5, color="0.85", lw=0.6, zorder=0)
+
+
+def matrix(found: pd.DataFrame, trap: str) -> Figure:
+    """Which check catches which mutant."""
+    height = 2.4 + 0.27 * max(len(found), 4)
+    figure = style.new_figure(1, 1, 8, height)
+    draw_matrix(figure.axes[0], found, trap)
+    return figure

@@ -1,0 +1,140 @@
+"""Algorithm 2 and BN of feature maps, exactly: what the table says.
+
+The claims, their measures and bounds were written before the recorded runs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from bnbook.evidence import claims
+from bnbook.evidence.claims import Claim
+
+PAPER = "Ioffe & Szegedy 2015"
+BOUND = 1e-12
+"""Relative error below which two float64 computations of a few thousand terms count as equal."""
+
+POPULATION = ("mean", "variance", "without the factor", "with replacement")
+"""Checks of `ioffe.alg2.population`."""
+CONV = ("feature maps", "shift")
+"""Checks of `ioffe.sec3_2.conv`."""
+
+
+def cases(table: pd.DataFrame, checks: tuple[str, ...]) -> pd.Series:
+    """Errors of some checks, one per case.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        The experiment's table.
+    checks : tuple of str
+        Values of its column ``check``.
+
+    Returns
+    -------
+    pandas.Series
+        Index seed, check, case and m.
+    """
+    rows = table[table["check"].isin(checks)]
+    return rows.set_index(["seed", "check", "case", "m"])["error"]
+
+
+def population_errors(table: pd.DataFrame) -> pd.Series:
+    """Errors of Algorithm 2's averages over all minibatches, one per case."""
+    return cases(table, POPULATION)
+
+
+def conv_errors(table: pd.DataFrame) -> pd.Series:
+    """Errors of BN of feature maps against BN of the flattened values, one per case."""
+    return cases(table, CONV)
+
+
+CLAIMS = (
+    Claim(
+        id="ioffe.alg2.population",
+        paper=PAPER,
+        section="3.1, Algorithm 2",
+        statement=(
+            "Averaged over minibatches of the frozen network, the batch mean and m/(m-1) times the"
+            " batch variance are unbiased: they give the population's mean and variance."
+        ),
+        quantity=(
+            "relative difference between Algorithm 2's statistics, averaged over all minibatches of"
+            " size m that N examples have, and the mean and the variance of the N examples, that"
+            " with 1/(N-1) where a minibatch holds no example twice and with 1/N where it may; and"
+            " between their ratio without the factor and (m-1)/m"
+        ),
+        measure=population_errors,
+        bound=BOUND,
+        direction="below",
+        exact=True,
+    ),
+    Claim(
+        id="ioffe.sec3_2.conv",
+        paper=PAPER,
+        section="3.2",
+        statement=(
+            "For feature maps of p x q positions BN is Algorithm 1 over the m' = m p q values of"
+            " each map, with one gamma and beta a map, and treats all positions alike."
+        ),
+        quantity=(
+            "relative difference, in outputs, all three gradients and running statistics, between"
+            " BN of feature maps and BN of the array of m' rows; and between BN of shifted maps"
+            " and shifted BN of the maps"
+        ),
+        measure=conv_errors,
+        bound=BOUND,
+        direction="below",
+        exact=True,
+    ),
+)
+
+
+def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Return the numbers that the chapter quotes beside the claims.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        The experiment's table.
+
+    Returns
+    -------
+    dict
+        Name -> ``value``, ``digits``, ``unit`` and, for means over seeds, ``low``, ``high``.
+    """
+    rounding = table[table["check"].isin(["fold", "bias", "evaluation"])]
+    found = {
+        "seeds": claims.fact([table["seed"].nunique()], 0),
+        "minibatches": claims.fact([table.loc[table["check"] == "variance", "count"].max()], 0),
+        "per_position_shift": claims.fact(
+            table.loc[table["check"] == "shift, one pair a position", "error"], 2
+        ),
+    }
+    for case, worst in rounding.groupby("case")["error"].max().items():
+        name = str(case).replace(" ", "_").replace(",", "")
+        found[name] = claims.fact([float(worst)], 1)
+    noise = mates(table)
+    for m in (2, 8, 64):
+        found[f"mates_{m}"] = claims.fact(noise.loc[noise.index == m, "value"], 2)
+        found[f"mates_theory_{m}"] = claims.fact(noise.loc[noise.index == m, "theory"], 2)
+    return found
+
+
+def mates(table: pd.DataFrame) -> pd.DataFrame:
+    """How far a training output depends on the rest of the minibatch, against its size.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        The experiment's table.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Index m; ``value`` (mean over seeds) and ``theory``.
+    """
+    rows = table[table["check"] == "mates"]
+    return rows.groupby("m")[["value", "theory"]].mean()

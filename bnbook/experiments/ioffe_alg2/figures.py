@@ -1,0 +1,76 @@
+"""Figures of Algorithm 2's exact statements, from the experiment's table."""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from bnbook.plots import style
+from bnbook.tables.arms import WITH, WITHOUT
+
+
+def draw_factor(ax: Axes, table: pd.DataFrame) -> None:
+    """Draw Algorithm 2's variance in units of the population's against batch size.
+
+    Parameters
+    ----------
+    ax : Axes
+        Where to draw.
+    table : pandas.DataFrame
+        The experiment's table.
+    """
+    kinds = (("variance", "with m/(m−1)", WITH), ("without the factor", "without", WITHOUT))
+    for check, label, colour in kinds:
+        rows = table[table["check"] == check].groupby("m")[["value", "theory"]].mean()
+        style.draw_line(ax, rows["theory"], colour, lw=1)
+        ax.plot(
+            rows.index, rows["value"], style.MARKERS[colour], color=style.COLOURS[colour],
+            ms=5, label=label,
+        )  # fmt: skip
+    sizes = sorted(table.loc[table["check"] == "variance", "m"].unique())
+    ax.set(
+        xlabel="values in a minibatch, m", ylabel="average / population's variance",
+        ylim=(0, 1.1), xticks=sizes,
+    )  # fmt: skip
+    ax.legend(loc="lower right")
+
+
+def draw_mates(ax: Axes, noise: pd.DataFrame) -> None:
+    """Draw the spread of a normalised value over batch mates against batch size.
+
+    Parameters
+    ----------
+    ax : Axes
+        Where to draw.
+    noise : pandas.DataFrame
+        Index m; ``value`` and ``theory``, in standard deviations of the feature.
+    """
+    ax.plot(
+        noise.index, noise["value"], style.MARKERS[WITH], color=style.COLOURS[WITH], ms=5,
+        label="measured",
+    )  # fmt: skip
+    ax.plot(noise.index, noise["theory"], color="0.4", lw=1, label=r"$\sqrt{3/(2m)}$")
+    ax.set(
+        xscale="log", yscale="log", xlabel="values in a minibatch, m",
+        ylabel="spread over batch mates (std)",
+    )  # fmt: skip
+    ax.set_xticks(noise.index[::2], labels=[f"{m}" for m in noise.index[::2]])
+    ax.set_yticks([0.05, 0.1, 0.2, 0.5, 1], labels=["0.05", "0.1", "0.2", "0.5", "1"])
+    ax.minorticks_off()
+    ax.set_ylim(0.7 * noise["value"].min(), 1)
+    ax.legend(loc="upper right")
+
+
+def factor(table: pd.DataFrame) -> Figure:
+    """The factor m/(m-1) over all minibatches of a small set."""
+    figure = style.new_figure(1, 1, 5, 3.2)
+    draw_factor(figure.axes[0], table)
+    return figure
+
+
+def mates(noise: pd.DataFrame) -> Figure:
+    """What batch mates do to a training output."""
+    figure = style.new_figure(1, 1, 5, 3.2)
+    draw_mates(figure.axes[0], noise)
+    return figure

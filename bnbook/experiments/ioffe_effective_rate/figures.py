@@ -1,0 +1,215 @@
+"""Figures of the effective learning rate, from the experiment's table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from bnbook.plots import style
+from bnbook.tables import tuning
+from bnbook.tables.arms import DECAYED, WITH
+
+MARKERS = "osv^DP*X"
+
+
+def draw_growth(ax: Axes, grown: pd.DataFrame, arm: str) -> None:
+    """Draw the growth of the squared norm over a run against the rate, by initial scale.
+
+    Parameters
+    ----------
+    ax : Axes
+        Where to draw.
+    grown : pandas.DataFrame
+        Of `bnbook.experiments.ioffe_effective_rate.claims.norm_growth`. Geometric mean over seeds;
+        runs that diverged, and weights that shrank, are left out.
+    arm : str
+        With BN or without.
+    """
+    for place, scale in enumerate(grown.columns):
+        own = grown[scale].where(grown[scale] > 0)
+        mean = pd.Series(np.exp(np.log(own).groupby("learning_rate").mean()))
+        ax.plot(
+            mean.index, mean, color=style.COLOURS[arm], marker=style.MARKERS[arm], ms=5,
+            mfc=style.COLOURS[arm] if place == 0 else "white", ls="-" if place == 0 else ":",
+            label=f"{arm}, weights × {scale:g}",
+        )  # fmt: skip
+    ax.set(xscale="log", yscale="log", xlabel="learning rate")
+    ax.set_ylabel("growth of a unit's squared norm")
+
+
+def draw_course(ax: Axes, table: pd.DataFrame, column: str, decay: float | None = None) -> None:
+    """Draw a column over training for the BN networks at the largest rate.
+
+    Parameters
+    ----------
+    ax : Axes
+        Where to draw.
+    table : pandas.DataFrame
+        The experiment's table. Geometric mean and 95 % interval over seeds: without decay from each
+        initial scale, and with decay from the usual weights.
+    column : str
+        ``squared_norm``, ``effective_rate`` or ``angle``.
+    decay : float, optional
+        Which; the largest unless told otherwise.
+    """
+    rows = table[table["arm"].isin((WITH, DECAYED)) & (table["step"] > 0)]
+    rows = rows[rows["learning_rate"] == rows["learning_rate"].max()]
+    decay = rows["weight_decay"].max() if decay is None else decay
+    for (scale, own_decay), own in rows.groupby(["scale", "weight_decay"]):
+        if own_decay not in (0, decay):
+            continue
+        arm = DECAYED if own_decay else WITH
+        label = f"decay {decay:g}" if own_decay else f"weights × {scale:g}"
+        options = {} if scale == rows["scale"].min() else {"lw": 1.0, "marker": ".", "ms": 5}
+        logs = own.assign(log=np.log10(own[column]))
+        band = 10 ** style.mean_band(logs, "step", "log")
+        style.draw_band(ax, band, arm, label=label, **options)
+    ax.set(xscale="log", yscale="log", xlabel="training step")
+
+
+def draw_angles(ax: Axes, angles: pd.DataFrame) -> None:
+    """Draw the angle of late steps with decay against its expectation.
+
+    Parameters
+    ----------
+    ax : Axes
+        Where to draw.
+    angles : pandas.DataFrame
+        Of `bnbook.experiments.ioffe_effective_rate.claims.late_angles`: geometric mean over seeds.
+    """
+    found = angles.reset_index()
+    logs = found.assign(angle=np.log(found["angle"]))
+    keys = ["weight_decay", "learning_rate"]
+    mean = logs.groupby(keys)[["angle", "expected"]].mean()
+    mean["angle"] = np.exp(mean["angle"])
+    colours = _colours(mean.index.unique("weight_decay"))
+    for decay, own in mean.groupby("weight_decay"):
+        colour, marker = colours[float(str(decay))]
+        ax.plot(own["expected"], own["angle"], marker, color=colour, ms=6, label=f"{decay:g}")
+    ends = np.array([mean["expected"].min() / 1.2, mean["expected"].max() * 1.2])
+    ax.plot(ends, ends, color="0.4", lw=0.9, dashes=(4, 2))
+    ax.set(xscale="log", yscale="log", xlabel="√(2 × rate × decay)", ylabel="angle of a step (rad)")
+    ax.legend(title="decay", loc="upper left")
+
+
+def draw_products(ax: Axes, table: pd.DataFrame, against: str) -> None:
+    """Draw final test accuracy with decay against the rate or against rate times decay.
+
+    Parameters
+    ----------
+    ax : Axes
+        Where to draw.
+    table : pandas.DataFrame
+        The experiment's table. Mean and 95 % interval over seeds.
+    against : {"learning_rate", "product"}
+        The horizontal axis.
+    """
+    last = tuning.final(table[table["arm"] == DECAYED])
+    last = last.assign(product=last["learning_rate"] * last["weight_decay"])
+    colours = _colours(pd.Index(np.unique(last["weight_decay"])))
+    for decay, own in last.groupby("weight_decay"):
+        colour, marker = colours[float(str(decay))]
+        band = 100 * style.mean_band(own, against, "test_accuracy")
+        ax.plot(band.index, band["mean"], color=colour, marker=marker, ms=5, label=f"{decay:g}")
+        ax.fill_between(band.index.to_numpy(), band["low"], band["high"], color=colour, alpha=0.15)
+    label = "learning rate" if against == "learning_rate" else "rate × decay"
+    ax.set(xscale="log", xlabel=label, ylabel="final test accuracy (%)")
+    low, high = ax.get_ylim()
+    ax.set_ylim(low, min(high, 100))
+
+
+def draw_twins(ax: Axes, table: pd.DataFrame, reference_decay: float) -> None:
+    """Draw the distance of the scores from the reference's where every weight is normalised.
+
+    Parameters
+    ----------
+    ax : Axes
+        Where to draw.
+    table : pandas.DataFrame
+        The experiment's table. Geometric mean over seeds.
+    reference_decay : float
+        The reference's decay, 0 or that of the config.
+    """
+    styles = (
+        ("weights scaled alone", "#D55E00", "s"),
+        ("rate and decay rescaled", "#0072B2", "o"),
+    )
+    rows = table[(table["reference_decay"] == reference_decay) & (table["step"] > 0)]
+    for role, colour, marker in styles:
+        own = rows[rows["role"] == role]
+        floor = np.finfo(float).eps / 16
+        logs = np.log(own["distance"].clip(lower=floor)).groupby(own["step"]).mean()
+        ax.plot(logs.index, np.exp(logs), color=colour, marker=marker, ms=4, label=role)
+    ax.set(xscale="log", yscale="log", xlabel="training step")
+    ax.set_ylabel("distance of the scores")
+
+
+def growth(grown: Mapping[str, pd.DataFrame]) -> Figure:
+    """How much the weights grow over a run, with BN and without, from usual and larger weights."""
+    figure = style.new_figure(1, len(grown), 8, 3.3, sharey=True)
+    for ax, (arm, own) in zip(figure.axes, grown.items(), strict=True):
+        draw_growth(ax, own, arm)
+        ax.legend(loc="upper left")
+        ax.set_title(arm)
+    with_bn = grown[WITH].to_numpy()
+    figure.axes[0].set_ylim(with_bn[with_bn > 0].min() / 5, with_bn.max() * 50)
+    figure.axes[-1].set_ylabel("")
+    return figure
+
+
+def course(table: pd.DataFrame) -> Figure:
+    """Norm, effective rate and angle of a step over training, with decay and without."""
+    figure = style.new_figure(1, 3, 8, 3.2)
+    titles = {
+        "squared_norm": "squared norm of a unit",
+        "effective_rate": "effective rate",
+        "angle": "angle of a step (rad)",
+    }
+    for ax, (column, title) in zip(figure.axes, titles.items(), strict=True):
+        draw_course(ax, table, column)
+        ax.set_title(title)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    return figure
+
+
+def angles(late: pd.DataFrame) -> Figure:
+    """Angles in equilibrium against their expectation."""
+    figure = style.new_figure(1, 1, 5, 3.8)
+    draw_angles(figure.axes[0], late)
+    return figure
+
+
+def products(table: pd.DataFrame) -> Figure:
+    """Final test accuracy against the rate, and against rate times decay."""
+    figure = style.new_figure(1, 2, 8, 3.4, sharey=True)
+    for ax, against in zip(figure.axes, ("learning_rate", "product"), strict=True):
+        draw_products(ax, table, against)
+    figure.axes[1].set_ylabel("")
+    figure.axes[0].legend(title="decay", loc="lower right")
+    return figure
+
+
+def twins(table: pd.DataFrame) -> Figure:
+    """Distance from the reference of its counterpart, without decay and with."""
+    figure = style.new_figure(1, 2, 8, 3.4, sharey=True)
+    decays = np.unique(table.loc[table["role"] != "", "reference_decay"])
+    for ax, decay in zip(figure.axes, decays, strict=True):
+        draw_twins(ax, table, float(decay))
+        ax.set_title(f"decay {decay:g}" if decay else "without decay")
+    figure.axes[1].set_ylabel("")
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    return figure
+
+
+def _colours(values: pd.Index) -> dict[float, tuple[str, str]]:
+    """Give every value of an ordered index a colour, light to dark, and a marker."""
+    shades = mpl.colormaps["viridis_r"](np.linspace(0.15, 0.95, len(values)))
+    pairs = zip(values, shades, MARKERS, strict=False)
+    return {float(value): (mpl.colors.to_hex(shade), marker) for value, shade, marker in pairs}

@@ -1,0 +1,219 @@
+"""Ioffe & Szegedy's figure 1: what its table says.
+
+The claims, their measures and bounds were written before the recorded runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from bnbook.evidence import claims
+from bnbook.evidence.claims import Claim
+from bnbook.tables import tuning
+from bnbook.tables.arms import WITH, WITHOUT
+
+PAPER = "Ioffe & Szegedy 2015"
+COMMON_RATE = 0.01
+"""The untuned rate, common to both arms, at which public reproductions compare them."""
+MAP_TARGET = 0.9
+"""Validation accuracy to which the learning-rate map counts steps."""
+FAILED = 0.2
+"""A run that ends below this test accuracy, twice that of guessing, counts as failed."""
+
+
+def tuned_rates(table: pd.DataFrame) -> dict[str, float]:
+    """Each arm's learning rate: best final validation accuracy, averaged over seeds."""
+    return tuning.tuned_rates(table, (WITHOUT, WITH))
+
+
+def steps_to_target(table: pd.DataFrame) -> pd.DataFrame:
+    """Steps that each tuned arm needs to reach the tuned baseline's best validation accuracy.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        The experiment's table.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Index seed; columns the arms: the first measured step at or above the target of that seed,
+        NaN where it is never reached.
+    """
+    rates = tuned_rates(table)
+    baseline = tuning.at_rates(table, {WITHOUT: rates[WITHOUT]})
+    best = baseline.groupby("seed")["validation_accuracy"].max()
+    targets = {int(str(seed)): float(value) for seed, value in best.items()}
+    return tuning.steps_to(table, rates, "validation_accuracy", targets)
+
+
+def speedup(table: pd.DataFrame) -> pd.Series:
+    """Steps of the tuned baseline divided by steps of tuned BN, to the same accuracy, per seed."""
+    steps = steps_to_target(table)
+    return pd.Series(steps[WITHOUT] / steps[WITH])
+
+
+def accuracy_gap(table: pd.DataFrame, rates: Mapping[str, float]) -> pd.Series:
+    """Final test accuracy with BN minus without, in percentage points, per seed."""
+    final = tuning.final_by_arm(table, rates, "test_accuracy")
+    return pd.Series(100 * (final[WITH] - final[WITHOUT]))
+
+
+def tuned_gap(table: pd.DataFrame) -> pd.Series:
+    """`accuracy_gap` at each arm's own best rate."""
+    return accuracy_gap(table, tuned_rates(table))
+
+
+def common_gap(table: pd.DataFrame) -> pd.Series:
+    """`accuracy_gap` at `COMMON_RATE`, the same for both arms."""
+    return accuracy_gap(table, {WITHOUT: COMMON_RATE, WITH: COMMON_RATE})
+
+
+def gap_closed(table: pd.DataFrame) -> pd.Series:
+    """Share of `common_gap` that is gone when each arm is tuned, per seed."""
+    return pd.Series(1 - tuned_gap(table) / common_gap(table))
+
+
+def movement_ratio(table: pd.DataFrame) -> pd.Series:
+    """Movement of the percentiles without BN divided by with BN, tuned arms, per seed."""
+    final = tuning.final_by_arm(table, tuned_rates(table), "movement")
+    return pd.Series(final[WITHOUT] / final[WITH])
+
+
+CLAIMS = (
+    Claim(
+        id="ioffe.fig1a.speed",
+        paper=PAPER,
+        section="4.1, figure 1(a)",
+        statement="BN trains faster.",
+        quantity=(
+            "steps of the tuned network without BN to its best validation accuracy, divided by"
+            " steps of the tuned BN network to the same accuracy"
+        ),
+        measure=speedup,
+        bound=1.0,
+        scale="log",
+        digits=1,
+        unit="×",
+    ),
+    Claim(
+        id="ioffe.fig1a.accuracy",
+        paper=PAPER,
+        section="4.1, figure 1(a)",
+        statement="BN ends at a higher test accuracy.",
+        quantity="final test accuracy with BN minus without, each at its tuned rate",
+        measure=tuned_gap,
+        bound=0.0,
+        unit=" points",
+    ),
+    Claim(
+        id="ioffe.fig1bc.stability",
+        paper=PAPER,
+        section="4.1, figure 1(b, c)",
+        statement="BN makes the distribution of a sigmoid's input much more stable in training.",
+        quantity=(
+            "movement of the 15th, 50th and 85th percentiles during training, in units of their"
+            " spread, median unit of the last hidden layer: without BN divided by with BN, each"
+            " at its tuned rate"
+        ),
+        measure=movement_ratio,
+        bound=1.0,
+        scale="log",
+        digits=2,
+        unit="×",
+    ),
+    Claim(
+        id="ioffe.fig1.untuned",
+        paper="this book",
+        section="a control for figure 1(a)",
+        statement=(
+            f"Most of the gap at an untuned common rate ({COMMON_RATE}) comes from the rate: it"
+            " vanishes when each network has its own."
+        ),
+        quantity=(
+            f"share of the gap in final test accuracy at the common rate {COMMON_RATE} that is"
+            " gone when each network is at its tuned rate"
+        ),
+        measure=gap_closed,
+        bound=0.5,
+        digits=3,
+    ),
+)
+
+
+def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Return the numbers that the chapter quotes beside the claims.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        The experiment's table.
+
+    Returns
+    -------
+    dict
+        Name -> ``value``, ``digits``, ``unit`` and, for means over seeds, ``low``, ``high``.
+    """
+    rates, steps = tuned_rates(table), steps_to_target(table)
+    grid = sorted(table["learning_rate"].unique())
+    common, most = dict.fromkeys(rates, COMMON_RATE), dict.fromkeys(rates, grid[-1])
+    tuned, untuned, largest = (
+        tuning.final_by_arm(table, r, "test_accuracy") for r in (rates, common, most)
+    )
+    seeds = table["seed"].unique()
+    half, most_of = (
+        tuning.steps_to(table, rates, "validation_accuracy", {int(s): level for s in seeds})
+        for level in (0.5, 0.9)
+    )
+    swapped = {WITHOUT: rates[WITH], WITH: rates[WITHOUT]}
+    movement, early, other = (
+        tuning.final_by_arm(table, r, "movement") for r in (rates, common, swapped)
+    )
+    needed = tuning.steps_to_reach(table, "validation_accuracy", MAP_TARGET)
+    last = tuning.final(table)
+    found = {
+        "rates": claims.fact([len(grid)], 0),
+        "smallest_rate": claims.fact([grid[0]], 2),
+        "largest_rate": claims.fact([grid[-1]], 0),
+        "steps": claims.fact([table["step"].max()], 0),
+        "seeds": claims.fact([table["seed"].nunique()], 0),
+        "common_gap": claims.fact(common_gap(table), 1, " points"),
+        "steadier_rates": claims.fact([_steadier_rates(last)], 0),
+    }
+    for name, arm in (("without", WITHOUT), ("with", WITH)):
+        found |= {
+            f"{name}_rate": claims.fact([rates[arm]], 0 if rates[arm] >= 1 else 2),
+            f"{name}_on_edge": claims.fact([rates[arm] in (grid[0], grid[-1])], 0),
+            f"{name}_accuracy": claims.fact(100 * tuned[arm], 2, " %"),
+            f"{name}_common_accuracy": claims.fact(100 * untuned[arm], 1, " %"),
+            f"{name}_movement": claims.fact(movement[arm], 3),
+            f"{name}_common_movement": claims.fact(early[arm], 3),
+            f"{name}_swapped_movement": claims.fact(other[arm], 3),
+            f"{name}_steps": claims.fact(steps[arm].dropna(), 0),
+            f"{name}_steps_to_50": claims.fact(half[arm].dropna(), 0),
+            f"{name}_steps_to_90": claims.fact(most_of[arm].dropna(), 0),
+            f"{name}_usable": claims.fact(
+                [tuning.usable_rates(table, arm, "test_accuracy", 0.01)], 0
+            ),
+            f"{name}_reaches": claims.fact([int(needed.loc[:, [arm]].notna().all().sum())], 0),
+            f"{name}_fastest": claims.fact([float(needed.loc[:, [arm]].mean().min())], 0),
+            f"{name}_failing_rate": claims.fact(_first_failure(last[last["arm"] == arm]), 0),
+            f"{name}_largest_accuracy": claims.fact(100 * largest[arm], 1, " %"),
+        }
+    return found
+
+
+def _first_failure(last: pd.DataFrame) -> list[float]:
+    """Return the smallest rate above the best one at which a run failed, if there is one."""
+    by_rate = last.groupby("learning_rate")["test_accuracy"]
+    best, failed = by_rate.mean().idxmax(), by_rate.min() < FAILED
+    return [float(rate) for rate in failed.index[failed] if rate > best][:1]
+
+
+def _steadier_rates(last: pd.DataFrame) -> int:
+    """Count the rates at which BN's inputs move less, on average over seeds."""
+    moved = last.pivot_table(index="learning_rate", columns="arm", values="movement")
+    return int((moved[WITH] < moved[WITHOUT]).sum())

@@ -1,0 +1,199 @@
+"""Figures of Ioffe & Szegedy's figure 1, from the experiment's table."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from bnbook.plots import style
+from bnbook.tables import tuning
+from bnbook.tables.arms import WITH, WITHOUT
+
+
+def draw_accuracy(ax: Axes, table: pd.DataFrame, rates: Mapping[str, float]) -> None:
+    """Draw test accuracy against training steps, mean and 95 % interval over seeds.
+
+    Parameters
+    ----------
+    ax : Axes
+        Where to draw.
+    table : pandas.DataFrame
+        The experiment's table.
+    rates : mapping
+        Arm -> learning rate shown.
+    """
+    for arm, rate in rates.items():
+        runs = table[(table["arm"] == arm) & (table["learning_rate"] == rate)]
+        band = 100 * style.mean_band(runs, "step", "test_accuracy")
+        style.draw_band(ax, band, arm, label=f"{arm}, rate {rate:g}")
+    ax.set(xlabel="training step", ylabel="test accuracy (%)", xlim=(0, table["step"].max()))
+    ax.legend(loc="lower right")
+
+
+def draw_percentiles(ax: Axes, table: pd.DataFrame, arm: str, rate: float, which: str) -> None:
+    """Draw three percentiles of a sigmoid's input against training steps.
+
+    Parameters
+    ----------
+    ax : Axes
+        Where to draw.
+    table : pandas.DataFrame
+        The experiment's table.
+    arm : str
+        The network.
+    rate : float
+        Its learning rate.
+    which : {"unit", "pooled"}
+        The named unit, drawn for the first seed as the paper draws it, or all units of the layer,
+        drawn as the mean over seeds with its 95 % interval.
+    """
+    runs = table[(table["arm"] == arm) & (table["learning_rate"] == rate)]
+    if which == "unit":
+        runs = runs[runs["seed"] == runs["seed"].min()]
+    for column in sorted(c for c in table.columns if c.startswith(f"{which}_p")):
+        band = style.mean_band(runs, "step", column)
+        style.draw_band(ax, band, arm)
+        level = column.rpartition("p")[2]
+        ax.annotate(
+            f"{level}th", (band.index[-1], band["mean"].iloc[-1]), xytext=(3, 0),
+            textcoords="offset points", va="center", fontsize=8,
+        )  # fmt: skip
+    ax.set(xlabel="training step", xlim=(0, table["step"].max()))
+
+
+def draw_rates(ax: Axes, table: pd.DataFrame, rates: Mapping[str, float]) -> None:
+    """Draw final test accuracy against learning rate, mean and 95 % interval over seeds.
+
+    Parameters
+    ----------
+    ax : Axes
+        Where to draw.
+    table : pandas.DataFrame
+        The experiment's table.
+    rates : mapping
+        Arm -> its tuned rate, ringed.
+    """
+    last = table[table["step"] == table["step"].max()]
+    for arm, chosen in rates.items():
+        band = 100 * style.mean_band(last[last["arm"] == arm], "learning_rate", "test_accuracy")
+        style.draw_band(ax, band, arm, marker=style.MARKERS[arm], ms=4, label=arm)
+        ax.plot(
+            chosen, band["mean"][chosen], "o", ms=12, mfc="none", mec=style.COLOURS[arm],
+            mew=1.4,
+        )  # fmt: skip
+    ax.set(xscale="log", xlabel="learning rate", ylabel="final test accuracy (%)", ylim=(0, 101))
+    ax.legend(loc="lower center")
+
+
+def accuracy(table: pd.DataFrame, rates: Mapping[str, float]) -> Figure:
+    """Test accuracy of the tuned networks: from the first steps, and enlarged near the top."""
+    figure = style.new_figure(1, 2, 8, 3.2)
+    whole, top = figure.axes
+    draw_accuracy(whole, table, rates)
+    draw_accuracy(top, table, rates)
+    best = 100 * table["test_accuracy"].max()
+    first = table.loc[table["step"] > 0, "step"].min()
+    whole.set(xscale="log", xlim=(first, table["step"].max()), ylim=(0, 101))
+    whole.set(title="from the first steps")
+    top.set(ylim=(best - 6, best + 0.3), ylabel="", title="the last points")
+    top.get_legend().remove()  # type: ignore[union-attr]
+    return figure
+
+
+def equal_rates(table: pd.DataFrame) -> Figure:
+    """Test accuracy of both networks at the same rate, for four rates of the grid."""
+    grid = sorted(table["learning_rate"].unique())
+    shown = [rate for rate in (0.01, 0.1, 1.0, 10.0) if rate in grid]
+    figure = style.new_figure(1, len(shown), 8, 2.6, sharey=True)
+    for ax, rate in zip(figure.axes, shown, strict=True):
+        draw_accuracy(ax, table, {WITHOUT: rate, WITH: rate})
+        ax.set(title=f"rate {rate:g}", ylim=(0, 101), ylabel="", xlabel="step")
+        ax.get_legend().remove()  # type: ignore[union-attr]
+        ax.locator_params(axis="x", nbins=2)
+    figure.axes[0].set_ylabel("test accuracy (%)")
+    handles = figure.axes[0].get_lines()
+    figure.legend(handles, [WITHOUT, WITH], loc="outside lower center", ncols=2)
+    return figure
+
+
+def percentiles(table: pd.DataFrame, rates: Mapping[str, float]) -> Figure:
+    """Percentiles of the sigmoids' inputs: one unit and the layer, without BN and with."""
+    figure = style.new_figure(2, 2, 8, 5, sharex=True, sharey="row")
+    rows = (("unit", "one unit"), ("pooled", "all 100 units"))
+    for row, (which, name) in enumerate(rows):
+        for column, (arm, rate) in enumerate(rates.items()):
+            ax = figure.axes[2 * row + column]
+            draw_percentiles(ax, table, arm, rate, which)
+            ax.set(title=f"{arm}, {name}", xlabel="training step" if row else "")
+        figure.axes[2 * row].set_ylabel("input to the sigmoid")
+    return figure
+
+
+def draw_steps(ax: Axes, table: pd.DataFrame, arms: Collection[str], target: float) -> None:
+    """Draw the steps to a fixed validation accuracy against learning rate.
+
+    Parameters
+    ----------
+    ax : Axes
+        Where to draw.
+    table : pandas.DataFrame
+        The experiment's table.
+    arms : collection of str
+        The networks.
+    target : float
+        The accuracy, in [0, 1]. A rate is drawn where every seed reaches it: geometric mean
+        and 95 % interval over seeds.
+    """
+    needed = tuning.steps_to_reach(table, "validation_accuracy", target)
+    drawn = False
+    for arm in arms:
+        reached = needed.loc[:, [arm]].droplevel("arm", axis="columns").dropna(axis="columns")
+        drawn |= not reached.empty
+        runs = reached.melt(value_name="steps")
+        runs["steps"] = np.log10(runs["steps"])
+        band = 10 ** style.mean_band(runs, "learning_rate", "steps")
+        style.draw_band(ax, band, arm, marker=style.MARKERS[arm], ms=4)
+    grid = table["learning_rate"]
+    ax.set(
+        xscale="log", yscale="log" if drawn else "linear", xlabel="learning rate",
+        ylabel=f"steps to {target:.0%}", xlim=(grid.min() / 1.3, grid.max() * 1.3),
+    )  # fmt: skip
+
+
+def draw_failures(ax: Axes, table: pd.DataFrame, arms: Collection[str], below: float) -> None:
+    """Draw the share of seeds that end below a test accuracy against learning rate.
+
+    Parameters
+    ----------
+    ax : Axes
+        Where to draw.
+    table : pandas.DataFrame
+        The experiment's table.
+    arms : collection of str
+        The networks.
+    below : float
+        The accuracy, in [0, 1].
+    """
+    last = tuning.final(table)
+    failed = 100 * (last["test_accuracy"] < below).groupby(
+        [last["arm"], last["learning_rate"]]
+    ).mean().unstack(0)
+    for arm in arms:
+        style.draw_line(ax, failed[arm], arm, marker=style.MARKERS[arm], ms=4)
+    ax.set(xscale="log", xlabel="learning rate", ylabel="failed seeds (%)", ylim=(-4, 104))
+
+
+def rate_map(table: pd.DataFrame, tuned: Mapping[str, float], target: float, low: float) -> Figure:
+    """The learning-rate map: how well, how fast and how often each rate works."""
+    figure = style.new_figure(3, 1, 6.4, 7, sharex=True, height_ratios=(3, 2, 1.2))
+    accuracy, steps, failures = figure.axes
+    draw_rates(accuracy, table, tuned)
+    draw_steps(steps, table, tuned, target)
+    draw_failures(failures, table, tuned, low)
+    for ax in (accuracy, steps):
+        ax.set_xlabel("")
+    return figure

@@ -1,0 +1,220 @@
+"""What the statistics for inference cost: what the table says.
+
+The claims, their measures and bounds were written before the recorded runs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from bnbook.evidence import claims
+from bnbook.evidence.claims import Claim
+from bnbook.tables.arms import (
+    ADAPTED,
+    ALGORITHM_2,
+    BOTH,
+    LAYER_BY_LAYER,
+    MIXED,
+    NO_FACTOR,
+    NO_SHIFT,
+    POOLED,
+    RUNNING,
+    SHIFTS,
+    SORTED,
+    WHOLE,
+)
+
+PAPER = "Ioffe & Szegedy 2015"
+
+MOMENTUM = 0.1
+"""Weight of the new batch in torch's running statistics unless it is told otherwise."""
+SMALLEST = 2
+"""The batch size of `ioffe.sec3_1.inference_gap`, the smallest that has a variance."""
+
+
+def tuned_rates(table: pd.DataFrame) -> dict[int, float]:
+    """Each batch size's learning rate: best validation accuracy, averaged over seeds.
+
+    Accuracy is that with the running average at torch's default momentum: what who trains sees.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        The experiment's table.
+
+    Returns
+    -------
+    dict
+        Batch size -> rate. Of equally good rates the smallest.
+    """
+    rows = _under(table, RUNNING, MOMENTUM)
+    mean = rows.pivot_table(
+        index="learning_rate", columns="batch_size", values="validation_accuracy"
+    )
+    return {int(str(m)): float(mean.index[int(mean[m].argmax())]) for m in mean}
+
+
+def at_tuned(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows of each batch size at its tuned rate."""
+    chosen: pd.DataFrame = table.loc[
+        table["learning_rate"] == table["batch_size"].map(tuned_rates(table))
+    ]
+    return chosen
+
+
+def per_seed(
+    table: pd.DataFrame,
+    column: str,
+    statistics: str,
+    batch_size: int,
+    momentum: float | None = None,
+    shift: str = NO_SHIFT,
+) -> pd.Series:
+    """Return a measurement at the tuned rate, one number per seed.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        The experiment's table.
+    column : str
+        A measurement.
+    statistics : str
+        With which the frozen network is evaluated.
+    batch_size : int
+        That it was trained with.
+    momentum : float, optional
+        Of the running average.
+    shift : str
+        What was done to the test images.
+
+    Returns
+    -------
+    pandas.Series
+        Index seed.
+    """
+    rows = _under(at_tuned(table), statistics, momentum)
+    rows = rows[(rows["batch_size"] == batch_size) & (rows["shift"] == shift)]
+    return rows.set_index("seed")[column]
+
+
+def inference_gap(table: pd.DataFrame) -> pd.Series:
+    """Test accuracy under Algorithm 2 minus under the running average, points, at `SMALLEST`."""
+    return _gap(table, SMALLEST, MOMENTUM)
+
+
+def _gap(table: pd.DataFrame, batch_size: int, momentum: float) -> pd.Series:
+    population = per_seed(table, "test_accuracy", ALGORITHM_2, batch_size)
+    running = per_seed(table, "test_accuracy", RUNNING, batch_size, momentum)
+    return pd.Series(100 * (population - running))
+
+
+def _under(table: pd.DataFrame, statistics: str, momentum: float | None) -> pd.DataFrame:
+    rows = table["statistics"] == statistics
+    if momentum is not None:
+        rows &= table["momentum"] == momentum
+    chosen: pd.DataFrame = table.loc[rows]
+    return chosen
+
+
+CLAIMS = (
+    Claim(
+        id="ioffe.sec3_1.inference_gap",
+        paper=PAPER,
+        section="3.1, Algorithm 2",
+        statement=(
+            "Inference takes population statistics, averaged over minibatches of the frozen"
+            " network; the moving average is for tracking accuracy in training and is no full"
+            " substitute at small batches."
+        ),
+        quantity=(
+            "test accuracy of the frozen network with Algorithm 2's statistics minus with the"
+            f" running average at momentum {MOMENTUM}, torch's default, at the smallest batch,"
+            f" m = {SMALLEST}"
+        ),
+        measure=inference_gap,
+        bound=0.0,
+        unit=" points",
+    ),
+)
+
+
+def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Return the numbers that the chapter quotes beside the claims.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        The experiment's table.
+
+    Returns
+    -------
+    dict
+        Name -> ``value``, ``digits``, ``unit`` and, for means over seeds, ``low``, ``high``.
+    """
+    sizes = sorted(int(m) for m in table["batch_size"].unique())
+    rates = sorted(table["learning_rate"].unique())
+    found = {
+        "seeds": claims.fact([table["seed"].nunique()], 0),
+        "rates": claims.fact([len(rates)], 0),
+        "smallest_rate": claims.fact([rates[0]], 3),
+        "largest_rate": claims.fact([rates[-1]], 1),
+        "population": claims.fact([table["population"].max()], 0),
+        "examples": claims.fact([table["examples"].max()], 0),
+        "smallest_batch": claims.fact([sizes[0]], 0),
+        "largest_batch": claims.fact([sizes[-1]], 0),
+    }
+    for name, m in (("small", sizes[0]), ("large", sizes[-1])):
+        found |= _accuracies(table, name, m) | _errors(table, name, m)
+    for m in sizes:
+        found[f"gap_{m}"] = claims.fact(_gap(table, m, MOMENTUM), 2, " points")
+    return found | _shifted(table, sizes[-1])
+
+
+def _accuracies(table: pd.DataFrame, name: str, m: int) -> dict[str, dict[str, Any]]:
+    kinds: dict[str, tuple[str, float | None]] = {
+        "running": (RUNNING, MOMENTUM),
+        "algorithm_2": (ALGORITHM_2, None),
+        "layer_by_layer": (LAYER_BY_LAYER, None),
+        "no_factor": (NO_FACTOR, None),
+        "pooled": (POOLED, None),
+        "both": (BOTH, None),
+        "whole": (WHOLE, None),
+        "mixed": (MIXED, None),
+        "sorted": (SORTED, None),
+    }
+    rhos = sorted(table["momentum"].dropna().unique())
+    kinds |= {"slowest": (RUNNING, rhos[0]), "last_batch": (RUNNING, rhos[-1])}
+    return {
+        f"{name}_{key}": claims.fact(100 * per_seed(table, "test_accuracy", of, m, rho), 2, " %")
+        for key, (of, rho) in kinds.items()
+    }
+
+
+def _errors(table: pd.DataFrame, name: str, m: int) -> dict[str, dict[str, Any]]:
+    """Errors of the first layer's statistics: of the mean in standard deviations, in per cent."""
+    kinds: dict[str, tuple[str, float | None]] = {
+        "running": (RUNNING, MOMENTUM),
+        "algorithm_2": (ALGORITHM_2, None),
+        "no_factor": (NO_FACTOR, None),
+        "pooled": (POOLED, None),
+    }
+    return {
+        f"{name}_{key}_{what}": claims.fact(
+            100 * per_seed(table, f"{what}_error", of, m, rho), 1, " %"
+        )
+        for key, (of, rho) in kinds.items()
+        for what in ("mean", "variance")
+    }
+
+
+def _shifted(table: pd.DataFrame, m: int) -> dict[str, dict[str, Any]]:
+    found = {
+        "unshifted": claims.fact(100 * per_seed(table, "test_accuracy", ALGORITHM_2, m), 2, " %")
+    }
+    for shift in SHIFTS:
+        for key, of in (("before", ALGORITHM_2), ("adapted", ADAPTED)):
+            accuracy = 100 * per_seed(table, "test_accuracy", of, m, shift=shift)
+            found[f"{shift}_{key}"] = claims.fact(accuracy, 2, " %")
+    return found

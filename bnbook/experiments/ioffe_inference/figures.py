@@ -1,0 +1,202 @@
+"""Figures of what the statistics for inference cost, from the experiment's table."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from bnbook.plots import style
+from bnbook.tables.arms import (
+    ADAPTED,
+    ALGORITHM_2,
+    BOTH,
+    LAYER_BY_LAYER,
+    MIXED,
+    NO_FACTOR,
+    NO_SHIFT,
+    POOLED,
+    RUNNING,
+    SHIFTS,
+    SORTED,
+    WHOLE,
+)
+
+_SIZES = (
+    ("#D55E00", "s", (4, 1.5)),
+    ("#E69F00", "v", (1, 1)),
+    ("#009E73", "D", (5, 1, 1, 1)),
+    ("#56B4E9", "^", (2, 1)),
+    ("#0072B2", "o", ()),
+)
+"""Colour, marker and dashes of the batch sizes, the smallest first, the largest last."""
+
+_VARIANTS = (
+    (RUNNING, RUNNING),
+    (NO_FACTOR, NO_FACTOR),
+    (ALGORITHM_2, ALGORITHM_2),
+    (LAYER_BY_LAYER, LAYER_BY_LAYER),
+    (f"{POOLED}: pooled variance", POOLED),
+    ("both corrections at once", BOTH),
+    ("the test minibatch's own", MIXED),
+    ("the same, minibatch of one class", SORTED),
+)
+
+
+def _styles(table: pd.DataFrame) -> dict[int, tuple[str, str, tuple[float, ...]]]:
+    sizes = sorted(int(m) for m in table["batch_size"].unique())
+    at = np.linspace(0, len(_SIZES) - 1, len(sizes)).round().astype(int)
+    return {m: _SIZES[i] for m, i in zip(sizes, at, strict=True)}
+
+
+def _plain(value: float, _: int) -> str:
+    return f"{value:g}"
+
+
+def draw_momentum(ax: Axes, table: pd.DataFrame, column: str) -> None:
+    """Draw a measurement under the running average against its momentum, a line a batch size.
+
+    Parameters
+    ----------
+    ax : Axes
+        Where to draw.
+    table : pandas.DataFrame
+        The experiment's table, each batch size at one rate.
+    column : str
+        ``gap`` is the test accuracy of Algorithm 2 minus that of the running average, in points;
+        ``mean_error`` and ``variance_error`` are drawn in per cent.
+    """
+    plain = table[table["shift"] == NO_SHIFT]
+    drawn = []
+    for m, (colour, marker, dashes) in _styles(table).items():
+        rows = plain[plain["batch_size"] == m]
+        running = rows[rows["statistics"] == RUNNING].copy()
+        population = rows[rows["statistics"] == ALGORITHM_2].set_index("seed")
+        if column == "gap":
+            best = running["seed"].map(population["test_accuracy"])
+            running["gap"] = best - running["test_accuracy"]
+        band = 100 * style.mean_band(running, "momentum", column)
+        (line,) = ax.plot(
+            band.index, band["mean"], color=colour, marker=marker, ms=4, label=f"m = {m}"
+        )
+        line.set_dashes(dashes or (None, None))
+        ax.fill_between(band.index, band["low"], band["high"], color=colour, alpha=0.15, lw=0)
+        drawn += band["mean"].tolist()
+    ax.set(xscale="log", xlabel=r"momentum $\rho$")
+    if column != "gap":
+        ax.set(yscale="log", ylim=(0.4 * min(drawn), 2 * max(drawn)))
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
+        ax.yaxis.set_major_formatter(FuncFormatter(_plain))
+        ax.yaxis.set_minor_formatter(NullFormatter())
+
+
+def draw_variants(ax: Axes, table: pd.DataFrame, momentum: float) -> None:
+    """Draw what each kind of statistics costs in test accuracy, for every batch size.
+
+    Parameters
+    ----------
+    ax : Axes
+        Where to draw.
+    table : pandas.DataFrame
+        The experiment's table, each batch size at one rate. Accuracy is drawn less that of the
+        same network with the statistics of all images as one minibatch: mean and 95 % interval
+        over seeds.
+    momentum : float
+        Of the running average that is drawn.
+    """
+    plain = table[table["shift"] == NO_SHIFT]
+    plain = plain[plain["momentum"].isna() | (plain["momentum"] == momentum)]
+    styles = _styles(table)
+    offsets = np.linspace(-0.3, 0.3, len(styles))
+    for offset, (m, (colour, marker, _)) in zip(offsets, styles.items(), strict=True):
+        rows = plain[plain["batch_size"] == m].copy()
+        whole = rows[rows["statistics"] == WHOLE].set_index("seed")["test_accuracy"]
+        rows["change"] = rows["test_accuracy"] - rows["seed"].map(whole)
+        band = 100 * style.mean_band(rows, "statistics", "change")
+        band = band.reindex([kind for _, kind in _VARIANTS])
+        ax.errorbar(
+            band["mean"], np.arange(len(band)) + offset,
+            xerr=(band["mean"] - band["low"], band["high"] - band["mean"]),
+            color=colour, marker=marker, ms=5, ls="", lw=1, label=f"m = {m}",
+        )  # fmt: skip
+    ax.axvline(0, color="0.4", lw=1)
+    labels = [label for label, _ in _VARIANTS]
+    labels[0] += f", momentum {momentum:g}"
+    ax.set_yticks(range(len(_VARIANTS)), labels=labels)
+    ax.invert_yaxis()
+    ax.set_xscale("symlog", linthresh=1)
+    ax.set_xticks([-50, -10, -1, 0, 1, 10], labels=["−50", "−10", "−1", "0", "1", "10"])
+    ax.set(xlabel="test accuracy less that with all images as one minibatch (points)")
+    ax.xaxis.grid(visible=True, color="0.9")
+
+
+def draw_shift(ax: Axes, table: pd.DataFrame) -> None:
+    """Draw test accuracy on shifted images before and after the statistics are recomputed.
+
+    Parameters
+    ----------
+    ax : Axes
+        Where to draw.
+    table : pandas.DataFrame
+        The experiment's table, each batch size at one rate; the largest batch size is drawn.
+    """
+    rows = table[table["batch_size"] == table["batch_size"].max()]
+    plain = rows[(rows["shift"] == NO_SHIFT) & (rows["statistics"] == ALGORITHM_2)]
+    level = 100 * plain["test_accuracy"].mean()
+    ax.axhline(level, color="0.4", lw=1, ls=":")
+    ax.annotate(
+        "images as in training", (2.1, level), xytext=(0, 3), textcoords="offset points",
+        fontsize=8, color="0.3",
+    )  # fmt: skip
+    kinds = (
+        (ALGORITHM_2, "statistics of training", "#D55E00", "s", -0.1),
+        (ADAPTED, "recomputed, without labels", "#0072B2", "o", 0.1),
+    )
+    for kind, label, colour, marker, offset in kinds:
+        moved = rows[(rows["statistics"] == kind) & (rows["shift"] != NO_SHIFT)]
+        band = 100 * style.mean_band(moved, "shift", "test_accuracy").reindex(list(SHIFTS))
+        ax.errorbar(
+            np.arange(len(band)) + offset, band["mean"],
+            yerr=(band["mean"] - band["low"], band["high"] - band["mean"]),
+            color=colour, marker=marker, ms=6, ls="", lw=1.2, label=label,
+        )  # fmt: skip
+    ax.set_xticks(range(len(SHIFTS)), labels=list(SHIFTS))
+    ax.set(ylabel="test accuracy (%)", ylim=(0, 108), xlim=(-0.5, len(SHIFTS) - 0.5))
+
+
+def momentum(table: pd.DataFrame) -> Figure:
+    """The running average: accuracy lost against Algorithm 2, errors of mean and variance."""
+    figure = style.new_figure(1, 3, 8, 3.3, sharex=True)
+    gap, mean, variance = figure.axes
+    draw_momentum(gap, table, "gap")
+    gap.axhline(0, color="0.4", lw=0.8)
+    gap.set_yscale("symlog", linthresh=1)
+    gap.set(ylabel="accuracy lost (points)", title="test accuracy")
+    draw_momentum(mean, table, "mean_error")
+    mean.set(ylabel="error (% of a std)", title="mean, first layer")
+    draw_momentum(variance, table, "variance_error")
+    variance.set(ylabel="error (%)", title="variance, first layer")
+    handles, labels = gap.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    return figure
+
+
+def variants(table: pd.DataFrame, momentum: float) -> Figure:
+    """Test accuracy under every kind of statistics."""
+    figure = style.new_figure(1, 1, 7, 4.6)
+    (ax,) = figure.axes
+    draw_variants(ax, table, momentum)
+    handles, labels = ax.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    return figure
+
+
+def shift(table: pd.DataFrame) -> Figure:
+    """Test accuracy on shifted images."""
+    figure = style.new_figure(1, 1, 6, 3.4)
+    (ax,) = figure.axes
+    draw_shift(ax, table)
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return figure

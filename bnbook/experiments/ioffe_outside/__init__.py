@@ -1,0 +1,1 @@
+"""Ioffe & Szegedy 2015, section 2: statistics that stand outside the gradient."""

@@ -1,0 +1,221 @@
+"""Figures of statistics outside the gradient, from the experiment's table."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from bnbook.plots import style
+from bnbook.tables import tuning
+from bnbook.tables.arms import OUTSIDE, WITH
+
+GEOMETRIC = ("loss", "bias_norm", "weight_norm")
+PRECISIONS = {"bfloat16": ("s", (4, 1.5)), "float32": ("o", ()), "float64": ("^", (1, 1))}
+"""Marker and dashes of each precision; their shades run from light to dark."""
+
+
+def draw_example(ax: Axes, table: pd.DataFrame, column: str) -> None:
+    """Draw a column of section 2's example against steps, mean over seeds, both gradients.
+
+    Parameters
+    ----------
+    ax : Axes
+        Where to draw.
+    table : pandas.DataFrame
+        The experiment's table.
+    column : {"bias", "loss"}
+        What is drawn.
+    """
+    rows = table[table["case"] == "bias"]
+    names = {OUTSIDE: "mean outside the gradient", WITH: "mean inside"}
+    for arm, name in names.items():
+        band = style.mean_band(rows[rows["arm"] == arm], "step", column)
+        style.draw_band(ax, band, arm, label=name, lw=2.6 if arm == OUTSIDE else 1.4)
+    ax.set(xlabel="step", ylabel={"bias": "bias b", "loss": "loss"}[column])
+
+
+def draw_scale(ax: Axes, table: pd.DataFrame, column: str, target: str) -> None:
+    """Draw the example with the scale, statistics outside: each draw of the first seed.
+
+    Parameters
+    ----------
+    ax : Axes
+        Where to draw.
+    table : pandas.DataFrame
+        The experiment's table.
+    column : {"bias", "weight"}
+        What is drawn; the weight by its size.
+    target : {"constant", "sloped"}
+        The target. Where w follows a closed form, the form is drawn too, dotted.
+    """
+    rows = table[(table["case"] == "scale") & (table["arm"] == OUTSIDE)]
+    rows = rows[(rows["target"] == target) & (rows["seed"] == rows["seed"].min())]
+    for _, one in rows.groupby("draw"):
+        ax.plot(one["step"], one[column].abs(), color=style.COLOURS[OUTSIDE], lw=0.8)
+    mean = rows.groupby("step")["root"].mean()
+    if column == "weight" and mean.notna().all():
+        ax.plot(mean.index, mean, ":", color="black", label="closed form")
+        ax.legend(loc="upper left")
+    label = {"bias": "bias b", "weight": "size of the weight, |w|"}[column]
+    ax.set(xlabel="step", ylabel=label)
+
+
+def draw_rounding(ax: Axes, table: pd.DataFrame) -> None:
+    """Draw the error of normalised values against the bias, mean over seeds, and what is expected.
+
+    Parameters
+    ----------
+    ax : Axes
+        Where to draw.
+    table : pandas.DataFrame
+        The experiment's table.
+    """
+    rows = table[table["case"] == "rounding"]
+    for shade, (name, (marker, dashes)) in zip(
+        ("#56B4E9", "#0072B2", "#000000"), PRECISIONS.items(), strict=True
+    ):
+        one = rows[rows["precision"] == name]
+        mean = one.groupby("bias")[["error", "spacing"]].mean()
+        (line,) = ax.plot(
+            mean.index, mean["error"], color=shade, marker=marker, ms=3.5, lw=1, label=name
+        )
+        if dashes:
+            line.set_dashes(dashes)
+        ax.plot(mean.index, (mean["spacing"] / np.sqrt(12)).clip(upper=1), color="0.6", lw=0.8)
+    ax.set(
+        xscale="log", yscale="log", xlabel="bias, in standard deviations of u",
+        ylabel="error of the normalised values",
+    )  # fmt: skip
+    ax.legend(loc="lower right")
+
+
+def draw_course(ax: Axes, runs: pd.DataFrame, column: str, arms: Collection[str]) -> None:
+    """Draw a measurement of networks against training steps, mean and 95 % interval over seeds.
+
+    Parameters
+    ----------
+    ax : Axes
+        Where to draw; the loss and the norms, on a logarithmic axis, by their geometric mean.
+    runs : pandas.DataFrame
+        Rows of networks at the rates to be shown.
+    column : str
+        The measurement.
+    arms : collection of str
+        The networks.
+    """
+    for arm in arms:
+        style.draw_band(ax, _band(runs[runs["arm"] == arm], "step", column), arm, label=arm)
+    first = runs.loc[runs["step"] > 0, "step"].min()
+    ax.set(xscale="log", xlabel="training step", xlim=(first, runs["step"].max()))
+    if column in GEOMETRIC:
+        ax.set_yscale("log")
+
+
+def draw_rates(
+    ax: Axes, runs: pd.DataFrame, column: str, rates: Mapping[str, float], unit: float = 1
+) -> None:
+    """Draw a final measurement against learning rate, mean and 95 % interval over seeds.
+
+    Parameters
+    ----------
+    ax : Axes
+        Where to draw; the loss and the norms, on a logarithmic axis, by their geometric mean.
+    runs : pandas.DataFrame
+        Rows of networks.
+    column : str
+        The measurement.
+    rates : mapping
+        Arm -> its tuned rate, ringed.
+    unit : float
+        Factor of the axis.
+    """
+    last = tuning.final(runs)
+    for arm, chosen in rates.items():
+        band = unit * _band(last[last["arm"] == arm], "learning_rate", column)
+        style.draw_band(ax, band, arm, marker=style.MARKERS[arm], ms=4, label=arm)
+        ax.plot(
+            chosen, band["mean"][chosen], "o", ms=12, mfc="none", mec=style.COLOURS[arm],
+            mew=1.4,
+        )  # fmt: skip
+    ax.set(xscale="log", xlabel="learning rate")
+    if column in GEOMETRIC:
+        ax.set_yscale("log")
+
+
+def _band(runs: pd.DataFrame, x: str, column: str) -> pd.DataFrame:
+    """Mean and interval, of positive values on the logarithm where the axis is logarithmic."""
+    if column not in GEOMETRIC:
+        return style.mean_band(runs, x, column)
+    positive = runs[runs[column] > 0]
+    logarithms = positive.assign(**{column: np.log10(positive[column])})
+    band: pd.DataFrame = 10 ** style.mean_band(logarithms, x, column)
+    return band
+
+
+def example(table: pd.DataFrame) -> Figure:
+    """Section 2's example: the bias and the loss against steps."""
+    figure = style.new_figure(1, 2, 8, 3)
+    bias, loss = figure.axes
+    draw_example(bias, table, "bias")
+    bias.legend(loc="upper left")
+    draw_example(loss, table, "loss")
+    loss.set_ylim(0)
+    return figure
+
+
+def scale(table: pd.DataFrame) -> Figure:
+    """The example with the scale: weight and bias, constant target and sloped."""
+    figure = style.new_figure(2, 2, 8, 5, sharex=True)
+    for column, target in enumerate(("constant", "sloped")):
+        for row, name in enumerate(("weight", "bias")):
+            ax = figure.axes[2 * row + column]
+            draw_scale(ax, table, name, target)
+            ax.set(xlabel="step" if row else "", ylabel=ax.get_ylabel() if column == 0 else "")
+        figure.axes[column].set_title(f"{target} target")
+    return figure
+
+
+def rounding(table: pd.DataFrame) -> Figure:
+    """The error of normalised values against the bias."""
+    figure = style.new_figure(1, 1, 6.4, 3.6)
+    draw_rounding(figure.axes[0], table)
+    return figure
+
+
+def network(runs: pd.DataFrame, rate: float) -> Figure:
+    """All networks at one rate: biases, weights, training loss and two accuracies."""
+    figure = style.new_figure(2, 2, 8, 5.4, sharex=True)
+    chosen = runs[runs["learning_rate"] == rate]
+    arms = [arm for arm in style.COLOURS if (chosen["arm"] == arm).any()]
+    columns = {
+        "bias_norm": "norm of the biases",
+        "weight_norm": "norm of the weights",
+        "loss": "training loss (nats)",
+        "test_accuracy": "test accuracy",
+    }
+    for row, (ax, (column, name)) in enumerate(zip(figure.axes, columns.items(), strict=True)):
+        draw_course(ax, chosen, column, arms)
+        ax.set(ylabel=name, xlabel="training step" if row > 1 else "")
+    figure.axes[3].set_ylim(0, 1.01)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2)
+    return figure
+
+
+def rates(runs: pd.DataFrame, tuned: Mapping[str, float]) -> Figure:
+    """Every rate: test accuracy, accuracy with the batch's statistics, and size of the biases."""
+    figure = style.new_figure(3, 1, 6.4, 7.6, sharex=True)
+    accuracy, batch, biases = figure.axes
+    draw_rates(accuracy, runs, "test_accuracy", tuned, 100)
+    draw_rates(batch, runs, "batch_accuracy", tuned, 100)
+    draw_rates(biases, runs, "bias_norm", tuned)
+    accuracy.set(ylabel="test accuracy (%)", xlabel="", ylim=(0, 103))
+    batch.set(ylabel="with the batch's\nstatistics (%)", xlabel="", ylim=(0, 103))
+    biases.set_ylabel("norm of the biases")
+    handles, labels = accuracy.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2)
+    return figure

@@ -1,0 +1,153 @@
+"""BN before or after the nonlinearity: what the table says.
+
+The claims, their measures and bounds were written before the recorded runs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from bnbook.evidence import claims
+from bnbook.evidence.claims import Claim
+from bnbook.tables import tuning
+from bnbook.tables.arms import AFTER, RELU, SIGMOID, WITH
+
+PAPER = "Ioffe & Szegedy 2015"
+ARMS = (WITH, AFTER)
+MOMENTS = ("skewness", "kurtosis", "sparsity")
+
+
+def under(table: pd.DataFrame, nonlinearity: str) -> pd.DataFrame:
+    """Rows of the networks with one nonlinearity."""
+    rows: pd.DataFrame = table.loc[table["nonlinearity"] == nonlinearity]
+    return rows
+
+
+def tuned_rates(table: pd.DataFrame, nonlinearity: str) -> dict[str, float]:
+    """Each placement's learning rate: best final validation accuracy, averaged over seeds."""
+    return tuning.tuned_rates(under(table, nonlinearity), ARMS)
+
+
+def by_nonlinearity(table: pd.DataFrame) -> dict[str, dict[str, float]]:
+    """Return `tuned_rates` of both nonlinearities, by name."""
+    return {name: tuned_rates(table, name) for name in (SIGMOID, RELU)}
+
+
+def placement_gap(table: pd.DataFrame, nonlinearity: str = SIGMOID) -> pd.Series:
+    """Final test accuracy, BN before minus after the nonlinearity, points, per seed.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        The experiment's table.
+    nonlinearity : str
+        The paper's network has `SIGMOID`.
+
+    Returns
+    -------
+    pandas.Series
+        Index seed; each placement at its tuned rate.
+    """
+    rows, rates = under(table, nonlinearity), tuned_rates(table, nonlinearity)
+    final = tuning.final_by_arm(rows, rates, "test_accuracy")
+    return pd.Series(100 * (final[WITH] - final[AFTER]))
+
+
+CLAIMS = (
+    Claim(
+        id="ioffe.sec3_2.placement",
+        paper=PAPER,
+        section="3.2",
+        statement=(
+            "BN belongs right before the nonlinearity. The paper gives a reason and shows no"
+            " comparison; this is the consequence that can be measured."
+        ),
+        quantity=(
+            "final test accuracy of the sigmoid network with BN before each nonlinearity minus"
+            " with BN after it, each at its tuned rate"
+        ),
+        measure=placement_gap,
+        bound=0.0,
+        unit=" points",
+    ),
+)
+
+
+def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Return the numbers that the chapter quotes beside the claims.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        The experiment's table.
+
+    Returns
+    -------
+    dict
+        Name -> ``value``, ``digits``, ``unit`` and, for means over seeds, ``low``, ``high``.
+    """
+    grid = sorted(table["learning_rate"].unique())
+    found = {
+        "seeds": claims.fact([table["seed"].nunique()], 0),
+        "rates": claims.fact([len(grid)], 0),
+        "smallest_rate": claims.fact([grid[0]], 2),
+        "largest_rate": claims.fact([grid[-1]], 0),
+        "steps": claims.fact([table["step"].max()], 0),
+    }
+    for nonlinearity in (SIGMOID, RELU):
+        name = nonlinearity.lower()
+        found[f"{name}_gap"] = claims.fact(placement_gap(table, nonlinearity), 2, " points")
+        found |= _placements(table, nonlinearity) | _moments(table, nonlinearity)
+    return found
+
+
+def _placements(table: pd.DataFrame, nonlinearity: str) -> dict[str, dict[str, Any]]:
+    rows, rates = under(table, nonlinearity), tuned_rates(table, nonlinearity)
+    grid = sorted(rows["learning_rate"].unique())
+    final = tuning.final_by_arm(rows, rates, "test_accuracy")
+    found: dict[str, dict[str, Any]] = {}
+    for name, arm in (("before", WITH), ("after", AFTER)):
+        stem = f"{nonlinearity.lower()}_{name}"
+        found |= {
+            f"{stem}_rate": claims.fact([rates[arm]], 2 if rates[arm] < 1 else 0),
+            f"{stem}_on_edge": claims.fact([rates[arm] in (grid[0], grid[-1])], 0),
+            f"{stem}_accuracy": claims.fact(100 * final[arm], 2, " %"),
+            f"{stem}_usable": claims.fact(
+                [tuning.usable_rates(rows, arm, "test_accuracy", 0.01)], 0
+            ),
+        }
+    return found
+
+
+def moments_of(table: pd.DataFrame, nonlinearity: str) -> pd.DataFrame:
+    """Skewness, excess kurtosis and sparsity of u and of Wu, BN before the nonlinearity.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        The experiment's table.
+    nonlinearity : str
+        The network's.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Index seed; columns ``u_skewness`` to ``wu_sparsity``, at the tuned rate.
+    """
+    rows, rate = under(table, nonlinearity), tuned_rates(table, nonlinearity)[WITH]
+    last = tuning.final(tuning.at_rates(rows, {WITH: rate}))
+    columns = [f"{of}_{moment}" for of in ("u", "wu") for moment in MOMENTS]
+    return last.set_index("seed")[columns]
+
+
+def _moments(table: pd.DataFrame, nonlinearity: str) -> dict[str, dict[str, Any]]:
+    measured = moments_of(table, nonlinearity)
+    found = {}
+    for column in map(str, measured):
+        share = column.endswith("sparsity")
+        found[f"{nonlinearity.lower()}_{column}"] = claims.fact(
+            measured[column] * (100 if share else 1), 1 if share else 2, " %" if share else ""
+        )
+    return found

@@ -1,0 +1,90 @@
+"""Figures of section 3.3's scale invariance, from the experiment's table."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from bnbook.plots import style
+
+SIZES = {
+    "output_size": ("output", "#0072B2", "o", ()),
+    "input_gradient_size": ("gradient with respect to u", "#56B4E9", "^", (4, 1.5)),
+    "weight_gradient_size": ("gradient with respect to aW", "#D55E00", "s", (1, 1)),
+}
+"""Column -> label, colour, marker, dashes."""
+EPS_STYLES = (("#0072B2", "o", ()), ("#D55E00", "s", (4, 1.5)))
+
+
+def draw_sizes(ax: Axes, table: pd.DataFrame, rule: str, eps: float | None = None) -> None:
+    """Draw the norms of output and gradients of the linear layer against the factor a.
+
+    Parameters
+    ----------
+    ax : Axes
+        Where to draw.
+    table : pandas.DataFrame
+        The experiment's table.
+    rule : str
+        What becomes of eps: ``neglected`` or ``fixed``.
+    eps : float, optional
+        Which, where it is fixed; the largest unless told otherwise.
+    """
+    rows = table[(table["rule"] == rule) & (table["layer"] == "linear")]
+    rows = rows[rows["eps"] == (rows["eps"].max() if eps is None else eps)]
+    for column, (label, colour, marker, dashes) in SIZES.items():
+        mean = rows.groupby("a")[column].mean()
+        (line,) = ax.plot(mean.index, mean, color=colour, marker=marker, ms=4, label=label)
+        if dashes:
+            line.set_dashes(dashes)
+    ax.set(xscale="log", yscale="log", xlabel="factor a of the weights")
+    ax.set_ylabel("norm, relative to a = 1")
+
+
+def draw_departure(ax: Axes, table: pd.DataFrame) -> None:
+    """Draw how far BN(aWu) departs from BN(Wu) at a fixed eps, both layers, against a.
+
+    Parameters
+    ----------
+    ax : Axes
+        Where to draw.
+    table : pandas.DataFrame
+        The experiment's table; the mean over seeds is drawn, a = 1 left out, where it is 0.
+    """
+    rows = table[(table["rule"] == "fixed") & (table["a"] != 1)]
+    for (colour, marker, dashes), (eps, own) in zip(EPS_STYLES, rows.groupby("eps"), strict=False):
+        for layer, fill in (("linear", colour), ("convolution", "white")):
+            mean = 100 * own[own["layer"] == layer].groupby("a")["output"].mean()
+            (line,) = ax.plot(
+                mean.index, mean, color=colour, marker=marker, ms=5, mfc=fill, lw=1.2,
+                label=f"eps = {eps:g}, {layer}",
+            )  # fmt: skip
+            if dashes:
+                line.set_dashes(dashes)
+    ax.set(xscale="log", yscale="log", xlabel="factor a of the weights")
+    ax.set_ylabel("change of the output (%)")
+    ax.set_ylim(ax.get_ylim()[0] / 1e4)  # room for the legend
+    ax.legend(loc="lower left")
+
+
+def gradients(table: pd.DataFrame) -> Figure:
+    """Norms against a, eps neglected and fixed."""
+    figure = style.new_figure(1, 2, 8, 3.4, sharey=True)
+    eps = np.max(table.loc[table["rule"] == "fixed", "eps"])
+    titles = {"neglected": "eps neglected", "fixed": f"eps = {eps:g}"}
+    for ax, (rule, title) in zip(figure.axes, titles.items(), strict=True):
+        draw_sizes(ax, table, rule)
+        ax.set_title(title)
+    figure.axes[1].set_ylabel("")
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    return figure
+
+
+def departure(table: pd.DataFrame) -> Figure:
+    """How far a fixed eps lets the output depart, against a."""
+    figure = style.new_figure(1, 1, 6, 3.6)
+    draw_departure(figure.axes[0], table)
+    return figure

@@ -1,0 +1,132 @@
+"""Figures of full whitening against BN: times, ranks, gradients."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from bnbook.plots import style
+from bnbook.tables.arms import BN, BN_KERNEL, CHOLESKY, LINEAR, ZCA
+
+ORDER = (ZCA, CHOLESKY, LINEAR, BN, BN_KERNEL)
+LOOKS = {"through the eigenvectors": ("#D55E00", "s"), "in closed form": ("#0072B2", "o")}
+SIZES = {8: ("#E69F00", "o"), 32: ("#009E73", "s"), 128: ("#0072B2", "^")}
+
+
+def draw_times(ax: Axes, seconds: pd.DataFrame, over: str | None = None) -> None:
+    """Draw the time of a forward and backward pass against width, on log axes.
+
+    Parameters
+    ----------
+    ax : Axes
+        Where to draw.
+    seconds : pandas.DataFrame
+        From `bnbook.experiments.ioffe_whitening.claims.seconds`.
+    over : str, optional
+        A layer by whose time the others are divided; milliseconds otherwise.
+    """
+    shown = 1e3 * seconds if over is None else seconds.div(seconds[over], axis="index")
+    for arm in ORDER:
+        logs = np.log10(shown[arm]).rename("logs").reset_index()
+        band = 10 ** style.mean_band(logs, "width", "logs")
+        style.draw_band(ax, band, arm, marker=style.MARKERS[arm], ms=4, label=arm)
+    widths = sorted(seconds.index.get_level_values("width").unique())
+    ax.set(xscale="log", yscale="log", xlabel="width of the layer, d")
+    ax.set_xticks(widths[::2], [f"{width:g}" for width in widths[::2]])
+    ax.minorticks_off()
+    ax.set_ylabel("forward and backward (ms)" if over is None else f"time over that of a {over}")
+
+
+def draw_ranks(ax: Axes, ranks: pd.DataFrame) -> None:
+    """Draw the rank of a minibatch's covariance against width, with min(m - 1, d).
+
+    Parameters
+    ----------
+    ax : Axes
+        Where to draw.
+    ranks : pandas.DataFrame
+        From `bnbook.experiments.ioffe_whitening.claims.ranks`.
+    """
+    looks = [*SIZES.values(), ("#CC79A7", "D"), ("#D55E00", "v")]
+    widths = np.sort(ranks["width"].unique())
+    ax.plot(widths, widths, color="0.6", lw=1, ls=(0, (4, 3)))
+    ax.annotate(
+        "full rank", (widths[-1], widths[-1]), xytext=(-4, 4), textcoords="offset points",
+        ha="right", va="bottom", color="0.4", fontsize=9,
+    )  # fmt: skip
+    for (m, rows), (colour, marker) in zip(ranks.groupby("m"), looks, strict=False):
+        expected = rows.groupby("width")["expected"].first()
+        ax.plot(expected.index, expected, color=colour, lw=1.2)
+        ax.plot(rows["width"], rows["rank"], marker, ms=6, mfc="none", color=colour, label=f"{m}")
+    ax.set(xscale="log", yscale="log", xlabel="width, d", ylabel="rank of the covariance")
+    for axis in (ax.set_xticks, ax.set_yticks):
+        axis(widths[::2], [f"{width:g}" for width in widths[::2]])
+    ax.minorticks_off()
+    ax.legend(title="examples, m", title_fontsize=9, loc="upper left")
+
+
+def draw_gaps(ax: Axes, errors: pd.DataFrame) -> None:
+    """Draw the error of dx against the gap of two eigenvalues, every repetition.
+
+    Parameters
+    ----------
+    ax : Axes
+        Where to draw.
+    errors : pandas.DataFrame
+        From `bnbook.experiments.ioffe_whitening.claims.gradient_errors`.
+    """
+    gaps = errors.index.get_level_values("gap")
+    for way, (colour, marker) in LOOKS.items():
+        ax.plot(gaps, errors[way], marker, ms=4, mfc="none", color=colour, label=way)
+        middle = errors[way].groupby("gap").median()
+        ax.plot(middle.index, middle, color=colour, lw=1.2)
+    ax.set(xscale="log", yscale="log", ylabel="relative error of dx, float32")
+    ax.set_xlabel("gap of two eigenvalues")
+    ax.legend(loc="upper right")
+
+
+def draw_gains(ax: Axes, gains: pd.DataFrame) -> None:
+    r"""Draw the largest gain of the gradient against the smallest eigenvalue, with its -1/2 power.
+
+    Parameters
+    ----------
+    ax : Axes
+        Where to draw.
+    gains : pandas.DataFrame
+        From `bnbook.experiments.ioffe_whitening.claims.sensitivities`.
+    """
+    for arm in (ZCA, CHOLESKY, BN):
+        middle = gains[arm].groupby("eigenvalue").median()
+        style.draw_line(ax, middle, arm, marker=style.MARKERS[arm], ms=5, mfc="none", label=arm)
+    at = gains.index.get_level_values("eigenvalue").unique().sort_values()
+    ax.plot(at, at**-0.5, color="0.6", lw=4, alpha=0.5, zorder=0, label=r"$\lambda^{-1/2}$")
+    ax.set(xscale="log", yscale="log", ylabel="largest norm of dx, dy of norm 1")
+    ax.set_xlabel(r"smallest eigenvalue, $\lambda$")
+    ax.legend(loc="upper right")
+
+
+def times(seconds: pd.DataFrame) -> Figure:
+    """Times by width: in milliseconds, and over a linear layer's."""
+    figure = style.new_figure(1, 2, 8, 3.6)
+    left, right = figure.axes
+    draw_times(left, seconds)
+    draw_times(right, seconds, over=LINEAR)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure
+
+
+def ranks(found: pd.DataFrame) -> Figure:
+    """Rank of the covariance by width and size of the minibatch."""
+    figure = style.new_figure(1, 1, 5.5, 3.6)
+    draw_ranks(figure.axes[0], found)
+    return figure
+
+
+def gradients(errors: pd.DataFrame, gains: pd.DataFrame) -> Figure:
+    """The gradient of whitening near equal eigenvalues and near a singular covariance."""
+    figure = style.new_figure(1, 2, 8, 3.4)
+    draw_gaps(figure.axes[0], errors)
+    draw_gains(figure.axes[1], gains)
+    return figure

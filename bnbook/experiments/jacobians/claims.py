@@ -1,0 +1,290 @@
+"""Jacobians at initialisation: what their table says.
+
+The claims, their measures and bounds were written before the recorded runs.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bnbook.evidence import claims
+from bnbook.evidence.claims import Claim
+from bnbook.formulas import gradient_growth_linear, gradient_growth_relu
+from bnbook.tables.arms import RESIDUAL, WITH, WITHOUT
+
+NONLINEARITIES = ("linear", "sigmoid", "tanh", "ReLU")
+GAUSSIAN, ORTHOGONAL = "gaussian", "orthogonal"
+"""How the weights are drawn."""
+LAYER, NETWORK, BATCH, GRADIENT = "layer", "network", "batch", "gradient"
+"""What a row measures: the singular values of one layer's Jacobian or of all up to it, at one
+example; those of a layer's Jacobian with respect to the whole batch; a layer's gradient."""
+TOLERANCE = 0.05
+"""Relative difference from pi / (pi - 1) at which the growth still counts as that of theory."""
+
+
+def layer_spread(table: pd.DataFrame) -> pd.DataFrame:
+    """Median over layers and examples of s_90 / s_10 of the BN networks' layers.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        The experiment's table.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Index seed, columns the nonlinearities; zero singular values are left out.
+    """
+    rows = spectra(table, LAYER)
+    return rows.assign(spread=rows["s90"] / rows["s10"]).pivot_table(
+        index="seed", columns="nonlinearity", values="spread", aggfunc="median"
+    )
+
+
+def spectra(
+    table: pd.DataFrame, measured: str, arm: str = WITH, weights: str = GAUSSIAN
+) -> pd.DataFrame:
+    """Rows of singular values of one kind of Jacobian, arm and weights."""
+    chosen = (table["measured"] == measured) & (table["arm"] == arm)
+    found: pd.DataFrame = table[chosen & (table["weights"] == weights)]
+    return found
+
+
+def least_spread(table: pd.DataFrame) -> pd.Series:
+    """`layer_spread` of the nonlinearity that has the least, per seed."""
+    return layer_spread(table).min(axis="columns", skipna=False)
+
+
+def growth(table: pd.DataFrame) -> pd.Series:
+    """Growth of the squared gradient norm a layer towards the input, of every network.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        The experiment's table.
+
+    Returns
+    -------
+    pandas.Series
+        Index ``arm``, ``nonlinearity``, ``width``, ``batch``, ``seed``: the factor a layer, from a
+        line of least squares through the logarithm at all layers.
+    """
+    keys = ["arm", "nonlinearity", "width", "batch", "seed"]
+    rows = table[table["measured"] == GRADIENT]
+    found = {
+        key: math.exp(-np.polyfit(run["layer"], np.log(run["squared_gradient"]), 1)[0])
+        for key, run in rows.groupby(keys)
+    }
+    index = pd.MultiIndex.from_tuples(list(found), names=keys)
+    return pd.Series(list(found.values()), index=index)
+
+
+def relu_growth(table: pd.DataFrame) -> pd.Series:
+    """`growth` of the widest ReLU network with BN at its largest batch, per seed."""
+    found = growth(table).reset_index(name="growth")
+    found = found[(found["arm"] == WITH) & (found["nonlinearity"] == "ReLU")]
+    widest = found[found["width"] == found["width"].max()]
+    largest = widest[widest["batch"] == widest["batch"].max()]
+    return pd.Series(largest.set_index("seed")["growth"])
+
+
+def relu_departure(table: pd.DataFrame) -> pd.Series:
+    """Relative difference of `relu_growth` from pi / (pi - 1), without sign, per seed."""
+    return (relu_growth(table) / gradient_growth_relu() - 1).abs()
+
+
+def expected_growth(nonlinearity: str) -> float:
+    r"""Growth of the squared gradient a layer in the limit of wide layers and large batches.
+
+    .. math::
+        \frac{\mathrm{E}[g'(z)^2]}{\mathrm{Var}[g(z)]}, \quad z \sim N(0, 1)
+
+    Derived here: the input of the nonlinearity is normalised, W spreads the gradient evenly, and
+    BN divides by the deviation of Wu. Never below 1 (the Gaussian Poincare inequality), and 1 for
+    linear g alone. For ReLU it is `bnbook.formulas.gradient_growth_relu`.
+
+    Parameters
+    ----------
+    nonlinearity : str
+        One of `NONLINEARITIES`.
+
+    Returns
+    -------
+    float
+    """
+    if nonlinearity == "ReLU":
+        return gradient_growth_relu()
+    z, weight = np.polynomial.hermite_e.hermegauss(201)
+    weight = weight / weight.sum()
+    if nonlinearity == "sigmoid":
+        g = 1 / (1 + np.exp(-z))
+        slope = g * (1 - g)
+    else:
+        g, slope = (np.tanh(z), 1 - np.tanh(z) ** 2) if nonlinearity == "tanh" else (z, z**0)
+    variance = weight @ g**2 - (weight @ g) ** 2
+    return float(weight @ slope**2 / variance)
+
+
+CLAIMS = (
+    Claim(
+        id="ioffe.sec3_3.jacobian",
+        paper="Ioffe & Szegedy 2015",
+        section="3.3",
+        statement=(
+            "A conjecture: BN may lead the layers' Jacobians to have singular values close to 1."
+        ),
+        quantity=(
+            "90th percentile of a layer's singular values divided by the 10th, zeros left out, at"
+            " initialisation: median over layers and examples, of the nonlinearity with the least"
+        ),
+        measure=least_spread,
+        bound=2.0,
+        direction="below",
+        scale="log",
+        digits=1,
+    ),
+    Claim(
+        id="yang.gradient_explosion",
+        paper="Yang et al. 2019",
+        section="gradient explosion",
+        statement=(
+            "At initialisation the gradients of BN networks without skips grow exponentially"
+            " towards the first layer."
+        ),
+        quantity=(
+            "growth of the squared gradient norm a layer towards the input, ReLU and BN, widest"
+            " network, largest batch"
+        ),
+        measure=relu_growth,
+        bound=1.0,
+        scale="log",
+        digits=3,
+    ),
+    Claim(
+        id="yang.relu.rate",
+        paper="Yang et al. 2019",
+        section="gradient explosion, as summarised by others",
+        statement="With ReLU the squared gradient grows by pi / (pi - 1) a layer.",
+        quantity=(
+            "relative difference, without sign, of the growth from pi / (pi - 1), widest network,"
+            " largest batch"
+        ),
+        measure=relu_departure,
+        bound=TOLERANCE,
+        direction="below",
+        digits=4,
+    ),
+)
+
+
+def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Return the numbers that the chapter quotes beside the claims.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        The experiment's table.
+
+    Returns
+    -------
+    dict
+        Name -> ``value``, ``digits``, ``unit`` and, for means over seeds, ``low``, ``high``.
+    """
+    return {
+        **_setting(table),
+        **_spectrum_facts(table),
+        **_growth_facts(table),
+        **_linear_facts(table),
+    }
+
+
+def _setting(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    gradients, layers = (table[table["measured"] == kind] for kind in (GRADIENT, LAYER))
+    return {
+        "seeds": claims.fact([table["seed"].nunique()], 0),
+        "width": claims.fact([layers["width"].max()], 0),
+        "depth": claims.fact([layers["layer"].max()], 0),
+        "batch": claims.fact([layers["batch"].max()], 0),
+        "gradient_width": claims.fact([gradients["width"].max()], 0),
+        "gradient_depth": claims.fact([gradients["layer"].max()], 0),
+        "gradient_batch": claims.fact([gradients["batch"].max()], 0),
+    }
+
+
+def _spectrum_facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    spread = layer_spread(table)
+    layers, network = spectra(table, LAYER), spectra(table, NETWORK)
+    deepest = network[network["layer"] == network["layer"].max()]
+    for g in NONLINEARITIES:
+        own = layers[layers["nonlinearity"] == g]
+        last = deepest[deepest["nonlinearity"] == g].groupby("seed")
+        whole = spectra(table, BATCH)
+        whole = whole[whole["nonlinearity"] == g]
+        name = g.lower()
+        found |= {
+            f"{name}_spread": claims.fact(spread[g], 1),
+            f"{name}_rms": claims.fact(own.groupby("seed")["rms"].mean(), 2),
+            f"{name}_zeros": claims.fact(100 * own.groupby("seed")["zeros"].mean(), 0, " %"),
+            f"{name}_batch_spread": claims.fact(whole["s90"] / whole["s10"], 1),
+            f"{name}_batch_rms": claims.fact(whole["rms"], 2),
+            f"{name}_network_log_largest": claims.fact(np.log10(last["smax"].median()), 1),
+            f"{name}_network_log_median": claims.fact(np.log10(last["s50"].median()), 1),
+        }
+    orthogonal = spectra(table, LAYER, weights=ORTHOGONAL)
+    ratio = (orthogonal["s90"] / orthogonal["s10"]).groupby(orthogonal["seed"]).median()
+    plain = spectra(table, LAYER, arm=WITHOUT)
+    plain = plain[plain["nonlinearity"] == "linear"]
+    bare = (plain["s90"] / plain["s10"]).groupby(plain["seed"]).median()
+    return found | {
+        "orthogonal_spread": claims.fact(ratio, 2),
+        "linear_without_spread": claims.fact(bare, 1),
+    }
+
+
+def _growth_facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    grown = growth(table).reset_index(name="growth")
+    relu = grown[(grown["arm"] == WITH) & (grown["nonlinearity"] == "ReLU")]
+    narrow = relu[relu["width"] == relu["width"].min()]
+    found = {
+        "relu_norm_growth": claims.fact(np.sqrt(relu_growth(table)), 3),
+        "narrowest_width": claims.fact([relu["width"].min()], 0),
+        "narrowest_growth": claims.fact(narrow.groupby("seed")["growth"].mean(), 3),
+    }
+    for name, arm in (("with", WITH), ("without", WITHOUT), ("residual", RESIDUAL)):
+        for g in NONLINEARITIES:
+            own = grown[(grown["arm"] == arm) & (grown["nonlinearity"] == g)]
+            if own.empty:
+                continue
+            own = own[(own["width"] == own["width"].max()) & (own["batch"] == own["batch"].max())]
+            found[f"{name}_{g.lower()}_growth"] = claims.fact(own["growth"], 3)
+    expected = {
+        f"{g.lower()}_expected": claims.fact([expected_growth(g)], 3) for g in NONLINEARITIES
+    }
+    return {**found, **expected, "residual_late_growth": claims.fact(_late_growth(table), 3)}
+
+
+def _late_growth(table: pd.DataFrame) -> pd.Series:
+    """Growth a layer through the last half of the network with skips, per seed."""
+    rows = table[(table["measured"] == GRADIENT) & (table["arm"] == RESIDUAL)]
+    square = rows.pivot_table(index="seed", columns="layer", values="squared_gradient")
+    last = int(square.columns.max())
+    half = last // 2
+    return pd.Series((square[half] / square[last]) ** (1 / (last - half)))
+
+
+def _linear_facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    grown = growth(table).reset_index(name="growth")
+    grown = grown[(grown["arm"] == WITH) & (grown["nonlinearity"] == "linear")]
+    grown = grown[grown["width"] == grown["width"].max()]
+    found: dict[str, dict[str, Any]] = {}
+    worst = 0.0
+    for size, own in grown.groupby("batch")["growth"]:
+        batch = int(str(size))
+        found[f"linear_batch_{batch}"] = claims.fact(own, 3)
+        worst = max(worst, abs(float(own.mean()) / gradient_growth_linear(batch) - 1))
+    return {**found, "linear_formula_error": claims.fact([100 * worst], 1, " %")}

@@ -1,1 +1,0 @@
-"""Drawing result tables. One module per experiment; colours and saving in `style`."""

@@ -1,0 +1,1 @@
+"""Normalisation layers, and layers that hold several networks at once."""

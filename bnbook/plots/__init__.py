@@ -1,0 +1,1 @@
+"""Style and drawing that several figures share."""

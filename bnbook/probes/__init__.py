@@ -1,0 +1,1 @@
+"""What is read off a network, which is left as it was."""

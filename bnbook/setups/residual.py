@@ -1,0 +1,384 @@
+r"""How the residual networks of Bjorck et al. 2018 are trained: images, networks, rate, divergence.
+
+SGD with momentum, weight decay, random crops and flips, a rate divided by 10 at 50 % and 75 % of
+the steps: the set-up of He, Zhang, Ren & Sun 2016, section 4.2, which Bjorck et al. follow; initial
+weights are Xavier's. A run has diverged when the loss of a minibatch is above `THRESHOLD` or no
+number. Gradients are never clipped, but in the arm that is called so.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from bnbook import datasets
+from bnbook.errors import BnbookError
+from bnbook.layers import ensemble, norm
+from bnbook.networks import models, unnormalised
+from bnbook.probes import measurements
+from bnbook.tables.arms import (
+    CLIPPED,
+    FIXUP,
+    GROUP_NORM,
+    LAYER_NORM,
+    SKIPINIT,
+    WARM_UP,
+    WITH,
+    WITHOUT,
+)
+from bnbook.training import augment, fit
+from bnbook.training.session import Session
+
+THRESHOLD = 1e3
+"""Loss of a minibatch, in nats, above which a run has diverged (Bjorck et al. 2018, section 3)."""
+
+Split = tuple[Tensor, Tensor]
+"""Images (N, C, H, W) and labels (N,)."""
+
+
+class Setting(Protocol):
+    """What a single run says of its training; configs of experiments have these fields."""
+
+    @property
+    def data(self) -> str:
+        """Name of a data set of images."""
+
+    @property
+    def side(self) -> int:
+        """Rows and columns of the images; larger ones are averaged down, smaller ones enlarged."""
+
+    @property
+    def train_images(self) -> int:
+        """Training images, at most; 0 takes all."""
+
+    @property
+    def validation(self) -> int:
+        """Training images set aside to choose rates."""
+
+    @property
+    def test_images(self) -> int:
+        """Test images, at most; 0 takes all."""
+
+    @property
+    def pad(self) -> int:
+        """Zeros around an image from which its crop is taken, pixels; 0: neither crop nor flip."""
+
+    @property
+    def steps(self) -> int:
+        """Steps of SGD."""
+
+    @property
+    def batch_size(self) -> int:
+        """Images in a minibatch."""
+
+    @property
+    def momentum(self) -> float:
+        """Of SGD."""
+
+    @property
+    def weight_decay(self) -> float:
+        """Of SGD, on all parameters."""
+
+    @property
+    def warm_up(self) -> float:
+        """Share of the steps over which the rate rises, in the arm with a warm-up."""
+
+    @property
+    def clip_norm(self) -> float:
+        """Largest norm of the gradient, in the arm that is clipped."""
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """The network, one name."""
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Of initial weights and minibatches, one."""
+
+    @property
+    def learning_rates(self) -> tuple[float, ...]:
+        """Of SGD, one."""
+
+    @property
+    def points(self) -> int:
+        """Measurements, evenly spread over the steps."""
+
+
+class Splits(NamedTuple):
+    """Images to train on, to choose rates, and to report."""
+
+    train: Split
+    validation: Split
+    test: Split
+
+    def to(self, device: str) -> Splits:
+        """Return them on a device."""
+        return Splits(*((x.to(device), y.to(device)) for x, y in self))
+
+
+@functools.lru_cache(maxsize=1)
+def splits(
+    data: str, side: int, train_images: int, validation: int, test_images: int, device: str
+) -> Splits:
+    """Load images: resized, split, each pixel's mean over training images subtracted.
+
+    All are divided by the standard deviation of what remains. The split does not depend on a seed.
+
+    Parameters
+    ----------
+    data : str
+        Name of a data set of images (see `bnbook.datasets`).
+    side, train_images, validation, test_images : int
+        See `Setting`.
+    device : str
+        Where to put them.
+
+    Returns
+    -------
+    Splits
+
+    Raises
+    ------
+    BnbookError
+        When there are too few images.
+    """
+    given, test = (datasets.load(data, split) for split in ("train", "test"))
+    count = train_images or len(given.labels) - validation
+    if not 0 < validation <= len(given.labels) - count:
+        raise BnbookError(
+            f"validation must lie in [1, {len(given.labels) - count}] for {data} with"
+            f" {count} training images, found {validation}."
+        )
+    order = torch.randperm(len(given.labels), generator=torch.Generator().manual_seed(0))
+    chosen = [order[validation : validation + count], order[:validation]]
+    found = [(_resized(given.images[i], side), given.labels[i]) for i in chosen]
+    last = slice(test_images or None)
+    found.append((_resized(test.images[last], side), test.labels[last]))
+    mean = found[0][0].mean(0)
+    std = found[0][0].var(0, correction=0).mean().sqrt()
+    return Splits(*(((x - mean) / std, y) for x, y in found)).to(device)
+
+
+def _resized(images: Tensor, side: int) -> Tensor:
+    if images.shape[-1] == side:
+        return images
+    if images.shape[-1] % side == 0:
+        return F.avg_pool2d(images, images.shape[-1] // side)
+    size = (side, side)
+    return F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
+
+
+def network(arm: str, seeds: Sequence[int], **sizes: Any) -> models.ResNet:
+    """Make the residual networks of an arm.
+
+    Parameters
+    ----------
+    arm : str
+        With BN, GroupNorm, LayerNorm, or without: then plain, `FIXUP` or `SKIPINIT`.
+    seeds : sequence of int
+        One per member. Equal seeds have equal initial weights in all arms but the last two.
+    **sizes
+        ``n``, ``in_channels``, ``widths``; see `bnbook.networks.models.ResNet`.
+
+    Returns
+    -------
+    bnbook.networks.models.ResNet
+    """
+    if arm == FIXUP:
+        return unnormalised.FixupResNet(seeds, **sizes)
+    if arm == SKIPINIT:
+        return unnormalised.SkipInitResNet(seeds, **sizes)
+    return models.ResNet(_norms(len(seeds))[arm], seeds, init_std=ensemble.xavier, **sizes)
+
+
+def _norms(members: int) -> dict[str, models.Norm | None]:
+    return {
+        WITH: norm.FusedBatchNorm,
+        GROUP_NORM: functools.partial(norm.make_norm, "group", members=members),
+        LAYER_NORM: functools.partial(norm.make_norm, "layer", members=members),
+        **dict.fromkeys((WITHOUT, WARM_UP, CLIPPED)),
+    }
+
+
+def schedule(steps: int, warm_up: float = 0.0) -> Tensor:
+    """Return the factors of the learning rate: 1, 0.1 from 50 % on, 0.01 from 75 % on.
+
+    Parameters
+    ----------
+    steps : int
+        Length of training.
+    warm_up : float
+        Share of the steps over which the factor rises linearly to 1, in [0, 0.5].
+
+    Returns
+    -------
+    Tensor, (steps,)
+    """
+    done = torch.arange(steps) / steps
+    factors = torch.where(done < 0.5, 1.0, torch.where(done < 0.75, 0.1, 0.01))
+    rising = max(1, round(warm_up * steps))
+    ramp = ((torch.arange(steps) + 1) / rising).clamp(max=1)
+    return factors * ramp
+
+
+def optimiser(runs: Sequence[Setting]) -> fit.SGD:
+    """Return the settings of SGD for runs of one arm, each with its rate."""
+    one = runs[0]
+    arm = one.arms[0]
+    return fit.SGD(
+        [run.learning_rates[0] for run in runs],
+        momentum=one.momentum,
+        weight_decay=one.weight_decay,
+        schedule=schedule(one.steps, one.warm_up if arm == WARM_UP else 0.0),
+        clip_norm=one.clip_norm if arm == CLIPPED else math.inf,
+    )
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of each member; infinite where it is above `THRESHOLD`, which ends its run.
+
+    Parameters
+    ----------
+    logits, labels : Tensor
+        As for `bnbook.layers.ensemble.cross_entropy`.
+
+    Returns
+    -------
+    Tensor, (E,)
+    """
+    each = ensemble.cross_entropy(logits, labels)
+    return each.masked_fill(each > THRESHOLD, torch.inf)
+
+
+def shaken(crops: Tensor, pad: int) -> Callable[[Tensor, int], Tensor]:
+    """Return the augmentation: crops and flips that depend on the step and the place in the batch.
+
+    Members share them, whatever their minibatches, so that it does not matter which are left.
+
+    Parameters
+    ----------
+    crops : Tensor, (steps, N, 3)
+        From `bnbook.training.augment.crops`, on the images' device.
+    pad : int
+        Zeros on each side of an image.
+
+    Returns
+    -------
+    callable
+        Images of a batch, (N, C, H, W) or (E, N, C, H, W), and step -> the same shape.
+    """
+
+    def transform(x: Tensor, step: int) -> Tensor:
+        if x.dim() == 4:
+            return augment.crop_and_flip(x, crops[step], pad)
+        side_by_side = x.transpose(0, 1).flatten(1, 2)
+        moved = augment.crop_and_flip(side_by_side, crops[step], pad)
+        own: Tensor = moved.unflatten(1, (len(x), -1))
+        return own.transpose(0, 1)
+
+    return transform
+
+
+def measured_steps(steps: int, points: int) -> list[int]:
+    """Return the steps measured: 0, then evenly, the last one at the end."""
+    return sorted({round(steps * k / points) for k in range(points + 1)})
+
+
+def train(
+    runs: Sequence[Setting],
+    session: Session,
+    make: Callable[..., models.ResNet],
+    probes: Callable[[models.ResNet, Splits], Sequence[fit.Probe]] = lambda *_: (),
+) -> list[dict[str, Tensor]]:
+    """Train runs that differ in seed and rate as one ensemble, and measure accuracies.
+
+    Parameters
+    ----------
+    runs : sequence of Setting
+        Of one arm and one setting.
+    session : Session
+        Device, plan, checkpoint, deadline and progress.
+    make : callable
+        An arm, the members' seeds and ``in_channels`` -> networks; `network` with its sizes.
+    probes : callable, optional
+        Makes further probes from the model and the images.
+
+    Returns
+    -------
+    list of dict
+        The rows of `bnbook.training.fit.fit`, with ``training_accuracy`` (of as many training
+        images, as they are, as there are for validation), ``validation_accuracy``,
+        ``test_accuracy``.
+    """
+    one = runs[0]
+    device = fit.choose_device(session.device)
+    images = splits(
+        one.data, one.side, one.train_images, one.validation, one.test_images, str(device)
+    )
+    seeds = [run.seeds[0] for run in runs]
+    model = make(one.arms[0], seeds, in_channels=images.train[0].shape[1]).to(device)
+    total = len(images.train[1])
+    batches, streams = fit.streams(total, one.batch_size, one.steps, seeds)
+    crops = augment.crops(one.steps, one.batch_size, 0, one.pad).to(device)
+    return fit.fit(
+        model,
+        *images.train,
+        batches,
+        optimiser(runs),
+        cross_entropy,
+        probes=(_accuracies(model, images), *probes(model, images)),
+        at=measured_steps(one.steps, one.points),
+        streams=streams,
+        transform=shaken(crops, one.pad) if one.pad else None,
+        session=session,
+    )
+
+
+def _accuracies(model: nn.Module, images: Splits) -> fit.Probe:
+    shown = [part[: len(images.validation[1])] for part in images.train]
+    measured = {
+        "training_accuracy": (shown[0], shown[1]),
+        "validation_accuracy": images.validation,
+        "test_accuracy": images.test,
+    }
+    return lambda: {name: measurements.accuracy(model, *of) for name, of in measured.items()}
+
+
+def table(run: Setting, history: Sequence[Mapping[str, Tensor]], member: int) -> pd.DataFrame:
+    """Return the rows of one run.
+
+    Parameters
+    ----------
+    run : Setting
+        The run.
+    history : sequence of mapping
+        From `train`, with one number for each member in every column shown.
+    member : int
+        Its place in the ensemble.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``arm``, ``seed``, ``learning_rate``, ``step``, ``loss``, ``diverged_at`` and the three
+        accuracies. From its divergence on, a run has those of guessing among ten classes.
+    """
+    names = ("loss", "training_accuracy", "validation_accuracy", "test_accuracy")
+    rows = pd.DataFrame(
+        {
+            "arm": run.arms[0],
+            "seed": run.seeds[0],
+            "learning_rate": run.learning_rates[0],
+            "step": [int(row["step"]) for row in history],
+            "diverged_at": [int(row["diverged_at"][member]) for row in history],
+            **{name: [float(row[name][member]) for row in history] for name in names},
+        }
+    )
+    rows.loc[rows["diverged_at"] >= 0, list(names[1:])] = 0.1
+    return rows

@@ -1,0 +1,282 @@
+"""What records there are, which of them still stand, and why the others do not."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bnbook import experiments, files
+from bnbook.errors import BnbookError
+from bnbook.evidence import records, sources
+from bnbook.experiments import Experiment
+from bnbook.sweeps import store
+from bnbook.sweeps.store import Store
+
+SUFFIXES = (".csv", ".json", ".parquet")
+"""The formats of `export`."""
+
+
+class Row(NamedTuple):
+    """One line of `listing`: a record, or the cached members of an experiment."""
+
+    where: str
+    experiment: str
+    what: str
+    n: int | None
+    date: str
+    size: int
+    state: str
+
+
+def listing(recorded: Path, fresh: Path, sweeps: Path) -> Iterator[Row]:
+    """Say what there is: records, results made here, and the finished members of sweeps.
+
+    Parameters
+    ----------
+    recorded, fresh : pathlib.Path
+        Two results folders.
+    sweeps : pathlib.Path
+        The folder of finished members.
+
+    Yields
+    ------
+    Row
+        ``n`` counts seeds, of members it is None. ``state`` is ``fresh`` when the same command
+        would give the same key today, ``stale``, ``partly`` fresh, or ``damaged``; empty for what
+        is no experiment.
+    """
+    for where, folder in (("results", recorded), ("_build/results", fresh)):
+        for path in sorted(folder.glob("*/*.parquet")):
+            yield _record_row(where, path)
+    for folder in sorted(path for path in sweeps.glob("*") if path.is_dir()):
+        if row := _members_row(Store(folder)):
+            yield row
+
+
+def _record_row(where: str, path: Path) -> Row:
+    name, size = path.parent.name, path.stat().st_size
+    try:
+        found = records.read(path).provenance
+    except BnbookError:
+        return Row(where, name, path.stem, None, "", size, "damaged")
+    state = "" if name not in experiments.names() else "stale" if why(name, found) else "fresh"
+    seeds = found.get("seeds")
+    n = len(seeds) if isinstance(seeds, list) else seeds
+    return Row(where, name, path.stem, n, str(found.get("date", ""))[:10], size, state)
+
+
+def _members_row(kept: Store) -> Row | None:
+    found = list(kept.finished())
+    if not found:
+        return None
+    sources = _sources(kept.folder.name)
+    stale = [path for path, about in found if about is None or outdated(about, sources)]
+    dates = [about.get("date", "") for _, about in found if about is not None]
+    return Row(
+        "_build/sweeps",
+        kept.folder.name,
+        f"{len(found)} members",
+        None,
+        max(dates, default=""),
+        sum(path.stat().st_size for path, _ in found),
+        "fresh" if not stale else "stale" if len(stale) == len(found) else "partly",
+    )
+
+
+def _sources(name: str) -> dict[str, str]:
+    """Digests of an experiment's definitions as they are now; empty when it is gone."""
+    return store.source_digests(experiments.find(name)) if name in experiments.names() else {}
+
+
+def why(name: str, found: Mapping[str, Any]) -> list[str]:
+    """Say what has changed since a record was made; nothing when it still stands.
+
+    Parameters
+    ----------
+    name : str
+        The experiment.
+    found : mapping
+        The record's provenance.
+
+    Returns
+    -------
+    list of str
+        One line for each thing that differs: config, source, data, torch, NumPy.
+
+    Raises
+    ------
+    BnbookError
+        When there is no such experiment.
+    """
+    return [
+        *_config_changes(experiments.find(name), found),
+        *_source_changes(found.get("source_digest"), found.get("sources"), _sources(name)),
+        *_data_changes(found.get("data"), found.get("data_digest")),
+        *_version_changes(found.get("versions") or {}),
+    ]
+
+
+def outdated(found: Mapping[str, Any], sources: Mapping[str, str]) -> list[str]:
+    """Say why no sweep would use a cached member, or go on with a batch, any longer.
+
+    Parameters
+    ----------
+    found : mapping
+        Provenance of the member's record, or the batch's note.
+    sources : mapping
+        Digests of the experiment's definitions as they are now; empty when it is gone.
+
+    Returns
+    -------
+    list of str
+        One line for each thing that differs: source, data, torch, NumPy.
+    """
+    if not sources:
+        return ["experiment: there is none of that name"]
+    if "facts" not in found:
+        return ["source: written by an older version of the package"]
+    facts = found["facts"]
+    return [
+        *_source_changes(facts["source"], found.get("sources"), sources),
+        *_data_changes(facts["config"]["data"], facts["data"]),
+        *_scaling_changes(facts),
+        *_version_changes(facts),
+    ]
+
+
+def _config_changes(experiment: Experiment, found: Mapping[str, Any]) -> list[str]:
+    profile, then = found.get("profile"), found.get("config") or {}
+    try:
+        config = experiment.configure(str(profile), data=found.get("data"))
+    except BnbookError as error:
+        return [f"config: {error}"]
+    now = json.loads(json.dumps(asdict(config)))
+    names = sorted(now.keys() | then.keys())
+    return [
+        f"config: {field} was {then.get(field)}, is {now.get(field)}"
+        for field in names
+        if field not in then or field not in now or then[field] != now[field]
+    ]
+
+
+def _source_changes(
+    then: str | None, definitions: Mapping[str, str] | None, now: Mapping[str, str]
+) -> list[str]:
+    if then == sources.combined(now):
+        return []
+    if not definitions:
+        return ["source: it differs; the record does not say in which definitions"]
+    every = now.keys() | definitions.keys()
+    changed = sorted(name for name in every if now.get(name) != definitions.get(name))
+    return [f"source: {name} {_change(name, definitions, now)}" for name in changed]
+
+
+def _change(name: str, then: Mapping[str, str], now: Mapping[str, str]) -> str:
+    if name not in now:
+        return "no longer counts"
+    return "changed" if name in then else "counts now"
+
+
+def _data_changes(name: str | None, then: str | None) -> list[str]:
+    from bnbook import datasets
+
+    try:
+        now = datasets.digest(str(name))
+    except BnbookError as error:
+        return [f"data: {error}"]
+    return [] if now == then else [f"data: {name} had digest {str(then)[:12]}, has {now[:12]}"]
+
+
+def _scaling_changes(facts: Mapping[str, Any]) -> list[str]:
+    from bnbook import datasets
+
+    data = facts["config"]["data"]
+    same = facts.get("scaling") == datasets.scaling(data)
+    return [] if same else [f"data: the pixels of {data} were scaled in another way"]
+
+
+def _version_changes(then: Mapping[str, Any]) -> list[str]:
+    found = []
+    for package in ("torch", "numpy"):
+        was, now = str(then.get(package)).partition("+")[0], records.released(package)
+        if was != now:
+            found.append(f"{package}: was {was}, is {now}")
+    return found
+
+
+def prune(sweeps: Path, dry_run: bool = False) -> list[tuple[Path, str]]:
+    """Delete finished members and begun batches that no sweep would use any longer.
+
+    Parameters
+    ----------
+    sweeps : pathlib.Path
+        The folder of finished members; nothing outside it is touched.
+    dry_run : bool
+        Delete nothing, only say what would be.
+
+    Returns
+    -------
+    list of (pathlib.Path, str)
+        Files and the reasons.
+    """
+    condemned = []
+    for folder in sorted(path for path in sweeps.glob("*") if path.is_dir()):
+        condemned += list(_condemned(Store(folder)))
+    if not dry_run:
+        for path, _ in condemned:
+            path.unlink(missing_ok=True)
+    return condemned
+
+
+def _condemned(kept: Store) -> Iterator[tuple[Path, str]]:
+    sources = _sources(kept.folder.name)
+    for path, about in kept.finished():
+        reasons = ["damaged"] if about is None else outdated(about, sources)
+        if reasons:
+            yield path, "; ".join(reasons)
+    current = set[str]()
+    for note in sorted(kept.folder.glob("*.json")):
+        if reasons := outdated(json.loads(note.read_text()), sources):
+            yield note, "; ".join(reasons)
+        else:
+            current.add(note.stem)
+    for path in sorted((*kept.folder.glob("*.checkpoint"), *kept.folder.glob("*.progress"))):
+        if path.stem not in current:
+            yield path, "no batch that could go on has it"
+
+
+def export(path: Path, target: Path) -> None:
+    """Write a record's table for other programs.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        The record.
+    target : pathlib.Path
+        A file that does not exist. ``.csv`` holds the table, ``.json`` provenance, digest and
+        rows (null for what is not finite), ``.parquet`` is the record itself.
+
+    Raises
+    ------
+    BnbookError
+        When the record cannot be read, or the target exists or has another suffix.
+    """
+    record = records.read(path)
+    if target.suffix not in SUFFIXES:
+        raise BnbookError(f"--to must end in one of {', '.join(SUFFIXES)}, found {target.name!r}.")
+    if target.exists():
+        raise BnbookError(f"{target} exists and was left as it is; choose another name.")
+    if target.suffix == ".parquet":
+        content = path.read_bytes()
+    elif target.suffix == ".csv":
+        content = record.table.to_csv(index=False).encode()
+    else:
+        finite = record.table.replace([math.inf, -math.inf], math.nan)
+        rows = finite.astype(object).where(finite.notna(), None).to_dict("records")
+        about = {"provenance": record.provenance, "digest": record.digest}
+        content = (files.as_json({**about, "rows": rows}) + "\n").encode()
+    files.write_bytes(target, content)

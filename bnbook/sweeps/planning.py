@@ -1,0 +1,126 @@
+"""What pays on this machine: one ensemble or single networks, which layout, compiled or not.
+
+The choice is measured once for each experiment, machine and version, kept in a file, and stated in
+the record. It never changes what is computed, only how.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from bnbook import experiments, files
+from bnbook.errors import BnbookError
+from bnbook.evidence import records
+from bnbook.experiments import Experiment
+from bnbook.training.session import Plan, Session, TrialOverError
+
+MOST_MEMBERS = {"cpu": 32, "cuda": 512}
+"""Networks in one ensemble, at most: more do not make a member cheaper (see the page on speed)."""
+
+TRIAL_STEPS = 10
+
+
+def choose(
+    experiment: Experiment,
+    parts: Sequence[Any],
+    device: str,
+    folder: Path,
+    members: int | None = None,
+) -> Plan:
+    """Return the plan that trains a member fastest here.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        Its ``PLANS``, if it has any, are the plans to try; each is tried with single networks and
+        with as many as fuse.
+    parts : sequence of Config
+        The single runs to come. Those that fuse with the first are timed for a few steps.
+    device : str
+        ``cpu`` or ``cuda``.
+    folder : pathlib.Path
+        Where the answer is kept, so that the trial runs once.
+    members : int, optional
+        Forces the size of an ensemble; the rest is measured still, where there is a choice.
+
+    Returns
+    -------
+    Plan
+
+    Raises
+    ------
+    BnbookError
+        When `members` is less than 1.
+    """
+    if members is not None and members < 1:
+        raise BnbookError(f"members must be at least 1, found {members}.")
+    group = _fusing(experiment, parts, device)
+    tried = candidates(experiment, len(group), members)
+    if len(tried) == 1:
+        return tried[0]
+    kept = folder / f"plan-{_key(experiment, group, device, tried)}.json"
+    if kept.is_file():
+        return Plan(**json.loads(kept.read_text())["plan"])
+    seconds = [_seconds(experiment, group, device, plan) for plan in tried]
+    best = tried[seconds.index(min(seconds))]
+    measured = [
+        {**asdict(p), "ms_per_member_step": 1e3 * s} for p, s in zip(tried, seconds, strict=True)
+    ]
+    files.write_json(kept, {"plan": asdict(best), "measured": measured})
+    return best
+
+
+def candidates(experiment: Experiment, count: int, members: int | None = None) -> list[Plan]:
+    """Return the plans to try for runs of which `count` fuse, each once."""
+    sizes = (members,) if members is not None else (count, 1)
+    plans = [replace(p, members=n) for p in getattr(experiment, "PLANS", (Plan(),)) for n in sizes]
+    possible = [plan for plan in plans if not plan.compiled or has_compiler()]
+    return list(dict.fromkeys(possible or plans))
+
+
+def has_compiler() -> bool:
+    """Whether there is a C++ compiler, which torch.compile needs on a CPU."""
+    return any(map(shutil.which, ("g++", "clang++", "c++")))
+
+
+def _fusing(experiment: Experiment, parts: Sequence[Any], device: str) -> list[Any]:
+    """Return the runs that would train with the first: on a CPU those of one seed, which share
+    their minibatches; on a GPU all that fit.
+    """  # noqa: D205
+    fused = [part for part in parts if experiment.fuses(part) == experiment.fuses(parts[0])]
+    if device == "cpu":
+        fused = list(next(itertools.groupby(fused, lambda part: part.seeds))[1])
+    return fused[: MOST_MEMBERS[device]]
+
+
+def _key(experiment: Experiment, group: Sequence[Any], device: str, tried: list[Plan]) -> str:
+    import torch
+
+    facts = {
+        "experiment": experiments.stem(experiment),
+        "run": asdict(group[0]),
+        "members": len(group),
+        "tried": [asdict(plan) for plan in tried],
+        "machine": [device, records.processor(), torch.__version__],
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _seconds(experiment: Experiment, group: Sequence[Any], device: str, plan: Plan) -> float:
+    """Time of one step of one member."""
+    members = min(plan.members, len(group))
+    try:
+        experiment.train(group[:members], Session(device, plan, trial=TRIAL_STEPS))
+    except TrialOverError as over:
+        return over.seconds / members
+    raise BnbookError(
+        f"{experiments.stem(experiment)}.train did not train through training.fit, so nothing could"
+        " be timed. Give `--members` to choose."
+    )

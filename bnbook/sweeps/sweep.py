@@ -1,0 +1,423 @@
+"""Run what no record holds: in fused batches, in parallel, resumable, never the same member twice.
+
+A member is one single run of a config; see `Experiment.parts`. Finished members are kept in a cache
+folder under a key of everything that they depend on. A sweep that was interrupted goes on with the
+members that are missing, and with a batch that was begun from its checkpoint. A batch of which
+nothing is finished trains as the same batch as in a sweep that was not interrupted, so that the
+tables agree to the last bit.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Hashable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from bnbook import experiments
+from bnbook.errors import BnbookError
+from bnbook.evidence import records, sources
+from bnbook.experiments import Experiment
+from bnbook.sweeps import executors, store
+from bnbook.sweeps.executors import Crew
+from bnbook.sweeps.progress import Progress, Work
+from bnbook.sweeps.store import Store
+from bnbook.sweeps.worker import Task, Trained, plan, train_batch, versions
+from bnbook.training import session
+from bnbook.training.session import OutOfTimeError, Plan, Session
+
+CACHE = records.root() / "_build" / "sweeps"
+"""Where finished members are kept."""
+GRACE = 30.0
+"""Seconds after the deadline at which what still has not stopped is given up."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a sweep came to.
+
+    Attributes
+    ----------
+    table : pandas.DataFrame
+        The rows of the members that are finished. When none is left, the same rows in the same
+        order as ``experiment.run`` of each config, whatever was resumed.
+    seconds : float
+        Time spent computing, summed over members, those found in the cache included.
+    source_digest : str
+        Digest of the source that the run depends on, taken when it started.
+    sources : dict
+        The digests of its definitions.
+    device : str
+        ``cpu``, or the name of the GPU, or several with commas between them.
+    plan : dict
+        The `Plan`'s fields.
+    members, left, part_way : int
+        All of them; those that are not finished, because time ran out; and those of the latter
+        that have a checkpoint.
+    diverged : int
+        Members that did not stay finite.
+    """
+
+    table: pd.DataFrame
+    seconds: float
+    source_digest: str
+    sources: dict[str, str]
+    device: str
+    plan: dict[str, Any]
+    members: int
+    left: int
+    part_way: int
+    diverged: int
+
+    def remains(self) -> str:
+        """Say in a sentence how far the sweep is."""
+        return (
+            f"{self.members - self.left} of {self.members} members are done, {self.part_way} part"
+            f" way, {self.left - self.part_way} not begun; run the same command again to go on."
+        )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Members that train as one ensemble: their keys and what the keys are made of, in order."""
+
+    members: dict[str, dict[str, Any]]
+    parts: tuple[Any, ...]
+
+    @property
+    def key(self) -> str:
+        """The key of the batch."""
+        return store.batch_key(tuple(self.members))
+
+
+def sweep(
+    experiment: Experiment,
+    configs: Any,
+    *,
+    device: str = "auto",
+    workers: int = 1,
+    executor: str | None = None,
+    scheduler: str | None = None,
+    members: int | None = None,
+    budget: float | None = None,
+    cache: Path | None = None,
+    quiet: bool | None = None,
+) -> Outcome:
+    """Run the members of one or several configs that the cache does not hold.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        The experiment's module.
+    configs : Config or sequence of Config
+        From its `configure`. A single run that several of them hold is run once.
+    device : str
+        ``auto``, ``cpu`` or ``cuda``.
+    workers : int
+        Processes; 1 runs in this one. The cores are shared out among them.
+    executor : str, optional
+        ``inline``, ``processes`` or ``dask``; by default what `workers` and `scheduler` call for.
+    scheduler : str, optional
+        Address of a Dask scheduler, such as ``tcp://HOST:8786``.
+    members : int, optional
+        Networks that train as one, at most; measured unless given.
+    budget : float, optional
+        Seconds after which to stop, with what is left in the checkpoints.
+    cache : pathlib.Path, optional
+        Folder of finished members; `CACHE` unless told otherwise.
+    quiet : bool, optional
+        Whether to say nothing on stderr; by default only a terminal is told how far the sweep is.
+
+    Returns
+    -------
+    Outcome
+
+    Raises
+    ------
+    BnbookError
+        When the arguments do not go together, a config is impossible, or a machine fails.
+        Finished members are kept.
+    """
+    kind = executors.named(executor, workers, scheduler)
+    parts = [part for config in _listed(configs) for part in experiment.parts(config)]
+    _check_sizes(parts, members, budget)
+    name, folder = experiments.stem(experiment), cache or CACHE
+    deadline = None if budget is None else session.now() + budget - _reserve(budget)
+    with (
+        executors.explained(name),
+        executors.opened(kind, workers, scheduler, device) as crew,
+    ):
+        run = _Sweep(experiment, parts, crew, Store(folder / name), deadline)
+        run.choose_plan(folder, members)
+        run.carry_out(quiet)
+        return run.outcome()
+
+
+def _reserve(budget: float) -> float:
+    """Seconds kept for starting, for the step under way, and for writing what was reached."""
+    return min(10.0, 2.0 + budget / 20, budget / 2)
+
+
+def _listed(configs: Any) -> list[Any]:
+    return list(configs) if isinstance(configs, Sequence) else [configs]
+
+
+def _check_sizes(parts: Sequence[Any], members: int | None, budget: float | None) -> None:
+    if not parts:
+        raise BnbookError("expected at least one config with a single run in it, found none.")
+    if members is not None and members < 1:
+        raise BnbookError(f"members must be at least 1, found {members}.")
+    if budget is not None and budget <= 0:
+        raise BnbookError(f"the budget must be more than 0 seconds, found {budget}.")
+
+
+def _failed(future: Future[Trained]) -> bool:
+    return future.cancelled() or future.exception() is not None
+
+
+class _Sweep:
+    """A sweep under way."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        parts: Sequence[Any],
+        crew: Crew,
+        kept: Store,
+        deadline: float | None,
+    ) -> None:
+        self.experiment, self.crew, self.kept, self.deadline = experiment, crew, kept, deadline
+        self.sources = store.source_digests(experiment)
+        self.source = sources.combined(self.sources)
+        self.expects = versions(self.source) if crew.apart else None
+        self.every = list(parts)
+
+    def choose_plan(self, folder: Path, members: int | None) -> None:
+        """Choose how to compute, where it will be computed on other machines; then name members."""
+        call = (self.experiment.__name__, self.every, self.crew.device, folder, members)
+        if self.crew.elsewhere:
+            self.plan = self._in_time(self.crew.executor.submit(plan, *call, self.expects))
+        else:
+            self.plan = plan(*call, None)
+        facts = [store.facts(p, self.source, self.crew.device, self.plan) for p in self.every]
+        self.order = [store.key(each) for each in facts]
+        self.facts = dict(zip(self.order, facts, strict=True))
+        self.parts = dict(zip(self.order, self.every, strict=True))
+
+    def _in_time(self, future: Future[Plan]) -> Plan:
+        left = None if self.deadline is None else max(0.0, self.deadline - session.now())
+        try:
+            return future.result(left)
+        except TimeoutError as error:
+            raise OutOfTimeError("no worker had answered when the time was up.") from error
+
+    def batches(self) -> list[Batch]:
+        """What is to be trained: batches that were begun, then the rest in the order of the table.
+
+        The rest is cut into batches before what is finished is left out, so that a batch of which
+        nothing is finished is the same as in a sweep from nothing.
+        """
+        begun, taken = list[tuple[str, ...]](), set[str]()
+        for keys in self.kept.begun():
+            if self._resumes(keys) and taken.isdisjoint(keys):
+                begun.append(keys)
+                taken.update(keys)
+        groups: dict[Hashable, list[str]] = {}
+        for key, part in self.parts.items():
+            groups.setdefault(self.experiment.fuses(part), []).append(key)
+        size = self.plan.members
+        cut = [keys[i : i + size] for keys in groups.values() for i in range(0, len(keys), size)]
+        rest = [tuple(k for k in keys if k not in taken and not self._done(k)) for keys in cut]
+        return [
+            Batch({key: self.facts[key] for key in keys}, tuple(self.parts[key] for key in keys))
+            for keys in (*begun, *rest)
+            if keys
+        ]
+
+    def _resumes(self, keys: Sequence[str]) -> bool:
+        """Whether a batch that was noted is wanted, small enough, and neither new nor finished."""
+        wanted = all(key in self.parts for key in keys) and len(keys) <= self.plan.members
+        done = [self._done(key) for key in keys]
+        begun = any(done) or self.kept.part_way(store.batch_key(keys))
+        return wanted and begun and not all(done)
+
+    def _done(self, key: str) -> bool:
+        return self.kept.member(key).is_file()
+
+    def carry_out(self, quiet: bool | None) -> None:
+        """Train what is missing until the deadline and record each batch as it ends."""
+        todo = self.batches()
+        missing = {key for batch in todo for key in batch.members}
+        found = [self.kept.read(key) for key in self.parts if key not in missing]
+        work = {
+            batch.key: Work(
+                self.kept.progress(batch.key),
+                len(batch.parts),
+                getattr(batch.parts[0], "steps", 1),
+            )
+            for batch in todo
+        }
+        before = sum(store.diverged(record.table) for record in found)
+        name = experiments.stem(self.experiment)
+        with Progress(name, work, len(found), before, quiet) as progress:
+            self._train(deque(todo), progress)
+
+    def _train(self, todo: deque[Batch], progress: Progress) -> None:
+        running: dict[Future[Trained], Batch] = {}
+        window = self.crew.window or len(todo)
+        while todo or running:
+            late = self._late()
+            while todo and len(running) < window and late < 0:
+                batch = todo.popleft()
+                self.kept.begin(tuple(batch.members), next(iter(batch.members.values())))
+                running[self.crew.executor.submit(train_batch, self._task(batch))] = batch
+            if not running:
+                break
+            if late > GRACE:
+                raise OutOfTimeError(
+                    f"{len(running)} batches had not stopped {GRACE:.0f} s after the time was up"
+                    " and were given up. Run the same command again to go on."
+                )
+            done, _ = wait(running, timeout=1, return_when=FIRST_COMPLETED)
+            ended = [(future, running.pop(future)) for future in done]
+            for future, batch in sorted(ended, key=lambda pair: _failed(pair[0])):
+                self._record(batch, future.result(), progress)
+
+    def _late(self) -> float:
+        """Seconds since the deadline, negative before it."""
+        return -math.inf if self.deadline is None else session.now() - self.deadline
+
+    def _task(self, batch: Batch) -> Task:
+        deadline = self.deadline
+        if deadline is not None and self.crew.elsewhere:
+            deadline += time.time() - session.now()
+        how = Session(
+            self.crew.device,
+            self.plan,
+            self.kept.checkpoint(batch.key),
+            deadline=deadline,
+            elsewhere=self.crew.elsewhere,
+            progress=self.kept.progress(batch.key),
+        )
+        return Task(self.experiment.__name__, batch.parts, how, self.expects)
+
+    def _record(self, batch: Batch, trained: Trained, progress: Progress) -> None:
+        if trained.tables is None:
+            self.kept.pause(tuple(batch.members), trained.seconds)
+            return
+        about = {
+            "experiment": experiments.stem(self.experiment),
+            "device": trained.device,
+            "plan": asdict(self.plan),
+            "sources": self.sources,
+        }
+        self.kept.finish(batch.members, trained.tables, trained.seconds, about)
+        progress.finished(batch.key, sum(map(store.diverged, trained.tables)))
+
+    def outcome(self) -> Outcome:
+        """Collect the finished members."""
+        left = self.batches()
+        missing = {key for batch in left for key in batch.members}
+        found = {key: self.kept.read(key) for key in self.parts if key not in missing}
+        tables = [found[key].table for key in self.order if key in found]
+        part_way = [batch for batch in left if self.kept.part_way(batch.key)]
+        return Outcome(
+            pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(),
+            round(sum(record.provenance["seconds"] for record in found.values()), 1),
+            self.source,
+            self.sources,
+            ", ".join(sorted({record.provenance["device"] for record in found.values()})),
+            asdict(self.plan),
+            len(self.parts),
+            len(missing),
+            sum(len(batch.members) for batch in part_way),
+            sum(store.diverged(record.table) for record in found.values()),
+        )
+
+
+def record(
+    experiment: Experiment,
+    profile: str,
+    config: Any,
+    *,
+    folder: Path | None = None,
+    **options: Any,
+) -> records.Record:
+    """Run a config and write its record, under ``_build/results`` unless told otherwise.
+
+    Parameters
+    ----------
+    experiment, config, **options
+        As for `sweep`.
+    profile : str
+        The profile's name, the stem of the file.
+    folder : pathlib.Path, optional
+        The results folder.
+
+    Returns
+    -------
+    records.Record
+        As read back from the file.
+
+    Raises
+    ------
+    OutOfTimeError
+        When the budget ended first. Nothing is recorded; the finished members are kept.
+    BnbookError
+        As `sweep` does.
+    """
+    outcome = sweep(experiment, config, **options)
+    name = experiments.stem(experiment)
+    if outcome.left:
+        raise OutOfTimeError(f"{name} ran out of time, nothing is recorded: {outcome.remains()}")
+    path = records.path(folder or records.fresh(), name, profile)
+    with executors.explained(name):
+        records.write(path, outcome.table, provenance(experiment, profile, config, outcome))
+    return records.read(path)
+
+
+def provenance(
+    experiment: Experiment, profile: str, config: Any, outcome: Outcome
+) -> dict[str, Any]:
+    """Collect the facts that a record states about a finished run.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        The experiment's module.
+    profile : str
+        The profile's name.
+    config : Config
+        What was run.
+    outcome : Outcome
+        What `sweep` returned.
+
+    Returns
+    -------
+    dict
+        Experiment, profile, config, data and source digests, plan, members that diverged, seconds,
+        date, and `records.environment`.
+    """
+    from bnbook import datasets
+
+    return {
+        "experiment": experiments.stem(experiment),
+        "profile": profile,
+        "config": asdict(config),
+        "seeds": len(config.seeds),
+        "data": config.data,
+        "data_digest": datasets.digest(config.data),
+        "source_digest": outcome.source_digest,
+        "sources": outcome.sources,
+        "plan": outcome.plan,
+        "diverged": outcome.diverged,
+        "seconds": outcome.seconds,
+        "date": store.today(),
+        **records.environment(outcome.device),
+    }

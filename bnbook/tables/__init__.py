@@ -1,0 +1,1 @@
+"""Reading of result tables that several experiments share."""

@@ -1,0 +1,93 @@
+"""What the analyses of the start of training share (Bjorck et al. 2018, section 3)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bnbook.errors import BnbookError
+from bnbook.evidence import claims
+from bnbook.tables.arms import WITH, WITHOUT
+
+PAPER = "Bjorck et al. 2018"
+NAMES = {WITHOUT: "without", WITH: "with"}
+"""The arms' names in facts."""
+
+
+def by_arm(rows: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Geometric mean of a column over the minibatches of a seed.
+
+    Parameters
+    ----------
+    rows : pandas.DataFrame
+        One row per ``arm``, ``seed`` and minibatch.
+    column : str
+        Positive; a value that is missing makes the seed's mean missing.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Index seed, columns the arms.
+    """
+    logs = rows.assign(log=np.log(rows[column]))
+    groups = logs.groupby(["seed", "arm"])["log"]
+    means = groups.agg(lambda values: values.mean(skipna=False)).unstack("arm")
+    return pd.DataFrame(np.exp(means))
+
+
+def geometric(samples: Iterable[float], digits: int | None, unit: str = "") -> dict[str, Any]:
+    """Describe a ratio that the prose quotes: geometric mean and interval of positive samples.
+
+    Parameters
+    ----------
+    samples : iterable of float
+        One per seed; without any, or with one that is no positive number, there is no value.
+    digits : int or None
+        Decimals shown; None writes the number with a power of ten.
+    unit : str
+        Shown after the value.
+
+    Returns
+    -------
+    dict
+        As `bnbook.evidence.claims.fact`.
+    """
+    x = np.array([float(sample) for sample in samples])
+    if not x.size or not (np.isfinite(x) & (x > 0)).all():
+        return claims.fact([], digits, unit)
+    if x.size == 1:
+        return claims.fact(x, digits, unit)
+    value, low, high = claims.interval(x.tolist(), "log")
+    return {"value": value, "low": low, "high": high, "digits": digits, "unit": unit}
+
+
+def significant(samples: Iterable[float]) -> dict[str, Any]:
+    """`geometric` with two significant digits.
+
+    Value and interval are written with powers of ten unless all lie from 0.01 to 10,000.
+    """
+    found = geometric(samples, None)
+    shown = [found[key] for key in ("value", "low", "high") if found[key] is not None]
+    if shown and min(shown) >= 0.01 and max(shown) < 1e4:
+        found["digits"] = max(0, 1 - math.floor(math.log10(found["value"])))
+    return found
+
+
+def check_start(arms: Sequence[str], layers: Sequence[int], n: int) -> None:
+    """Refuse arms other than these two, and layers that are no convolution of 6n + 2 layers.
+
+    Raises
+    ------
+    BnbookError
+        With what was expected and what was found.
+    """
+    if set(arms) != {WITHOUT, WITH}:
+        raise BnbookError(f"arms must be {(WITHOUT, WITH)}, found {tuple(arms)}.")
+    if min(layers) < 1 or max(layers) > 6 * n + 1:
+        raise BnbookError(
+            f"layers must lie in [1, {6 * n + 1}] for n = {n}, found {tuple(layers)}."
+        )

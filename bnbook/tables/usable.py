@@ -1,0 +1,112 @@
+"""The largest usable learning rate: how it is read off a table of arms × rates × seeds.
+
+A run is *usable* when no minibatch loss was above 10^3 or not finite, and its last
+validation accuracy is at least `TIMES_GUESSING` times that of guessing. The largest rate of the
+grid at which the run of a seed is usable is that seed's largest usable rate; usable runs need not
+be adjacent. A seed without a usable run has none.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from bnbook.evidence import claims
+from bnbook.tables import tuning
+from bnbook.tables.start import significant
+
+PAPER = "Bjorck et al. 2018"
+TIMES_GUESSING = 2.0
+CLASSES = 10
+
+
+def usable(table: pd.DataFrame, times: float = TIMES_GUESSING) -> pd.DataFrame:
+    """Rows of the last step, with the column ``usable``.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        With the columns ``step``, ``diverged_at`` (-1 for never) and ``validation_accuracy``.
+    times : float
+        The accuracy asked for, in units of that of guessing.
+
+    Returns
+    -------
+    pandas.DataFrame
+    """
+    last = tuning.final(table)
+    learned = last["validation_accuracy"] >= times / CLASSES
+    return last.assign(usable=learned & (last["diverged_at"] < 0))
+
+
+def shares(table: pd.DataFrame, by: str = "arm") -> pd.DataFrame:
+    """Share of the seeds whose run is usable: index learning rate, columns the networks."""
+    runs = usable(table).astype({"usable": float})
+    return runs.pivot_table(index="learning_rate", columns=by, values="usable")
+
+
+def largest(table: pd.DataFrame, by: str = "arm", times: float = TIMES_GUESSING) -> pd.DataFrame:
+    """Largest usable rate of every network and seed.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        The experiment's table.
+    by : str
+        The column that tells networks apart.
+    times : float
+        The accuracy asked for, in units of that of guessing.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Index seed, columns the networks; missing where a seed has no usable rate.
+    """
+    runs = usable(table, times)
+    rates = runs["learning_rate"].where(runs["usable"])
+    found: pd.DataFrame = rates.groupby([runs["seed"], runs[by]]).max().unstack(by)
+    return found
+
+
+def unbroken(table: pd.DataFrame, by: str = "arm") -> pd.DataFrame:
+    """Largest rate that is reached from the smallest usable one without a gap in the grid.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        The experiment's table.
+    by : str
+        The column that tells networks apart.
+
+    Returns
+    -------
+    pandas.DataFrame
+        As of `largest`, which counts usable rates beyond a gap too.
+    """
+    runs = usable(table).sort_values("learning_rate")
+
+    def end(run: pd.DataFrame) -> float:
+        began = run[run["usable"].cummax()]
+        return float(began.loc[began["usable"].cummin(), "learning_rate"].max())
+
+    each = runs.groupby(["seed", by])[["learning_rate", "usable"]].apply(end)
+    found: pd.DataFrame = each.unstack(by)
+    return found
+
+
+def on_edge(table: pd.DataFrame, found: pd.Series) -> int:
+    """Count the seeds whose largest usable rate is the grid's largest, a lower bound only."""
+    return int((found >= table["learning_rate"].max()).sum())
+
+
+def setting(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Return what the prose says of every such experiment: seeds, updates and the grid."""
+    grid = table["learning_rate"].unique()
+    return {
+        "seeds": claims.fact([table["seed"].nunique()], 0),
+        "steps": claims.fact([table["step"].max()], 0),
+        "rates": claims.fact([len(grid)], 0),
+        "smallest_rate": significant([grid.min()]),
+        "largest_rate": significant([grid.max()]),
+    }

@@ -1,0 +1,112 @@
+"""The ledger and its checks, on results made up in a folder."""
+
+import json
+
+import pytest
+
+from bnbook.book import build, judging
+from bnbook.errors import BnbookError
+from bnbook.evidence import ledger, records
+from bnbook.experiments.ioffe_fig1 import experiment as ioffe_fig1
+from tests.experiments.test_ioffe_fig1 import made_up
+
+FACTS = {
+    "experiment": "ioffe_fig1", "profile": "quick", "seeds": 3, "data": "mnist5k",
+    "seconds": 12.5, "date": "2026-01-02", "config": {}, **records.environment("cpu"),
+}  # fmt: skip
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """A recorded and a fresh results folder, the same table in both."""
+    both = tmp_path / "results", tmp_path / "fresh"
+    for folder in both:
+        records.write(records.path(folder, "ioffe_fig1", "quick"), made_up(), FACTS)
+    judging.rewrite_ledger(both[0])
+    return both
+
+
+def test_the_ledger_file_holds_claims_judgements_facts_and_the_record(folders):
+    content = ledger.read(folders[0])["ioffe_fig1"]
+    entry = content["profiles"]["quick"]
+    assert [c["id"] for c in content["claims"]] == [c.id for c in ioffe_fig1.CLAIMS]
+    assert entry["judgements"]["ioffe.fig1a.speed"]["value"] == pytest.approx(4)
+    assert entry["facts"]["with_rate"]["value"] == 1.0
+    assert entry["record"]["data"] == "mnist5k"
+    path = records.path(folders[0], "ioffe_fig1", "quick")
+    assert entry["record"]["digest"] == records.read(path).digest
+
+
+def test_the_best_profile_is_shown(folders):
+    record = records.path(folders[0], "ioffe_fig1", "standard")
+    records.write(record, made_up(speed=2), {**FACTS, "profile": "standard"})
+    judging.rewrite_ledger(folders[0])
+    shown = {
+        claim["id"]: (profile, j) for claim, profile, j in ledger.judged(ledger.read(folders[0]))
+    }
+    profile, judgement = shown["ioffe.fig1a.speed"]
+    assert profile == "standard"
+    assert judgement["value"] == pytest.approx(2)
+
+
+def test_a_fresh_run_that_agrees(folders):
+    rows = list(judging.rows(*folders))
+    assert [row.source for row in rows] == ["recorded"] * 4 + ["fresh"] * 4
+    assert not any(row.conflict for row in rows)
+
+
+def test_a_fresh_run_that_contradicts(folders):
+    records.write(records.path(folders[1], "ioffe_fig1", "quick"), made_up(gap=-0.05), FACTS)
+    contradicted = {row.claim["id"] for row in judging.rows(*folders) if row.conflict}
+    assert {"ioffe.fig1a.accuracy", "ioffe.fig1a.speed"} <= contradicted
+    found = {c["id"]: c2 for c, *_, c2 in judging.compare(ioffe_fig1, "quick", *folders)}
+    assert found["ioffe.fig1a.accuracy"]
+    assert not found["ioffe.fig1bc.stability"]
+
+
+def test_a_ledger_file_edited_by_hand_is_refused(folders):
+    path = ledger.path(folders[0], "ioffe_fig1")
+    content = json.loads(path.read_text())
+    content["profiles"]["quick"]["judgements"]["ioffe.fig1a.speed"]["value"] = 14.0
+    path.write_text(json.dumps(content))
+    with pytest.raises(BnbookError, match="is not what the records and claims of ioffe_fig1 give"):
+        list(judging.rows(*folders))
+
+
+def test_a_ledger_file_that_is_not_json(folders):
+    ledger.path(folders[0], "ioffe_fig1").write_text("{")
+    with pytest.raises(BnbookError, match="is not a ledger file"):
+        ledger.read(folders[0])
+
+
+def test_differences_are_named():
+    ours = {"device": "cpu", "processor": "A", "config": {"steps": 1}}
+    assert judging.differences(ours, ours) == []
+    yours = {**ours, "processor": "B"}
+    assert judging.differences(ours, yours) == ["processor: ours A, yours B"]
+
+
+def test_the_readmes_table_is_made_between_its_markers(folders):
+    text = "# T\n<!-- claims: made by `make judge` -->\nold\n<!-- end -->\nrest\n"
+    made = judging.readme(text, folders[0])
+    assert "old" not in made
+    assert made.endswith("<!-- end -->\nrest\n")
+    assert "| 4.0× | 4.0 to 4.0× | 3 | quick | **reproduced** |" in made
+    assert "\n| Ioffe & Szegedy 2015 | 3 | 0 | 0 | 3 |\n" in made
+    assert "\n| **all** | 4 | 0 | 0 | 4 |\n" in made
+    assert "<summary>Ioffe &amp; Szegedy 2015: 3 claims</summary>\n\n| claim |" in made
+    assert judging.readme(made, folders[0]) == made
+    with pytest.raises(BnbookError, match="lacks the markers"):
+        judging.readme("# T", folders[0])
+
+
+def test_the_committed_ledger_and_readme_are_current():
+    root = records.root()
+    assert list(judging.rows(root / "results", root / "nothing-fresh"))
+    text = (root / "README.md").read_text("utf-8")
+    assert judging.readme(text, root / "results") == text
+    content = ledger.read(root / "results")["ioffe_fig1"]
+    digest = content["profiles"][ledger.best_profile(content)]["record"]["digest"]
+    picture = (root / "book" / "_static" / build.PICTURE).read_text("utf-8")
+    assert f"record {digest}" in picture
+    assert f"book/_static/{build.PICTURE}" in text

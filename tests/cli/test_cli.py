@@ -1,0 +1,242 @@
+"""The command line as a reader meets it."""
+
+import itertools
+import json
+import re
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+
+from bnbook import __version__, cli, experiments
+from bnbook.book import judging
+from bnbook.cli import console
+from bnbook.cli.main import _duration
+from bnbook.evidence import records
+from bnbook.sweeps import sweep
+from bnbook.training import session
+from tests import fake
+from tests.book.test_judging import FACTS
+from tests.experiments.test_ioffe_fig1 import made_up
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A folder with one recorded experiment, and the working folder in it."""
+    (tmp_path / "_toc.yml").write_text("root: index\n")
+    records.write(records.path(tmp_path / "results", "ioffe_fig1", "quick"), made_up(), FACTS)
+    judging.rewrite_ledger(tmp_path / "results")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sweep, "CACHE", tmp_path / "_build" / "sweeps")
+    return tmp_path
+
+
+@pytest.fixture
+def bnbook(monkeypatch, capsys):
+    """Run a command in this process: (exit status, stdout, stderr)."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["bnbook", *arguments])
+        monkeypatch.setattr(console.out, "width", 250)
+        with pytest.raises(SystemExit) as done:
+            cli.main()
+        captured = capsys.readouterr()
+        return done.value.code or 0, captured.out, captured.err
+
+    return call
+
+
+def test_check_prints_every_claim(project, bnbook):
+    code, out, _ = bnbook("check")
+    assert code == 0
+    for text in ("ioffe.fig1a.speed", "Ioffe & Szegedy 2015", "BN trains faster.", "4.0×", "quick"):
+        assert text in out
+
+
+def test_check_json(project, bnbook):
+    code, out, _ = bnbook("check", "--json")
+    rows = {row["id"]: row for row in json.loads(out)}
+    assert code == 0
+    assert rows["ioffe.fig1a.speed"]["value"] == pytest.approx(4)
+    assert rows["ioffe.fig1a.speed"]["verdict"] == "reproduced"
+
+
+def test_check_exits_with_1_on_a_contradiction(project, bnbook):
+    fresh = records.path(project / "_build" / "results", "ioffe_fig1", "quick")
+    records.write(fresh, made_up(gap=-0.05), FACTS)
+    code, out, err = bnbook("check")
+    assert code == 1
+    assert "CONFLICT" in out
+    assert "ioffe.fig1a.accuracy at quick" in err
+    code, out, _ = bnbook("compare", "ioffe_fig1")
+    assert code == 1
+    assert "contradicted" in out
+
+
+def test_compare_says_what_differs(project, bnbook):
+    fresh = records.path(project / "_build" / "results", "ioffe_fig1", "quick")
+    records.write(fresh, made_up(), {**FACTS, "processor": "abacus"})
+    code, out, _ = bnbook("compare", "ioffe_fig1")
+    assert code == 0
+    assert "compatible" in out
+    assert f"processor: ours {FACTS['processor']}, yours abacus" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["run", "ioffe_fig9"], "; found 'ioffe_fig9'"),
+        (["run", "ioffe_fig1", "--profile", "slow"], "profile must be one of quick, standard"),
+        (["run", "ioffe_fig1", "--seeds", "0"], "--seeds must be at least 1, found 0"),
+        (["run", "ioffe_fig1", "--device", "abacus"], "device must be auto, cpu or cuda"),
+        (["run", "ioffe_fig1", "--data", "imagenet"], "imagenet"),
+        (["run", "ioffe_fig1", "--budget", "soon"], "a time such as 90s, 9m or 1.5h, found 'soon'"),
+        (["run", "ioffe_fig1", "--budget", "0m"], "a time such as 90s, 9m or 1.5h, found '0m'"),
+        (["run", "ioffe_fig1", "--members", "0"], "members must be at least 1, found 0"),
+        (["run", "ioffe_fig1", "--workers", "0"], "workers must be at least 1, found 0"),
+        (["run", "ioffe_fig1", "--executor", "abacus"], "one of inline, processes, dask"),
+        (["run", "ioffe_fig1", "--executor", "dask"], "Start one with `dask scheduler`"),
+        (["compare", "ioffe_fig1"], "expected a record at"),
+        (["data", "verify", "imagenet"], "imagenet"),
+    ],
+)
+def test_errors_are_one_message_and_exit_2(project, bnbook, arguments, says):
+    code, _, err = bnbook(*arguments)
+    assert code == 2
+    assert err.startswith("bnbook: ")
+    assert says in err
+    assert "Traceback" not in err
+
+
+def test_debug_shows_the_traceback(project):
+    command = [sys.executable, "-c", "from bnbook.cli import main; main()"]
+    done = subprocess.run(
+        [*command, "run", "ioffe_fig9", "--debug"], capture_output=True, text=True, check=False
+    )
+    assert "Traceback" in done.stderr
+    assert done.returncode == 1
+
+
+def test_usage_errors_exit_2(bnbook):
+    code, _, err = bnbook("run")
+    assert code == 2
+    assert "Missing argument" in err
+
+
+def test_version(bnbook):
+    assert bnbook("--version")[:2] == (0, __version__ + "\n")
+
+
+def test_judge_writes_the_ledger_and_the_readme(project, bnbook):
+    readme = project / "README.md"
+    readme.write_text("<!-- claims: made by `make judge` -->\n<!-- end -->\n")
+    (project / "results" / "claims" / "ioffe_fig1.json").unlink()
+    assert bnbook("judge")[0] == 0
+    assert "**reproduced**" in readme.read_text()
+    assert bnbook("check")[0] == 0
+
+
+def test_doctor_and_data_list_say_what_there_is(project, bnbook, monkeypatch):
+    monkeypatch.delenv("BNBOOK_DATA", raising=False)
+    code, out, _ = bnbook("doctor")
+    assert code == 0
+    for text in (
+        f"bnbook {__version__}",
+        "torch 2.",
+        "device:",
+        "digits",
+        "cifar10",
+        "requirements.lock",
+    ):
+        assert text in out
+    code, out, _ = bnbook("data", "list")
+    assert code == 0
+    assert "1,797" in out
+
+
+@pytest.fixture
+def made_up_run(project, monkeypatch):
+    """A project in which the made-up experiment can be run; its claims are none."""
+    monkeypatch.setattr(experiments, "names", lambda: ["fake"])
+    monkeypatch.setattr(experiments, "find", {"fake": fake}.__getitem__)
+    return project
+
+
+def test_a_budget_that_ends_exits_with_3_and_the_same_command_goes_on(
+    made_up_run, bnbook, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        clock = itertools.chain([0.0] * 10, itertools.repeat(1e9))
+        patch.setattr(session, "now", lambda: next(clock))
+        code, _, err = bnbook("run", "fake", "--budget", "9m", "--record")
+    assert code == 3
+    assert re.fullmatch(
+        r"bnbook: fake ran out of time, nothing is recorded: \d of 6 members are done, \d part way,"
+        r" \d not begun; run the same command again to go on\.\n",
+        err,
+    )
+    assert not (made_up_run / "results" / "fake").exists()
+    assert bnbook("run", "fake", "--record")[0] == 0
+    assert len(records.read(made_up_run / "results/fake/quick.parquet").table) == 12
+
+
+def test_a_run_judges_its_own_experiment_alone(made_up_run, bnbook, monkeypatch):
+    """Another's ledger that is wrong, which `check` refuses, is none of its business."""
+    monkeypatch.setattr(experiments, "names", lambda: ["fake", "ioffe_fig1"])
+    (made_up_run / "results/claims/ioffe_fig1.json").write_text(
+        '{"experiment": "ioffe_fig1", "claims": [], "profiles": {}}'
+    )
+    code, _, err = bnbook("run", "fake", "--record")
+    assert (code, err) == (0, "")
+
+
+def test_ctrl_c_says_that_nothing_is_lost(made_up_run, bnbook, monkeypatch):
+    monkeypatch.setattr(fake, "PROFILES", {"quick": fake.Config(trouble="interrupt")})
+    code, _, err = bnbook("run", "fake")
+    assert code == 130
+    assert "Finished members and checkpoints are kept" in err
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("9m", 540), ("1.5h", 5400)])
+def test_times(text, seconds):
+    assert _duration(text) == seconds
+
+
+def test_a_measurement_without_claims_has_a_ledger_entry(project, bnbook):
+    from bnbook.bench import scaling
+
+    table = pd.DataFrame({
+        "workers": [1, 1, 2, 2], "repeat": [0, 1, 0, 1], "members": 72, "steps": 800,
+        "seconds": [10.0, 12.0, 5.5, 5.5],
+    })  # fmt: skip
+    records.write(records.path(project / "results", "scaling", "quick"), table, FACTS)
+    (project / "README.md").write_text("<!-- claims: made by `make judge` -->\n<!-- end -->\n")
+    judging.rewrite_ledger(project / "results")
+    entry = json.loads((project / "results/claims/scaling.json").read_text())
+    assert entry["title"] == scaling.TITLE
+    assert entry["profiles"]["quick"]["facts"]["ratio"]["value"] == 2.0
+    assert entry["profiles"]["quick"]["facts"]["one_worker"]["value"] == 11.0
+    assert bnbook("check")[0] == 0
+
+
+@pytest.mark.slow
+def test_run_and_record_from_nothing(tmp_path, monkeypatch, bnbook):
+    (tmp_path / "_toc.yml").write_text("root: index\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sweep, "CACHE", tmp_path / "_build" / "sweeps")
+    from bnbook.experiments.ioffe_fig1 import experiment as ioffe_fig1
+    from tests.experiments.test_ioffe_fig1 import SMALL
+
+    small = ioffe_fig1.configure("quick", **SMALL)
+    monkeypatch.setattr(ioffe_fig1, "PROFILES", {"quick": small})
+    code, out, _ = bnbook("run", "ioffe_fig1", "--seeds", "2", "--device", "cpu")
+    assert code == 0
+    assert "ioffe.fig1bc.stability" in out
+    assert (
+        records.read(tmp_path / "_build/results/ioffe_fig1/quick.parquet").provenance["seeds"] == 2
+    )
+    assert not (tmp_path / "results").exists()
+    assert bnbook("run", "ioffe_fig1", "--device", "cpu", "--record")[0] == 0
+    assert bnbook("check")[0] == 0
+    assert (tmp_path / "results" / "claims" / "ioffe_fig1.json").is_file()

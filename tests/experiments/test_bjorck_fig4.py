@@ -1,0 +1,209 @@
+"""Figure 4 of Bjorck et al.: measures on made-up tables, claims that turn, small real runs."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from bnbook.errors import BnbookError
+from bnbook.evidence import claims
+from bnbook.experiments.bjorck_fig4 import claims as analysis
+from bnbook.experiments.bjorck_fig4 import experiment as bjorck_fig4
+from bnbook.probes import landscape
+from bnbook.setups import first_steps
+from bnbook.tables.arms import AS_LONG, WITH, WITHOUT
+
+SMALL = {
+    "data": "digits", "seeds": (0, 1), "batch_size": 4, "n": 1, "layers": (2, 4, 6),
+    "learning_rates": (0.1, 1000.0), "fractions": 2, "updates": 1,
+}  # fmt: skip
+DEEP = {
+    "data": "digits", "seeds": (0, 1, 2), "batch_size": 4, "n": 9, "layers": (4, 22, 40),
+    "learning_rates": (0.03, 1.0, 30.0), "fractions": 4, "updates": 2,
+}  # fmt: skip
+CLAIM = bjorck_fig4.CLAIMS[0]
+
+
+def made_up(rate=0.1, seeds=(0, 1, 2), loss=5000.0):
+    """A table whose truth is known: the variance of layer l grows as exp(rate * l * fraction)."""
+    rows = []
+    for seed in seeds:
+        for arm, slope, most in ((WITHOUT, rate + 1e-4 * seed, loss), (WITH, 0.0, 3.0)):
+            for fraction in (0.0, 0.5, 1.0):
+                for layer in (8, 44, 80, 109):
+                    for channel in (-1, *((0, 1) if layer < 100 else ())):
+                        rows.append({
+                            "arm": arm, "seed": seed, "learning_rate": 0.001, "update": 2,
+                            "length": 4.0, "depth": 110, "batch_size": 128, "fraction": fraction,
+                            "loss": 2.0 * (most / 2.0) ** fraction, "layer": layer,
+                            "channel": channel, "mean": 0.5,
+                            "variance": 7.0 * math.exp(slope * layer * fraction),
+                        })  # fmt: skip
+    table = pd.DataFrame(rows)
+    longer = table[table["arm"] == WITH].assign(arm=AS_LONG)
+    return pd.concat([table, longer], ignore_index=True)
+
+
+def test_measures_on_a_table_with_known_truth():
+    table = made_up()
+    expected = [math.exp(72 * slope) for slope in (0.1, 0.1001, 0.1002)]
+    assert analysis.growth_ratio(table).tolist() == pytest.approx(expected)
+    assert analysis.extra_decades(table).tolist() == pytest.approx(np.log10(expected).tolist())
+    assert CLAIM.measure is analysis.extra_decades
+    assert analysis.probed(table) == [8, 44, 80]
+    at = analysis.crossing(table)
+    assert at[44][0] == pytest.approx(math.log(10) / 4.4)
+    assert at[8].isna().all()
+    assert analysis.first_layer(table).tolist() == [109] * 3
+    facts = bjorck_fig4.facts(table)
+    assert facts["rank_correlation"]["value"] == pytest.approx(1)
+    assert facts["without_middle_growth"]["value"] == pytest.approx(math.exp(44 * 0.1001))
+    assert facts["with_high_growth"]["value"] == pytest.approx(1)
+    assert facts["without_loss_after"]["value"] == pytest.approx(5000)
+    expected = 100 * math.log(500) / math.log(2500)
+    assert facts["loss_fraction"]["value"] == pytest.approx(expected)
+    assert facts["diverged"]["value"] == 3
+    assert (facts["last_first"]["value"], facts["high_fell"]["value"]) == (3, 0)
+    assert facts["as_long_helped"]["value"] == 0  # its loss only rises
+    assert facts["as_long_bottom_growth"]["value"] == pytest.approx(1)
+    assert bjorck_fig4.facts(made_up(rate=-0.1))["high_fell"]["value"] == 3
+
+
+def test_the_seeds_that_are_drawn():
+    table = made_up(seeds=(0, 1, 2, 3))
+    assert (analysis.middle_seed(table), analysis.steepest_seed(table)) == (2, 3)
+    calm = made_up(loss=900.0)  # nothing diverged
+    assert (analysis.middle_seed(calm), analysis.steepest_seed(calm)) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdict"),
+    [
+        ({"rate": 0.1}, "reproduced"),
+        ({"rate": -0.1}, "not reproduced"),
+        ({"loss": 900.0}, "not reproduced"),  # nothing diverged
+    ],
+)
+def test_the_claim_turns_with_the_truth(changes, verdict):
+    assert claims.judge(CLAIM, made_up(**changes)).verdict == verdict
+
+
+def test_a_seed_that_does_not_diverge_or_overflows_is_undefined():
+    table = made_up()
+    table.loc[(table["seed"] == 1), "loss"] = 10.0
+    plain = (table["arm"] == WITHOUT) & (table["fraction"] == 1.0)
+    table.loc[plain & (table["seed"] == 2), ["loss", "variance"]] = np.nan
+    assert analysis.diverged(table).tolist() == [True, False, True]
+    assert analysis.growth_ratio(table).isna().tolist() == [False, True, True]
+    assert claims.judge(CLAIM, table).verdict != "reproduced"
+
+
+def test_reaches_interpolates_on_the_logarithm():
+    values = pd.Series([1.0, 1e2, 1e4], index=[0.0, 0.5, 1.0])
+    assert analysis.reaches(values, 10.0) == pytest.approx(0.25)
+    assert analysis.reaches(values, 0.5) == 0.0
+    assert math.isnan(analysis.reaches(values, 1e5))
+    assert analysis.reaches(values.replace(1e4, math.inf), 1e3) == 1.0
+
+
+@pytest.fixture(scope="module")
+def small_table():
+    return bjorck_fig4.run(bjorck_fig4.configure("quick", **SMALL), "cpu")
+
+
+def test_a_small_run_is_tidy_and_repeats(small_table):
+    assert not small_table.duplicated(["arm", "seed", "fraction", "layer", "channel"]).any()
+    again = bjorck_fig4.run(bjorck_fig4.configure("quick", **SMALL), "cpu")
+    pd.testing.assert_frame_equal(again, small_table)
+    assert sorted(small_table["layer"].unique()) == list(range(1, 8))
+    assert small_table["fraction"].unique().tolist() == [0.0, 0.5, 1.0, 3.0, 10.0]
+
+
+def test_the_update_as_long_has_the_length_of_the_diverging_one(small_table):
+    length = small_table.groupby(["seed", "arm"])["length"].first().unstack()
+    np.testing.assert_allclose(length[AS_LONG], length[WITHOUT], rtol=1e-5)
+    assert (length[WITH] != length[WITHOUT]).all()
+
+
+def test_moments_before_and_after_the_update_by_hand(small_table):
+    """Plain SGD through torch.optim, and a forward pass cut off at the fourth convolution."""
+    cpu = torch.device("cpu")
+    batches = first_steps.minibatches("digits", 4, 2, 0, cpu)
+    rows = small_table[(small_table["arm"] == WITHOUT) & (small_table["seed"] == 0)]
+    rate = rows["learning_rate"].iloc[0]
+    model = first_steps.network(WITHOUT, 0, 1, cpu)
+    for fraction in (0.0, 1.0):
+        with torch.no_grad():
+            y = model.blocks[1].conv1(model.blocks[0](model.stem(batches[1][0]).relu()))
+        at = rows[(rows["layer"] == 4) & (rows["fraction"] == fraction)].set_index("channel")
+        expected = y.double().var((0, 2, 3), correction=0)
+        np.testing.assert_allclose(at["variance"].drop(-1), expected, rtol=1e-4)
+        np.testing.assert_allclose(at["mean"].drop(-1), y.double().mean((0, 2, 3)), rtol=1e-3)
+        assert at["variance"][-1] == pytest.approx(expected.mean().item(), rel=1e-4)
+        optimiser = torch.optim.SGD(model.parameters(), lr=rate)
+        optimiser.zero_grad()
+        first_steps.objective(model, batches[0])().backward()
+        optimiser.step()
+
+
+def test_the_smallest_rate_that_diverges_is_taken():
+    config = bjorck_fig4.configure("quick", **{**SMALL, "seeds": (0,)})
+    batches = first_steps.minibatches("digits", 4, 2, 0, torch.device("cpu"))
+    update = bjorck_fig4.diverging(config, batches)
+    assert (update.rate, update.number, update.diverges) == (1000.0, 1, True)
+    gentle = bjorck_fig4.configure("quick", **{**SMALL, "learning_rates": (1e-4, 1e-3)})
+    update = bjorck_fig4.diverging(gentle, batches)
+    assert (update.rate, update.diverges) == (1e-3, False)
+
+
+@pytest.fixture(scope="module")
+def deep_table():
+    return bjorck_fig4.run(bjorck_fig4.configure("quick", **DEEP), "cpu")
+
+
+@pytest.mark.slow
+def test_the_claim_holds_without_bn_only(deep_table):
+    assert analysis.diverged(deep_table).all()
+    assert analysis.growth_ratio(deep_table).min() > 1
+    others = {WITHOUT: WITH, WITH: WITHOUT, AS_LONG: AS_LONG}
+    swapped = deep_table.assign(arm=deep_table["arm"].map(others))
+    assert claims.judge(CLAIM, swapped).verdict != "reproduced"
+
+
+@pytest.mark.slow
+def test_a_clipped_gradient_hides_the_divergence(monkeypatch):
+    """The mutant that the chapter warns of: no update diverges, and the claim is not reproduced."""
+    honest = landscape.gradient
+
+    def clipped(model, objective):
+        loss, gradients = honest(model, objective)
+        norm = landscape.norm(gradients)
+        return loss, [g * min(1.0, 1e-3 / norm) for g in gradients]
+
+    monkeypatch.setattr(landscape, "gradient", clipped)
+    table = bjorck_fig4.run(bjorck_fig4.configure("quick", **{**DEEP, "updates": 1}), "cpu")
+    assert not analysis.diverged(table).any()
+    assert claims.judge(CLAIM, table).verdict == "not reproduced"
+
+
+def test_figures_draw_every_panel(small_table):
+    for name, draw in bjorck_fig4.FIGURES.items():
+        for ax in draw(small_table).axes:
+            assert ax.lines or ax.images or ax.collections, name
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"layers": (8, 110)}, r"layers must lie in \[1, 109\]"),
+        ({"learning_rates": (0.1, 0.01)}, "learning_rates must be positive and rising"),
+        ({"learning_rates": (0.0, 0.01)}, "learning_rates must be positive and rising"),
+        ({"beyond": (1.0, 3.0)}, "beyond must be above 1"),
+        ({"fractions": 0}, "fractions must be at least 1, found 0"),
+    ],
+)
+def test_impossible_configs(changes, says):
+    with pytest.raises(BnbookError, match=says):
+        bjorck_fig4.configure("quick", **changes)

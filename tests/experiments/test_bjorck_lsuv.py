@@ -1,0 +1,218 @@
+"""Scaled initial weights against BN: measures on made-up tables, mutants, and small real runs."""
+
+import math
+
+import pandas as pd
+import pytest
+import torch
+
+from bnbook.errors import BnbookError
+from bnbook.evidence import claims
+from bnbook.experiments.bjorck_lsuv import claims as analysis
+from bnbook.experiments.bjorck_lsuv import experiment
+from bnbook.probes import measurements
+from bnbook.tables.arms import HE, LSUV, WITH, WITHOUT
+
+SMALL = {
+    "train_images": 200, "validation": 60, "test_images": 60, "steps": 6, "seeds": (0, 1),
+    "learning_rates": (0.01, 0.1), "probe_intervals": 2, "probe_images": 30, "start_images": 50,
+}  # fmt: skip
+"""Changes to the quick profile that make it a matter of a second."""
+(CLAIM,) = experiment.CLAIMS
+
+
+def made_up(lsuv=0.78, base=0.6, bn=0.8, seeds=(0, 1, 2)):
+    """Final test accuracies known; every arm is best at rate 0.1, and the same elsewhere."""
+    rows = []
+    tops = {WITHOUT: base, HE: 0.65, LSUV: lsuv, WITH: bn}
+    for seed in seeds:
+        for arm, top in tops.items():
+            for rate in (0.01, 0.1, 1.0):
+                for step in (0, 10):
+                    reached = (top if rate == 0.1 else 0.3) if step else 0.1
+                    accuracy = reached + 0.001 * seed * (arm == LSUV)
+                    shift = 0.0 if not step else 0.1 if arm == WITH else 2.0
+                    rows.append({
+                        "arm": arm, "seed": seed, "learning_rate": rate, "step": step,
+                        "diverged_at": 5 if rate == 1.0 and arm == WITHOUT else -1,
+                        "validation_accuracy": accuracy, "test_accuracy": accuracy,
+                        "mean_shift": shift, "scale_shift": shift, "size_1": 1.0, "size_2": 4.0,
+                    })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def test_measures_on_a_table_with_known_truth():
+    table = made_up()
+    assert analysis.tuned_rates(table) == dict.fromkeys(analysis.ARMS, 0.1)
+    assert analysis.share_of_gain(table).tolist() == pytest.approx([0.9, 0.905, 0.91])
+    assert analysis.share_of_gain(table, HE).tolist() == pytest.approx([0.25] * 3)
+    judged = claims.judge(CLAIM, table)
+    assert (judged.verdict, judged.n) == ("reproduced", 3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdict"),
+    [
+        ({"lsuv": 0.65}, "not reproduced"),  # a quarter of the gain
+        ({"lsuv": 0.5}, "not reproduced"),  # worse than Xavier's start
+        ({"lsuv": 0.7}, "inconclusive"),  # half, to within the seeds
+        ({"bn": 0.6}, "not reproduced"),  # no gain to share
+    ],
+)
+def test_the_claim_turns_red(changes, verdict):
+    assert claims.judge(CLAIM, made_up(**changes)).verdict == verdict
+
+
+def test_without_a_gain_the_share_is_undefined():
+    assert analysis.share_of_gain(made_up(bn=0.55)).isna().all()
+
+
+def test_rates_are_tuned_on_validation_never_on_test():
+    table = made_up()
+    lucky = (table["arm"] == LSUV) & (table["learning_rate"] == 0.01)
+    table.loc[lucky, "test_accuracy"] = 0.99
+    assert analysis.tuned_rates(table)[LSUV] == 0.1
+    table.loc[lucky, "validation_accuracy"] = 0.99
+    assert analysis.tuned_rates(table)[LSUV] == 0.01
+
+
+def test_facts():
+    facts = experiment.facts(made_up())
+    assert facts["gain"]["value"] == pytest.approx(20)
+    assert facts["gap"]["value"] == pytest.approx(1.9)
+    assert facts["layers"]["value"] == 2
+    assert (facts["lsuv_rate"]["value"], facts["on_edge"]["value"]) == (0.1, 0)
+    assert (facts["without_diverging"]["value"], facts["with_diverging"]["value"]) == (1, 0)
+    assert facts["lsuv_mean_shift"]["value"] == pytest.approx(2)
+    assert (facts["with_least_end"]["value"], facts["with_most_end"]["value"]) == (1, 4)
+
+
+def test_a_diverged_seed_at_a_tuned_rate_leaves_the_other_facts():
+    table = made_up()
+    lost = table.eval("arm == @HE and learning_rate == 0.1 and seed == 1 and step == 10")
+    table.loc[lost, ["mean_shift", "size_1"]] = [math.nan, math.inf]
+    table.loc[lost, "scale_shift"] = math.inf
+    facts = experiment.facts(table)
+    assert facts["he_mean_shift"]["value"] == pytest.approx(2)
+    assert facts["he_scale_shift"]["value"] == pytest.approx(2)
+    assert facts["he_least_end"]["value"] == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"arms": (LSUV, WITH)}, "arms must be"),
+        ({"momentum": 1.0}, r"momentum must lie in \[0, 1\)"),
+        ({"probe_images": 301}, r"probe_images must be at most validation \(300\)"),
+        ({"steps": 0}, "steps must be at least 1"),
+        ({"seeds": (1, 1)}, "seeds must be distinct"),
+        ({"rate": 1}, r"no field \['rate'\]"),
+    ],
+)
+def test_impossible_configs(changes, says):
+    with pytest.raises(BnbookError, match=says):
+        experiment.configure("quick", **changes)
+
+
+def test_more_images_than_there_are():
+    config = experiment.configure("quick", **{**SMALL, "train_images": 1400})
+    with pytest.raises(BnbookError, match=r"digits has 1437 training .* come to 1460"):
+        experiment.run(config, "cpu")
+
+
+def test_the_schedule_is_the_papers():
+    factors = experiment.schedule(8).tolist()
+    assert factors == pytest.approx([1, 1, 1, 1, 0.1, 0.1, 0.01, 0.01])
+    assert experiment.probe_steps(400, 4) == [0, 100, 200, 300, 400]
+
+
+def test_standard_has_seeds_and_rates_enough():
+    config = experiment.PROFILES["standard"]
+    assert len(config.seeds) >= 5
+    assert len(config.learning_rates) >= 7
+
+
+@pytest.fixture(scope="module")
+def small():
+    return experiment.configure("quick", **SMALL)
+
+
+@pytest.fixture(scope="module")
+def table(small):
+    return experiment.run(small, "cpu")
+
+
+def test_a_small_run_is_tidy_and_repeats(small, table):
+    assert len(table) == 4 * 2 * 2 * 3
+    assert not table.duplicated(["arm", "learning_rate", "seed", "step"]).any()
+    assert table["test_accuracy"].between(0, 1).all()
+    pd.testing.assert_frame_equal(experiment.run(small, "cpu"), table)
+
+
+def test_the_start_is_normalised_where_it_should_be(table):
+    start = table[table["step"] == 0]
+    sizes = start.filter(like="size_")
+    assert sizes.shape[1] == 7
+    assert (sizes[start["arm"] == WITH] - 1).abs().max().max() < 1e-3
+    # Other images than those of the scaling, and means that are not 0: near 1, not at it.
+    assert (sizes[start["arm"] == LSUV] - 1).abs().max().max() < 0.3
+    assert sizes[start["arm"] == WITHOUT].min().min() < 0.7
+    assert (start[["mean_shift", "scale_shift"]] == 0).all().all()
+
+
+def test_shifts_are_those_of_the_moments(small, table):
+    """BN's outputs have mean beta and deviation gamma: they shift as these do, to the digit."""
+    assert table.query("arm == @WITH and step == 6")["mean_shift"].between(1e-5, 1).all()
+    part = next(p for p in experiment.parts(small) if p.arms == (WITH,))
+    model = experiment._network(part, (0,), torch.rand(4, 1, 8, 8))
+    with torch.no_grad():
+        model.stem_norm.bias[2], model.stem_norm.weight[2] = 0.7, 3.0
+    found = experiment._moments(model, torch.rand(20, 1, 8, 8))
+    assert found["means"][0, 2].item() == pytest.approx(0.7, abs=1e-5)
+    assert found["deviations"][0, 2].item() == pytest.approx(3, rel=1e-3)
+
+
+def test_measuring_moments_leaves_the_network_bit_for_bit(small):
+    part = next(p for p in experiment.parts(small) if p.arms == (WITH,))
+    model = experiment._network(part, (0, 1), torch.rand(4, 1, 8, 8))
+    model.eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    experiment._moments(model, torch.rand(20, 1, 8, 8))
+    assert not model.training
+    assert not any(layer._forward_hooks for layer in model.modules())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_arms_start_from_the_same_directions(small):
+    """Xavier's weights under all but He's; LSUV changes their scale alone."""
+    images = experiment._splits(small, torch.device("cpu"))[0][0][:50]
+    kernels = {}
+    for part in experiment.parts(small):
+        if part.seeds == (0,):
+            model = experiment._network(part, (0,), images)
+            kernels[part.arms[0]] = model.convolutions[3].weight.flatten()
+    assert torch.equal(kernels[WITHOUT], kernels[WITH])
+    for arm in (HE, LSUV):
+        cosine = torch.cosine_similarity(kernels[arm], kernels[WITH], 0)
+        assert cosine.item() == pytest.approx(1, abs=1e-6)
+        assert not torch.allclose(kernels[arm], kernels[WITH])
+
+
+def test_validation_does_not_overlap_training(small):
+    (train_x, _), (valid_x, _), (test_x, _) = experiment._splits(small, torch.device("cpu"))
+    assert (len(train_x), len(valid_x), len(test_x)) == (200, 60, 60)
+    held_out = {tuple(image.flatten().tolist()) for image in valid_x}
+    assert not any(tuple(image.flatten().tolist()) in held_out for image in train_x)
+
+
+def test_accuracy_is_measured_in_evaluation_mode(table):
+    """At step 0 a BN network's running statistics are still 0 and 1; it must not fail for it."""
+    assert callable(measurements.accuracy)
+    start = table[(table["step"] == 0) & (table["arm"] == WITH)]
+    assert start["validation_accuracy"].between(0, 0.5).all()
+
+
+def test_figures_draw_every_panel(table):
+    for name, draw in experiment.FIGURES.items():
+        for ax in draw(table).axes:
+            assert ax.lines, name

@@ -1,0 +1,135 @@
+"""What else allows large rates: made-up tables with known answers, and a small real run."""
+
+import pandas as pd
+import pytest
+
+from bnbook.errors import BnbookError
+from bnbook.evidence import claims
+from bnbook.experiments.bjorck_fig1 import experiment as bjorck_fig1
+from bnbook.experiments.bjorck_map import claims as analysis
+from bnbook.experiments.bjorck_map import experiment as bjorck_map
+from bnbook.tables.arms import (
+    CLIPPED,
+    FIXUP,
+    GROUP_NORM,
+    LAYER_NORM,
+    SKIPINIT,
+    WARM_UP,
+    WITH,
+    WITHOUT,
+)
+
+SMALL = {
+    "data": "digits", "steps": 4, "seeds": (0, 1), "learning_rates": (0.01, 0.4), "points": 1,
+    "train_images": 48, "test_images": 30, "validation": 30, "widths": (2, 2, 4), "side": 4,
+    "batch_size": 16,
+}  # fmt: skip
+"""Changes to the quick profile that make it a matter of a second."""
+TOPS = {
+    WITHOUT: 0.60, WITH: 0.80, WARM_UP: 0.798, FIXUP: 0.70, SKIPINIT: 0.796, GROUP_NORM: 0.81,
+    LAYER_NORM: 0.60,
+}  # fmt: skip
+
+
+def made_up(seeds=(0, 1, 2), **tops):
+    """Arms end at their tops at rate 0.1 and at less at 1.0, where the one without BN diverges."""
+    tops = TOPS | {getattr(analysis, name): top for name, top in tops.items()}
+    rows = []
+    for seed in seeds:
+        for arm in analysis.ARMS:
+            for rate in (0.1, 1.0):
+                gone = arm == WITHOUT and rate == 1.0
+                top = tops.get(arm, 0.6) - (0.3 if rate == 1.0 else 0)
+                value = 0.1 if gone else top + 0.0005 * seed * (arm == WITH)
+                rows.append((arm, rate, seed, 10, 4 if gone else -1, value, value))
+    names = ["arm", "learning_rate", "seed", "step", "diverged_at"]
+    return pd.DataFrame(rows, columns=[*names, "validation_accuracy", "test_accuracy"])
+
+
+def verdicts(table):
+    return [claims.judge(claim, table).verdict for claim in bjorck_map.CLAIMS]
+
+
+def test_measures_on_a_table_with_known_truth():
+    table = made_up()
+    leads = [claim.measure(table).iloc[0] for claim in bjorck_map.CLAIMS]
+    assert leads == pytest.approx([0.2, 0.4, -1.0])  # the better of two: SkipInit, GroupNorm
+    assert verdicts(table) == ["reproduced"] * 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "which"),
+    [({"WARM_UP": 0.7}, 0), ({"SKIPINIT": 0.7}, 1), ({"GROUP_NORM": 0.7}, 2)],
+)
+def test_claims_turn_red_when_the_truth_is_otherwise(changes, which):
+    expected = ["reproduced"] * 3
+    expected[which] = "not reproduced"
+    assert verdicts(made_up(**changes)) == expected
+
+
+def test_the_better_of_two_is_chosen_on_validation_data():
+    table = made_up()
+    table.loc[table["arm"] == FIXUP, "test_accuracy"] = 0.99
+    assert analysis.best_arm(table, (FIXUP, SKIPINIT)) == SKIPINIT
+
+
+def test_clipped_gradients_are_in_no_claim():
+    table = made_up()
+    table.loc[table["arm"] == CLIPPED, ["validation_accuracy", "test_accuracy"]] = 1.0
+    before, after = (claims.assess(bjorck_map.CLAIMS, each) for each in (made_up(), table))
+    assert before == after
+
+
+def test_shares_of_bns_gain():
+    table = made_up(GROUP_NORM=0.70)
+    shares = {arm: analysis.gain_share(table, arm).mean() for arm in (WITHOUT, WITH, GROUP_NORM)}
+    assert shares == pytest.approx({WITHOUT: 0, WITH: 1, GROUP_NORM: 0.5}, abs=2e-3)
+    assert analysis.gain_share(made_up(WITH=0.5), GROUP_NORM).isna().all()
+    assert bjorck_map.facts(made_up(WITH=0.5))["groupnorm_share"]["value"] is None
+
+
+def test_facts():
+    facts = bjorck_map.facts(made_up())
+    assert facts["without_survives"]["value"] == 0.1
+    assert facts["fixup_survives"]["value"] == 1.0
+    assert facts["without_diverged"]["value"] == 50
+    assert facts["groupnorm_accuracy"]["value"] == pytest.approx(81)
+    assert facts["on_edge"]["value"] == len(analysis.ARMS)  # of two rates both are edges
+
+
+def test_the_map_is_figure_1s():
+    """The same networks, data, training and rates; fewer steps."""
+    for profile, config in bjorck_map.PROFILES.items():
+        other = bjorck_fig1.PROFILES[profile]
+        fields = ("data", "seeds", "batch_size", "side", "train_images", "validation", "n")
+        fields += ("widths", "momentum", "weight_decay", "pad")
+        assert [getattr(config, f) for f in fields] == [getattr(other, f) for f in fields]
+        if profile != "quick":
+            assert config.learning_rates == other.learning_rates
+
+
+@pytest.fixture(scope="module")
+def small_table():
+    return bjorck_map.run(bjorck_map.configure("quick", **SMALL), "cpu")
+
+
+def test_a_small_run_is_tidy(small_table):
+    assert len(small_table) == 8 * 2 * 2 * 2
+    assert not small_table.duplicated(["arm", "learning_rate", "seed", "step"]).any()
+    start = small_table[small_table["step"] == 0].set_index(["seed", "learning_rate"])
+    plain, warm = (
+        start[start["arm"] == a].sort_index()["test_accuracy"] for a in (WITHOUT, WARM_UP)
+    )
+    assert (plain == warm).all()
+
+
+@pytest.mark.parametrize("name", bjorck_map.FIGURES)
+def test_figures_draw_every_panel(name, small_table):
+    for table in (made_up(), small_table):
+        for ax in bjorck_map.FIGURES[name](table).axes:
+            assert ax.lines or ax.images or ax.collections, name
+
+
+def test_impossible_configs():
+    with pytest.raises(BnbookError, match="arms must be"):
+        bjorck_map.configure("quick", arms=(WITH, WITHOUT))

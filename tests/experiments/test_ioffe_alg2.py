@@ -1,0 +1,158 @@
+"""Algorithm 2 over all minibatches, BN of feature maps, folding: exact, and seen to fail."""
+
+import itertools
+import math
+import statistics
+
+import pandas as pd
+import pytest
+import torch
+
+from bnbook.conformance import mutants
+from bnbook.errors import BnbookError
+from bnbook.evidence import claims
+from bnbook.experiments.ioffe_alg2 import claims as analysis
+from bnbook.experiments.ioffe_alg2 import experiment as ioffe_alg2
+from bnbook.layers import norm
+from bnbook.training.session import Session
+
+SMALL = {
+    "seeds": (0, 1), "examples": 6, "with_replacement": 4, "batch_sizes": (2, 5), "crowd": 64,
+    "draws": 8, "mate_sizes": (2, 8),
+}  # fmt: skip
+POPULATION, CONV = ioffe_alg2.CLAIMS
+
+
+@pytest.fixture(scope="module")
+def table():
+    return ioffe_alg2.run(ioffe_alg2.configure("quick", **SMALL))
+
+
+def test_both_claims_are_reproduced_and_exact(table):
+    for claim in (POPULATION, CONV):
+        judged = claims.judge(claim, table)
+        assert judged.verdict == "reproduced"
+        assert judged.value < 1e-13
+        assert judged.low is None
+
+
+def test_the_identity_in_plain_python():
+    """All 20 minibatches of 3 of 6 numbers: the average of 3/2 times their variance."""
+    x = [0.0, 1.0, 3.0, 4.0, 8.0, 20.0]
+    biased = [statistics.pvariance(batch) for batch in itertools.combinations(x, 3)]
+    assert len(biased) == 20
+    assert 3 / 2 * statistics.fmean(biased) == pytest.approx(statistics.variance(x), rel=1e-14)
+    twice = [statistics.pvariance(batch) for batch in itertools.product(x, repeat=3)]
+    assert 3 / 2 * statistics.fmean(twice) == pytest.approx(statistics.pvariance(x), rel=1e-14)
+
+
+def test_without_the_factor_the_variance_is_short_by_m_minus_one_over_m(table):
+    rows = table[table["check"] == "without the factor"]
+    assert rows.groupby("m")["value"].mean().to_dict() == pytest.approx({2: 0.5, 5: 0.8})
+    assert sorted(rows["count"].unique()) == [math.comb(6, 5), math.comb(6, 2)]
+
+
+def test_every_case_is_there_once(table):
+    keys = ["seed", "check", "case", "m"]
+    assert not table.duplicated(keys).any()
+    assert set(table["check"]) == {
+        "mean", "variance", "without the factor", "with replacement", "feature maps", "shift",
+        "shift, one pair a position", "fold", "bias", "evaluation", "mates",
+    }  # fmt: skip
+    assert len(analysis.population_errors(table)) == 2 * (2 * 2 * 3 + 3 * 2)
+    assert len(analysis.conv_errors(table)) == 2 * (4 * 6 + 3)
+
+
+def rerun(monkeypatch, layer):
+    monkeypatch.setattr(norm, "BatchNorm", layer)
+    return ioffe_alg2.run(ioffe_alg2.configure("quick", **{**SMALL, "seeds": (0,)}))
+
+
+def test_a_biased_running_variance_turns_both_claims_red(monkeypatch):
+    class Biased(norm.BatchNorm):
+        def track(self, mu, var, m):
+            super().track(mu, var * (m - 1) / m, m)
+
+    table = rerun(monkeypatch, Biased)
+    for claim in (POPULATION, CONV):
+        assert claims.judge(claim, table).verdict == "not reproduced"
+    rows = table[table["check"] == "variance"]
+    assert rows.groupby("m")["value"].mean().to_dict() == pytest.approx({2: 0.5, 5: 0.8})
+
+
+@pytest.mark.parametrize("mutant", [mutants.PooledStatistics, mutants.PositionsApart])
+def test_wrong_statistics_of_feature_maps_turn_the_claim_red(monkeypatch, mutant):
+    class Mutant(mutant):
+        def __init__(self, num_features, eps=1e-5, momentum=0.1):
+            super().__init__(num_features, eps, momentum or 0.1)
+
+    table = rerun(monkeypatch, Mutant)
+    assert claims.judge(CONV, table).verdict == "not reproduced"
+
+
+def test_one_pair_a_position_does_not_commute_with_shifts(table):
+    assert table.loc[table["check"] == "shift", "error"].max() < 1e-14
+    assert table.loc[table["check"] == "shift, one pair a position", "error"].min() > 0.1
+
+
+def test_folding_bias_and_evaluation_are_equal_to_rounding(table):
+    for check in ("fold", "bias", "evaluation"):
+        assert table.loc[table["check"] == check, "error"].max() < 32, check
+
+
+def test_batch_mates_by_hand():
+    """Minibatches of 2 give 1 and -1 whatever the data; of all there are, one fixed value."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn((64, 3), generator=generator, dtype=torch.float64)
+    pairs = ioffe_alg2._normalised(x, 2, generator)
+    assert torch.allclose(pairs.abs(), torch.ones_like(pairs), atol=1e-6)
+    everyone = ioffe_alg2._normalised(x, 64, generator)
+    assert torch.allclose(everyone, (x - x.mean(0)) / x.std(0, correction=0))
+
+
+def test_the_spread_over_batch_mates_follows_theory():
+    config = ioffe_alg2.configure("quick", seeds=(0, 1), crowd=2048, mate_sizes=(2, 8, 32))
+    noise = analysis.mates(ioffe_alg2.run(config))
+    # At m = 2 exactly: the mean of 1 - (2 Phi(z) - 1)^2 over a Gaussian z is 2/3.
+    assert noise.loc[2, "value"] == pytest.approx(math.sqrt(2 / 3), rel=0.03)
+    assert noise.loc[8, "value"] == pytest.approx(noise.loc[8, "theory"], rel=0.1)
+    assert noise.loc[32, "value"] == pytest.approx(noise.loc[32, "theory"], rel=0.05)
+
+
+def test_facts(table):
+    facts = ioffe_alg2.facts(table)
+    assert facts["seeds"]["value"] == 2
+    assert facts["minibatches"]["value"] == 15
+    assert facts["mates_2"]["value"] == pytest.approx(0.8, abs=0.1)
+    assert facts["mates_64"]["value"] is None
+    assert facts["fold_linear_float32"]["value"] < 32
+
+
+def test_parts_are_measured_alone_and_repeat(table):
+    config = ioffe_alg2.configure("quick", **SMALL)
+    parts = ioffe_alg2.parts(config)
+    assert [ioffe_alg2.fuses(part) for part in parts] == parts
+    tables = ioffe_alg2.train(parts, Session())
+    pd.testing.assert_frame_equal(pd.concat(tables, ignore_index=True), table)
+
+
+def test_figures_draw(table):
+    for name, draw in ioffe_alg2.FIGURES.items():
+        lines = draw(table).axes[0].lines
+        assert lines, name
+        assert all(map(math.isfinite, lines[0].get_ydata())), name
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"batch_sizes": (1,)}, r"batch_sizes must lie in \[2, 12\]"),
+        ({"batch_sizes": (13,)}, r"batch_sizes must lie in \[2, 12\]"),
+        ({"mate_sizes": (3,)}, r"divide crowd = 2048, found \[3\]"),
+        ({"shapes": ((1, 4, 1, 1),)}, "m p q >= 2"),
+        ({"draws": 0}, "draws must be at least 1"),
+    ],
+)
+def test_impossible_configs(changes, says):
+    with pytest.raises(BnbookError, match=says):
+        ioffe_alg2.configure("quick", **changes)
