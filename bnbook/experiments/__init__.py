@@ -76,7 +76,13 @@ def find(name: str) -> Experiment:
         raise BnbookError(
             f"expected the name of an experiment, one of {', '.join(names())}; found {name!r}."
         )
-    return cast(Experiment, importlib.import_module(f"{__name__}.{name}.experiment"))
+    return load(f"{__name__}.{name}.experiment")
+
+
+def load(module: str) -> Experiment:
+    """Return the experiment of a module: its ``EXPERIMENT``, or the module where it has none."""
+    found = importlib.import_module(module)
+    return cast(Experiment, getattr(found, "EXPERIMENT", found))
 
 
 def stem(experiment: Experiment) -> str:

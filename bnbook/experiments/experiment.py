@@ -1,13 +1,183 @@
-"""What every experiment does with its configs: change a profile, check it, split it into runs."""
+"""What an experiment is: one frozen value, and what is done with the configs of all of them.
+
+Nothing here imports torch: claims are judged and figures drawn without it.
+"""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
+import pandas as pd
+
 from bnbook.errors import BnbookError
+from bnbook.evidence.claims import Claim
+from bnbook.training.session import Plan, Session
+
+Config = Any
+"""A frozen dataclass with the fields ``seeds`` and ``data``, which checks its own values."""
+Facts = dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A pure function of a frozen config, with what is claimed of its table.
+
+    Attributes
+    ----------
+    name : str
+        Its folder's name, and that of its records.
+    title : str
+        What it is, in a few words.
+    profiles : mapping
+        Profile name -> frozen config.
+    axes : tuple of str
+        Fields by which a config is split into single runs, the slowest first.
+    fused : tuple of str
+        Those of them in which runs may differ that train as one ensemble.
+    train : callable, optional
+        Single runs that fuse and a `Session` -> one tidy table for each run.
+    measure : callable, optional
+        In place of `train`, for runs that are computed alone: a single run and a torch device ->
+        its tidy table.
+    split : callable, optional
+        A config -> its single runs, where they are not the product of the `axes`.
+    columns : mapping
+        Column of the table -> what it holds, with its unit.
+    claims : sequence of Claim
+        Written before the run.
+    facts : callable
+        Table -> the numbers that pages quote beside the claims, by name.
+    figures : mapping
+        Name -> function that draws a table on a new figure.
+    plans : tuple of Plan
+        Ways of computing from which the fastest is chosen by a trial.
+    """
+
+    name: str
+    title: str
+    profiles: Mapping[str, Config]
+    columns: Mapping[str, str]
+    claims: Sequence[Claim]
+    facts: Callable[[pd.DataFrame], Facts]
+    figures: Mapping[str, Callable[[pd.DataFrame], Any]]
+    axes: tuple[str, ...] = ("seeds",)
+    fused: tuple[str, ...] = ()
+    train: Callable[[Sequence[Config], Session], list[pd.DataFrame]] | None = None
+    measure: Callable[[Config, Any], pd.DataFrame] | None = None
+    split: Callable[[Config], list[Config]] | None = None
+    plans: tuple[Plan, ...] = (Plan(),)
+
+    @property
+    def __name__(self) -> str:
+        return f"bnbook.experiments.{self.name}.experiment"
+
+    @property
+    def TITLE(self) -> str:  # noqa: N802
+        """The title."""
+        return self.title
+
+    @property
+    def PROFILES(self) -> Mapping[str, Config]:  # noqa: N802
+        """The profiles."""
+        return self.profiles
+
+    @property
+    def CLAIMS(self) -> Sequence[Claim]:  # noqa: N802
+        """The claims."""
+        return self.claims
+
+    @property
+    def FIGURES(self) -> Mapping[str, Callable[[pd.DataFrame], Any]]:  # noqa: N802
+        """The figures."""
+        return self.figures
+
+    @property
+    def PLANS(self) -> tuple[Plan, ...]:  # noqa: N802
+        """The plans."""
+        return self.plans
+
+    @property
+    def computes(self) -> Callable[..., Any]:
+        """The function that makes the table: `train` or `measure`."""
+        found = self.train or self.measure
+        if found is None:
+            raise BnbookError(f"{self.name} has neither a train nor a measure function.")
+        return found
+
+    def configure(self, profile: str, seed: int = 0, **changes: Any) -> Config:
+        """Return a profile's config with changes, its seeds shifted and its data chosen.
+
+        Parameters
+        ----------
+        profile : str
+            One of `profiles`.
+        seed : int
+            Added to every seed, for runs that no record holds.
+        **changes
+            Fields to replace; None leaves a field as it is.
+
+        Returns
+        -------
+        Config
+            Where `data` names several sets ("a or b"), the largest that this machine has.
+
+        Raises
+        ------
+        BnbookError
+            When the profile or a field is unknown, or a value is impossible.
+        """
+        if profile not in self.profiles:
+            known = ", ".join(self.profiles)
+            raise BnbookError(f"profile must be one of {known} for {self.name}, found {profile!r}.")
+        config = self.profiles[profile]
+        names = [field.name for field in fields(config)]
+        if unknown := sorted(set(changes) - set(names)):
+            raise BnbookError(f"{self.name} has no field {unknown}; it has {', '.join(names)}.")
+        config = replace(config, **{k: v for k, v in changes.items() if v is not None})
+        config = replace(config, seeds=tuple(seed + s for s in config.seeds))
+        if " or " in config.data:
+            from bnbook import datasets
+
+            config = replace(config, data=datasets.largest(config.data.split(" or ")))
+        return config
+
+    def parts(self, config: Config) -> list[Config]:
+        """Split a config into single runs, each a config itself, in the order of the table."""
+        return self.split(config) if self.split else single_runs(config, self.axes)
+
+    def fuses(self, part: Config) -> Hashable:
+        """Return what two single runs must have in common to train as one ensemble."""
+        alone = {n: value for n, value in vars(part).items() if n not in self.fused}
+        return tuple(alone.items())
+
+    def together(self, runs: Sequence[Config], session: Session) -> list[pd.DataFrame]:
+        """Run single runs that fuse: one tidy table for each, in their order.
+
+        Raises
+        ------
+        BnbookError
+            When they do not fuse.
+        """
+        if odd := [run for run in runs if self.fuses(run) != self.fuses(runs[0])]:
+            differ = " and ".join(self.fused) or "nothing"
+            raise BnbookError(f"runs of one ensemble differ in {differ} alone, found {odd[0]}.")
+        if self.train:
+            return self.train(runs, session)
+        from bnbook.training import fit
+
+        return [self.computes(run, fit.choose_device(session.device)) for run in runs]
+
+    def run(self, config: Config, device: str = "auto") -> pd.DataFrame:
+        """Run a whole config on a device, ``auto``, ``cpu`` or ``cuda``; see `columns`."""
+        groups: dict[Hashable, list[Config]] = {}
+        for part in self.parts(config):
+            groups.setdefault(self.fuses(part), []).append(part)
+        tables = [t for group in groups.values() for t in self.together(group, Session(device))]
+        return pd.concat(tables, ignore_index=True)
+
 
 C = TypeVar("C", bound=Any)
 

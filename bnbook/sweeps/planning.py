@@ -117,7 +117,9 @@ def _seconds(experiment: Experiment, group: Sequence[Any], device: str, plan: Pl
     """Time of one step of one member."""
     members = min(plan.members, len(group))
     try:
-        experiment.train(group[:members], Session(device, plan, trial=TRIAL_STEPS))
+        getattr(experiment, "together", experiment.train)(
+            group[:members], Session(device, plan, trial=TRIAL_STEPS)
+        )
     except TrialOverError as over:
         return over.seconds / members
     raise BnbookError(

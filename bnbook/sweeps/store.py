@@ -39,7 +39,8 @@ the others say where, when and in what file."""
 
 def source_digests(experiment: Experiment) -> dict[str, str]:
     """Digests of the definitions that an experiment's ``train`` depends on, by name."""
-    return sources.source_digests(experiment.__name__, "train", UNCOUNTED)
+    computes = getattr(experiment, "computes", experiment.train)
+    return sources.source_digests(computes.__module__, computes.__name__, UNCOUNTED)
 
 
 def facts(part: Any, source: str, device: str, plan: Plan) -> dict[str, Any]:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pandas as pd
 
+from bnbook import experiments
 from bnbook.errors import BnbookError
 from bnbook.evidence import records, sources
-from bnbook.experiments import Experiment
 from bnbook.sweeps import executors, planning, store
 from bnbook.training.session import OutOfTimeError, Plan, Session
 
@@ -96,10 +95,10 @@ def train_batch(task: Task) -> Trained:
         return Trained(None, 0.0, session.device)
     check_versions(task.module, task.expects)
     session = _Abandonable(**vars(_with_folder(session)), gone=executors.abandoned())
-    experiment = cast(Experiment, importlib.import_module(task.module))
+    experiment = experiments.load(task.module)
     tables: list[pd.DataFrame] | None
     try:
-        tables = experiment.train(task.parts, session)
+        tables = getattr(experiment, "together", experiment.train)(task.parts, session)
     except OutOfTimeError:
         tables = None
     return Trained(tables, time.perf_counter() - started, _device_name(session.device))
@@ -157,7 +156,7 @@ def check_versions(module: str, expected: Mapping[str, str] | None) -> None:
 @functools.cache
 def _source(module: str) -> str:
     """Digest what a worker loaded, when it loaded it: later edits of the files do not count."""
-    return sources.combined(store.source_digests(importlib.import_module(module)))
+    return sources.combined(store.source_digests(experiments.load(module)))
 
 
 def _device_name(kind: str) -> str:
@@ -178,5 +177,5 @@ def plan(
 ) -> Plan:
     """Choose a plan, in the process whose speed counts: see `bnbook.sweeps.planning.choose`."""
     check_versions(module, expects)
-    experiment = cast(Experiment, importlib.import_module(module))
+    experiment = experiments.load(module)
     return planning.choose(experiment, parts, device, folder, members)
