@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
 import pandas as pd
@@ -44,6 +44,8 @@ class Experiment:
         its tidy table.
     split : callable, optional
         A config -> its single runs, where they are not the product of the `axes`.
+    needs : mapping
+        Field -> values that a config must hold there, or the claims cannot be judged.
     columns : mapping
         Column of the table -> what it holds, with its unit.
     claims : sequence of Claim
@@ -68,6 +70,7 @@ class Experiment:
     train: Callable[[Sequence[Config], Session], list[pd.DataFrame]] | None = None
     measure: Callable[[Config, Any], pd.DataFrame] | None = None
     split: Callable[[Config], list[Config]] | None = None
+    needs: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     plans: tuple[Plan, ...] = (Plan(),)
 
     @property
@@ -133,10 +136,16 @@ class Experiment:
             known = ", ".join(self.profiles)
             raise BnbookError(f"profile must be one of {known} for {self.name}, found {profile!r}.")
         config = self.profiles[profile]
-        names = [field.name for field in fields(config)]
+        names = [each.name for each in fields(config)]
         if unknown := sorted(set(changes) - set(names)):
             raise BnbookError(f"{self.name} has no field {unknown}; it has {', '.join(names)}.")
         config = replace(config, **{k: v for k, v in changes.items() if v is not None})
+        for name, needed in self.needs.items():
+            if missing := [value for value in needed if value not in getattr(config, name)]:
+                raise BnbookError(
+                    f"{name} must hold {missing[0]}, which the claims of {self.name} need, found"
+                    f" {getattr(config, name)}."
+                )
         config = replace(config, seeds=tuple(seed + s for s in config.seeds))
         if " or " in config.data:
             from bnbook import datasets
@@ -215,7 +224,7 @@ def configure(
             f"profile must be one of {', '.join(profiles)} for {name}, found {profile!r}."
         )
     config = profiles[profile]
-    known = [field.name for field in fields(config)]
+    known = [each.name for each in fields(config)]
     if unknown := sorted(set(changes) - set(known)):
         raise BnbookError(f"{name} has no field {unknown}; it has {', '.join(known)}.")
     config = replace(config, **{k: v for k, v in changes.items() if v is not None})

@@ -92,3 +92,13 @@ def test_impossible_values(check, fields, config, says):
     with pytest.raises(BnbookError, match=says):
         check(config, fields)
     check(Config(), fields)
+
+
+def test_a_config_that_lacks_what_the_claims_need_is_refused():
+    whole = experiment.Experiment(
+        name="name", title="", profiles=PROFILES, columns={}, claims=(), facts=lambda _: {},
+        figures={}, axes=AXES, needs={"learning_rates": (0.1,)},
+    )  # fmt: skip
+    assert whole.configure("quick") == Config()
+    with pytest.raises(BnbookError, match=r"learning_rates must hold 0.1, which the claims"):
+        whole.configure("quick", learning_rates=(1.0,))
