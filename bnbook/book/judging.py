@@ -181,37 +181,52 @@ def readme(text: str, folder: Path) -> str:
     """
     if not README_TABLE.search(text):
         raise BnbookError("README.md lacks the markers of its table of claims; it was left as is.")
-    papers: dict[str, list[Found]] = {}
-    for found in ledger.judged(ledger.read(folder)):
-        papers.setdefault(found[0]["paper"], []).append(found)
-    folded = "".join(_folded(paper, found) for paper, found in papers.items())
-    table = f"{_counts(papers)}\n{folded}"
+    on_file = ledger.read(folder)
+    found, adjusted = list(ledger.judged(on_file)), ledger.adjusted(on_file)
+    papers = dict.fromkeys(claim["paper"] for claim, *_ in found)
+    folded = (
+        _folded(paper, [one for one in found if one[0]["paper"] == paper], adjusted)
+        for paper in papers
+    )
+    table = f"{_counts(found)}\n{''.join(folded)}"
     return README_TABLE.sub(lambda match: match[1] + table + match[2], text)
 
 
-def _counts(papers: Mapping[str, Sequence[Found]]) -> str:
-    """Return the table of how many claims of each paper have which verdict, with a last row."""
-    rows = [
-        (paper, Counter(judgement["verdict"] for *_, judgement in found))
-        for paper, found in papers.items()
-    ]
-    rows.append(("**all**", sum((counts for _, counts in rows), Counter())))
-    columns = ("claims of", *claims.VERDICTS, "tested")
+def _counts(found: Sequence[Found]) -> str:
+    """Return the table of how many claims have which verdict: experiments by paper, then others."""
+    groups: dict[str, Counter[str]] = {}
+    for claim, _, judgement in found:
+        group = claim["paper"] if claim["kind"] == "experiment" else claim["kind"]
+        groups.setdefault(group, Counter())[judgement["verdict"]] += 1
+    others = {kind: groups.pop(kind) for kind in claims.KINDS if kind in groups}
+    rows = [*groups.items(), ("**all experiments**", sum(groups.values(), Counter()))]
+    rows += [(claims.KINDS[kind], counts) for kind, counts in others.items()]
+    columns = ("claims of", *claims.VERDICTS, "all")
     lines = [columns, ["---"] * len(columns)]
-    for paper, counts in rows:
-        lines.append([paper, *(str(counts[name]) for name in claims.VERDICTS), str(counts.total())])
+    for group, counts in rows:
+        lines.append([group, *(str(counts[name]) for name in claims.VERDICTS), str(counts.total())])
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
-def _folded(paper: str, found: Sequence[Found]) -> str:
+def _folded(paper: str, found: Sequence[Found], adjusted: Mapping[str, float]) -> str:
     """Return a paper's claims as a table that GitHub shows when its line is clicked."""
     lines = [
-        f"| {claim['statement']} ({claims.place(claim)}; `{claim['id']}`)"
+        f"| {claim['statement']} ({claims.place(claim)}; {claim['kind']}; `{claim['id']}`)"
         f" | {claims.format_value(claim, judged['value'])}"
         f" | {claims.format_interval(claim, judged)}"
-        f" | {judged['n']} | {profile} | **{judged['verdict']}** |\n"
+        f" | {judged['n']} | {claims.format_p(adjusted.get(claim['id']))} | {profile}"
+        f" | {_verdict(claim, judged, adjusted)} |\n"
         for claim, profile, judged in found
     ]
-    head = "| claim | value | 95 % interval | n | profile | verdict |\n|---|---|---|---|---|---|\n"
+    columns = ("claim", "value", "95 % interval", "n", "adjusted p", "profile", "verdict")
+    head = f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|\n"
     summary = f"<summary>{html.escape(paper)}: {len(found)} claim{'s' * (len(found) > 1)}</summary>"
     return f"<details>\n{summary}\n\n{head}{''.join(lines)}\n</details>\n\n"
+
+
+def _verdict(
+    claim: Mapping[str, Any], judged: Mapping[str, Any], adjusted: Mapping[str, float]
+) -> str:
+    """Return the verdict in bold and what qualifies it."""
+    said = claims.reasons(claim, judged, adjusted.get(claim["id"]))
+    return " ".join([f"**{judged['verdict']}**", *said]).replace("|", "\\|")

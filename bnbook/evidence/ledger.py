@@ -17,7 +17,15 @@ import pandas as pd
 from bnbook import files
 from bnbook.errors import BnbookError
 from bnbook.evidence import records
-from bnbook.evidence.claims import Claim, assess, format_interval, format_value, judge
+from bnbook.evidence.claims import (
+    Claim,
+    assess,
+    format_interval,
+    format_value,
+    holm,
+    judge,
+    reasons,
+)
 
 RECORD_FIELDS = (
     "seeds", "data", "device", "processor", "cores", "system", "seconds", "date", "commit",
@@ -45,7 +53,7 @@ def entry(claims: Sequence[Claim], facts: Mapping[str, Any], record: records.Rec
     about = {field: record.provenance.get(field) for field in RECORD_FIELDS}
     return {
         "record": {"digest": record.digest, **about},
-        "judgements": assess(claims, record.table),
+        "judgements": assess(claims, record.table, record.provenance.get("missing", 0)),
         "facts": dict(facts),
     }
 
@@ -122,6 +130,20 @@ def judged(
                 yield claim, chosen, content["profiles"][chosen]["judgements"][claim["id"]]
 
 
+def adjusted(ledger: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """Adjust the p values of each paper's claims for how many they are (Holm): claim id -> p.
+
+    Each claim at its experiment's best profile; identities and claims that are not tested or have
+    no interval have no p value and do not count.
+    """
+    papers: dict[str, dict[str, float]] = {}
+    for claim, _, judgement in judged(ledger):
+        counts = claim["kind"] != "identity" and judgement["verdict"] != "not tested"
+        if counts and judgement["p"] is not None:
+            papers.setdefault(claim["paper"], {})[claim["id"]] = judgement["p"]
+    return {claim: p for of_paper in papers.values() for claim, p in holm(of_paper).items()}
+
+
 def write(folder: Path, name: str, content: Mapping[str, Any]) -> Path:
     """Write an experiment's ledger file in one step and return its path."""
     file = path(folder, name)
@@ -175,5 +197,6 @@ def verdicts(claims: Sequence[Claim], table: pd.DataFrame, name: str, profile: s
             "n": judgement["n"],
             "verdict": judgement["verdict"],
             "record's verdict": recorded.get(claim.id, {"verdict": "no record"})["verdict"],
+            "because": " ".join(reasons(described, judgement)),
         }
     return pd.DataFrame(rows).T.rename_axis("claim")

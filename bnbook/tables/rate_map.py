@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
 
 from bnbook.evidence import claims
+from bnbook.evidence.claims import Premise
 from bnbook.tables import tuning
 from bnbook.tables.arms import WITH, WITHOUT
+
+FAILED = 0.2
+"""A run that ends below this test accuracy, twice that of guessing, counts as failed."""
+TRAINED = 0.95
+"""Training accuracy from which a run counts as trained to the end; the paper's end near 1."""
+APART = 100.0
+"""BN's best rate over the one that suits the network without BN: a thousand in the paper."""
 
 
 def small_rate(table: pd.DataFrame) -> float:
@@ -70,3 +79,55 @@ def rate_fact(rate: float) -> dict[str, Any]:
         return claims.fact([], 3)
     digits = next(d for d in range(7) if round(rate, d) == float(f"{rate:.2g}"))
     return claims.fact([rate], digits)
+
+
+Table = pd.DataFrame
+
+
+def compared(table: Table) -> dict[str, list[tuple[str, float]]]:
+    """Return the networks and rates that each of the figure's claims compares."""
+    small, large = small_rate(table), large_rate(table)
+    rates = [(WITH, small), (WITH, large)]
+    return {"same_rate": [(WITHOUT, small), (WITH, small)], "higher_rate": rates}
+
+
+def premises(what: str, of: Callable[[Table], Table] = lambda table: table) -> tuple[Premise, ...]:
+    """Return what the figure's claims need of a record.
+
+    Parameters
+    ----------
+    what : {"same_rate", "higher_rate", "diverges"}
+        Which networks are compared; the last claim is itself about failing at BN's rate.
+    of : callable
+        Picks the rows of the table that the claim is about.
+
+    Returns
+    -------
+    tuple of Premise
+    """
+
+    def tuned(table: Table) -> dict[str, float]:
+        return tuning.tuned_rates(of(table), (WITHOUT, WITH))
+
+    runs = "same_rate" if what == "same_rate" else "higher_rate"
+    found = (
+        Premise(
+            "BN's best rate is at least a hundred times the one that suits the network without BN"
+            " (a thousand times in the paper)",
+            lambda table: tuning.apart(tuned(table)[WITHOUT], tuned(table)[WITH], APART),
+        ),
+        Premise(
+            "no tuned rate is an end of the grid",
+            lambda table: tuning.inside(of(table), tuned(table)),
+        ),
+        Premise(
+            f"every compared network ends above {100 * TRAINED:.0f} % training accuracy (near"
+            " 100 % in the paper)",
+            lambda table: tuning.trained(of(table), compared(of(table))[runs], TRAINED),
+        ),
+        Premise(
+            "the network without BN fails to train at BN's best rate",
+            lambda table: tuning.fails(of(table), WITHOUT, tuned(table)[WITH], FAILED),
+        ),
+    )
+    return found[:-1] if what == "diverges" else found

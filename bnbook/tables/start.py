@@ -11,11 +11,23 @@ import pandas as pd
 
 from bnbook.errors import BnbookError
 from bnbook.evidence import claims
+from bnbook.evidence.claims import Premise
 from bnbook.tables.arms import WITH, WITHOUT
 
 PAPER = "Bjorck et al. 2018"
 NAMES = {WITHOUT: "without", WITH: "with"}
 """The arms' names in facts."""
+
+
+LAYERS = 110
+"""Layers of the paper's network."""
+
+
+def _deep(table: pd.DataFrame) -> claims.Finding:
+    return claims.at_least(float(table["depth"].min()), LAYERS, " layers")
+
+
+DEEP = Premise("the network has the paper's 110 layers", _deep)
 
 
 def by_arm(rows: pd.DataFrame, column: str) -> pd.DataFrame:

@@ -166,5 +166,38 @@ def steps_to_reach(table: pd.DataFrame, column: str, target: float) -> pd.DataFr
     return reached.reindex(runs).astype(float).unstack(["arm", "learning_rate"]).sort_index(axis=1)
 
 
+def inside(table: pd.DataFrame, rates: Mapping[str, float]) -> tuple[bool, str, str]:
+    """Premise: no tuned rate is an end of the grid, where a better one may lie beyond it."""
+    ends = (table["learning_rate"].min(), table["learning_rate"].max())
+    out = [f"{arm} at {rate:g}" for arm, rate in rates.items() if rate in ends]
+    return not out, ", ".join(out) or "none at an end", "none at an end"
+
+
+def trained(
+    table: pd.DataFrame, compared: Sequence[tuple[str, float]], level: float
+) -> tuple[bool, str, str]:
+    """Premise: every run of these arms and rates ends at this training accuracy or above."""
+    needed = f"{100 * level:.0f} % or more"
+    if "training_accuracy" not in table:
+        return False, "not recorded", needed
+    last = final(table).set_index(["arm", "learning_rate"])["training_accuracy"].sort_index()
+    ends = [last.get(run) for run in compared]
+    least = min((float("nan") if end is None else end.min() for end in ends), default=float("nan"))
+    return least >= level, f"{100 * least:.0f} %", needed
+
+
+def apart(small: float, large: float, factor: float) -> tuple[bool, str, str]:
+    """Premise: one rate is so many times another."""
+    return large >= factor * small, f"{large / small:.2g} times", f"{factor:g} times or more"
+
+
+def fails(table: pd.DataFrame, arm: str, rate: float, level: float) -> tuple[bool, str, str]:
+    """Premise: every run of an arm at a rate diverges or ends below a test accuracy."""
+    last = final(table)
+    runs = last[(last["arm"] == arm) & (last["learning_rate"] == rate)]
+    failed = int(((runs["diverged_at"] >= 0) | ~(runs["test_accuracy"] >= level)).sum())
+    return 0 < len(runs) == failed, f"{failed} of {len(runs)} seeds", "all seeds"
+
+
 def _first(reached: pd.Series) -> float:
     return float(reached.index[int(reached.argmax())]) if reached.any() else float("nan")

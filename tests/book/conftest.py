@@ -73,11 +73,13 @@ def site(tmp_path) -> Site:
     return made
 
 
-def judgement(value, low, high, verdict, n=10, undefined=0) -> dict:
-    return {
+def judgement(value, low, high, verdict, n=10, undefined=0, **changes) -> dict:
+    about = {
         "value": value, "low": low, "high": high, "n": n, "undefined": undefined,
-        "verdict": verdict,
+        "verdict": verdict, "p": None, "unbounded": False, "cases": None, "over": "seeds",
+        "missing": 0, "premises": [],
     }  # fmt: skip
+    return {**about, **changes}
 
 
 def claim(name: str, statement: str, digits: int, unit: str) -> dict:
@@ -85,6 +87,7 @@ def claim(name: str, statement: str, digits: int, unit: str) -> dict:
         "id": name, "paper": "A & B 2015", "section": "4.1, figure 1(a)", "statement": statement,
         "quantity": "steps without, divided by steps with", "criterion": "Reproduced above 1.",
         "bound": 1.0, "direction": "above", "scale": "linear", "digits": digits, "unit": unit,
+        "exact": False, "kind": "experiment", "premises": [], "revised": "", "concerns": "",
     }  # fmt: skip
 
 
@@ -120,16 +123,16 @@ def content() -> dict:
                 "judgements": {
                     "toy.fig1.speed": judgement(3.249, 2.5, 4.1, "reproduced", n=3),
                     "toy.fig1.gap": judgement(-0.004, -0.5, 0.5, "inconclusive", n=3),
-                    "toy.fig1.never": judgement(1.0, None, None, "inconclusive", n=3, undefined=2),
+                    "toy.fig1.never": judgement(1.0, None, None, "inconclusive", n=1, undefined=2),
                 },
                 "facts": facts,
             },
             "standard": {
                 "record": record(10, 1870.0),
                 "judgements": {
-                    "toy.fig1.speed": judgement(7.06, 6.449, 7.751, "reproduced"),
-                    "toy.fig1.gap": judgement(-1.556, -1.701, -1.409, "not reproduced"),
-                    "toy.fig1.never": judgement(None, None, None, "not reproduced", undefined=10),
+                    "toy.fig1.speed": judgement(7.06, 6.449, 7.751, "reproduced", p=0.03),
+                    "toy.fig1.gap": judgement(-1.556, -1.701, -1.409, "not reproduced", p=1e-6),
+                    "toy.fig1.never": judgement(None, None, None, "not tested", n=0, undefined=10),
                 },
                 "facts": {**facts, "accuracy": {**facts["accuracy"], "value": 98.0}},
             },

@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 
 from bnbook.errors import BnbookError
-from bnbook.evidence import claims
 from bnbook.experiments.bjorck_depth import claims as analysis
 from bnbook.experiments.bjorck_depth import experiment as bjorck_depth
 from bnbook.setups import residual
 from bnbook.tables.arms import WITH, WITHOUT
+from tests.judging import criterion
 
 SMALL = {
     "steps": 4, "seeds": (0, 1), "n": (1, 2, 3), "learning_rates": (0.03, 0.3), "train_images": 100,
@@ -44,7 +44,7 @@ def exponential(n):
 
 
 def verdicts(table):
-    return {claim.id: claims.judge(claim, table).verdict for claim in bjorck_depth.CLAIMS}
+    return {claim.id: criterion(claim, table).verdict for claim in bjorck_depth.CLAIMS}
 
 
 def test_each_law_finds_its_own():
@@ -100,14 +100,14 @@ def test_verdicts_follow_the_truth():
     assert verdicts(made_up(lambda n: 1.0, power, seeds))["bjorck.depth"] == "not reproduced"
 
 
-def by_rate(same=0.5, large=0.8, diverges=True):
+def by_rate(same=0.5, large=0.8, diverges=True, seeds=3):
     """Three depths; in the shallower ones nothing differs, in the deepest as the arguments say.
 
     Without BN 0.01 ends at 0.5 and 1.0 diverges or ends at 0.4; with BN at `same` and `large`.
     """
     rows = []
     for n, deep in ((1, False), (5, False), (9, True)):
-        for seed in range(3):
+        for seed in range(seeds):
             bn = {0.01: same, 1.0: large} if deep else {0.01: 0.5, 1.0: 0.4}
             gone = deep and diverges
             for rate in (0.01, 1.0):
@@ -129,7 +129,7 @@ def by_rate(same=0.5, large=0.8, diverges=True):
     ],
 )
 def test_figure_1_at_the_greatest_depth(changes, same, gain, diverges):
-    found = verdicts(by_rate(**changes))
+    found = verdicts(by_rate(**changes, seeds=6))
     assert found["bjorck.depth.same_rate"] == same
     assert found["bjorck.depth.higher_rate_generalises"] == gain
     assert found["bjorck.depth.unnormalised_diverges"] == diverges
@@ -166,7 +166,7 @@ def test_a_depth_without_usable_rate_is_undefined():
     deep = (table["n"] == 18) & (table["arm"] == WITHOUT) & (table["seed"] == 1)
     table.loc[deep, "validation_accuracy"] = 0.1
     assert analysis.largest(table, WITHOUT).isna().sum().sum() == 1
-    assert claims.judge(bjorck_depth.CLAIMS[0], table).undefined == 1
+    assert criterion(bjorck_depth.CLAIMS[0], table).undefined == 1
     assert verdicts(table)["bjorck.depth"] == "inconclusive"
     assert bjorck_depth.facts(table)["without_none"]["value"] == 1
 

@@ -14,6 +14,7 @@ from bnbook.experiments.bjorck_fig1 import figures
 from bnbook.setups import residual
 from bnbook.tables import rate_map
 from bnbook.tables.arms import WITH, WITHOUT
+from tests.judging import criterion
 
 SMALL = {
     "data": "digits", "steps": 6, "seeds": (0, 1), "learning_rates": (0.01, 0.4), "points": 2,
@@ -22,6 +23,8 @@ SMALL = {
 }  # fmt: skip
 """Changes to the quick profile that make it a matter of a second."""
 RATES = (0.01, 0.1, 1.0)
+SIX = tuple(range(6))
+"""Seeds enough for a share of all or none of them to be told from a half."""
 
 
 def made_up(same=0.70, large=0.85, diverges=(0, 1, 2), seeds=(0, 1, 2), pace=4):
@@ -50,8 +53,7 @@ def made_up(same=0.70, large=0.85, diverges=(0, 1, 2), seeds=(0, 1, 2), pace=4):
 
 def verdicts(table):
     return {
-        c.id.removeprefix("bjorck.fig1."): claims.judge(c, table).verdict
-        for c in bjorck_fig1.CLAIMS
+        c.id.removeprefix("bjorck.fig1."): criterion(c, table).verdict for c in bjorck_fig1.CLAIMS
     }
 
 
@@ -66,7 +68,8 @@ def test_measures_on_a_table_with_known_truth():
     assert rate_map.without_diverged(table).tolist() == [1, 1, 1]
     assert rate_map.survived(table, WITHOUT) == 0.1
     assert rate_map.survived(table, WITH) == 1.0
-    assert set(verdicts(table).values()) == {"reproduced"}
+    assert set(verdicts(made_up(seeds=SIX, diverges=SIX)).values()) == {"reproduced"}
+    assert verdicts(table)["unnormalised_diverges"] == "inconclusive"  # three of three
 
 
 @pytest.mark.parametrize(
@@ -80,7 +83,58 @@ def test_measures_on_a_table_with_known_truth():
     ],
 )
 def test_claims_turn_red_when_the_truth_is_otherwise(changes, claim, verdict):
-    assert verdicts(made_up(**changes))[claim] == verdict
+    assert verdicts(made_up(seeds=SIX, **changes))[claim] == verdict
+
+
+PREMISES = {
+    "a hundred times": {"learning_rate": lambda table: table["learning_rate"].replace(0.01, 0.05)},
+    "an end of the grid": {},
+    "95 % training": {"training_accuracy": lambda table: table["training_accuracy"] - 0.1},
+    "fails to train": {"test_accuracy": lambda table: table["test_accuracy"].clip(lower=0.3)},
+}
+
+
+def paper_like():
+    """A table in the paper's regime: rates inside the grid, all runs trained to the end."""
+    table = made_up(seeds=SIX, diverges=SIX).assign(training_accuracy=0.999)
+    ends = [table[table["learning_rate"] == rate] for rate in (0.01, 1.0)]
+    below, above = (
+        end.assign(learning_rate=rate, diverged_at=-1)
+        for end, rate in zip(ends, (0.001, 10.0), strict=True)
+    )
+    table = pd.concat([table, *(end.assign(validation_accuracy=0.2) for end in (below, above))])
+    gone = (table["arm"] == WITHOUT) & (table["learning_rate"] == 1.0)
+    return table.assign(diverged_at=table["diverged_at"].where(~gone, 3))
+
+
+def failing(table):
+    """Premises that fail, by claim."""
+    return {
+        c.id.removeprefix("bjorck.fig1."): [
+            p["statement"] for p in claims.judge(c, table).premises if not p["holds"]
+        ]
+        for c in bjorck_fig1.CLAIMS
+    }
+
+
+def test_in_the_papers_regime_every_claim_is_tested():
+    assert failing(paper_like()) == {claim: [] for claim in verdicts(made_up())}
+    judged = [claims.judge(c, paper_like()).verdict for c in bjorck_fig1.CLAIMS]
+    assert judged == ["reproduced"] * 4
+
+
+@pytest.mark.parametrize("premise", PREMISES)
+def test_each_premise_fails_alone_and_leaves_its_claims_untested(premise):
+    table = paper_like()
+    table = table.assign(**{name: change(table) for name, change in PREMISES[premise].items()})
+    if "fails" in premise:
+        table = table.assign(diverged_at=-1)
+    if "end" in premise:
+        table = table[table["learning_rate"] >= 0.01]
+    for claim, named in failing(table).items():
+        apart = premise == "fails to train" and claim == "unnormalised_diverges"
+        assert len(named) == (not apart), (claim, named)
+        assert apart or premise in named[0]
 
 
 def test_a_lead_at_one_rate_is_counted_where_its_interval_is_above_zero():
@@ -110,7 +164,7 @@ def test_without_a_larger_rate_nothing_is_reproduced():
     found = verdicts(table)
     assert math.isnan(rate_map.large_rate(table))
     for claim in ("higher_rate_faster", "higher_rate_generalises", "unnormalised_diverges"):
-        assert found[claim] == "not reproduced"
+        assert found[claim] == "not tested"
     assert bjorck_fig1.facts(table)["large_rate"]["value"] is None
 
 

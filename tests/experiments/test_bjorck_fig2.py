@@ -10,7 +10,6 @@ from scipy import stats
 from torch import nn
 
 from bnbook.errors import BnbookError
-from bnbook.evidence import claims
 from bnbook.experiments.bjorck_fig2 import claims as analysis
 from bnbook.experiments.bjorck_fig2 import experiment as bjorck_fig2
 from bnbook.experiments.bjorck_fig2 import figures
@@ -18,6 +17,7 @@ from bnbook.layers import ensemble, norm
 from bnbook.setups import first_steps
 from bnbook.tables import start as bjorck_start
 from bnbook.tables.arms import WITH, WITHOUT
+from tests.judging import criterion
 
 SMALL = {"data": "digits", "seeds": (0, 1), "batch_size": 4, "n": 1, "layer": 4}
 DEEP = {"data": "digits", "seeds": (0, 1, 2), "batch_size": 4, "n": 9, "layer": 28}
@@ -96,8 +96,8 @@ def test_measures_on_a_table_with_known_truth():
     ],
 )
 def test_claims_turn_with_the_truth(claim, for_it, against):
-    assert claims.judge(CLAIMS[claim], made_up(**for_it)).verdict == "reproduced"
-    assert claims.judge(CLAIMS[claim], made_up(**against)).verdict == "not reproduced"
+    assert criterion(CLAIMS[claim], made_up(**for_it)).verdict == "reproduced"
+    assert criterion(CLAIMS[claim], made_up(**against)).verdict == "not reproduced"
 
 
 def test_a_gradient_that_is_no_number_makes_its_seed_undefined():
@@ -164,11 +164,11 @@ def test_the_claims_need_a_bn_that_normalises(monkeypatch):
     """BN that takes its initial running statistics, 0 and 1, in training: both claims turn."""
     config = bjorck_fig2.configure("quick", **DEEP)
     table = bjorck_fig2.run(config, "cpu")
-    assert claims.judge(CLAIMS["bjorck.fig2.larger"], table).verdict == "reproduced"
+    assert criterion(CLAIMS["bjorck.fig2.larger"], table).verdict == "reproduced"
     monkeypatch.setattr(norm, "BatchNorm", lambda features: nn.Identity())
     broken = bjorck_fig2.run(config, "cpu")
     for claim in CLAIMS.values():
-        assert claims.judge(claim, broken).verdict != "reproduced"
+        assert criterion(claim, broken).verdict != "reproduced"
         assert claim.measure(broken).tolist() == pytest.approx([1.0] * 3, rel=1e-3)
 
 

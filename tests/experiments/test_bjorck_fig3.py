@@ -7,12 +7,12 @@ import torch
 from torch import nn
 
 from bnbook.errors import BnbookError
-from bnbook.evidence import claims
 from bnbook.experiments.bjorck_fig3 import claims as analysis
 from bnbook.experiments.bjorck_fig3 import experiment as bjorck_fig3
 from bnbook.layers import ensemble, norm
 from bnbook.setups import first_steps
 from bnbook.tables.arms import WITH, WITHOUT
+from tests.judging import criterion
 
 SMALL = {
     "data": "digits", "seeds": (0, 1), "batch_size": 4, "n": 1, "minibatches": 2, "refinements": 1,
@@ -82,15 +82,15 @@ def test_curves_that_come_back_are_counted():
     ],
 )
 def test_claims_turn_with_the_truth(claim, for_it, against):
-    assert claims.judge(CLAIMS[claim], made_up(**for_it)).verdict == "reproduced"
-    assert claims.judge(CLAIMS[claim], made_up(**against)).verdict == "not reproduced"
+    assert criterion(CLAIMS[claim], made_up(**for_it)).verdict == "reproduced"
+    assert criterion(CLAIMS[claim], made_up(**against)).verdict == "not reproduced"
 
 
 def test_a_minibatch_without_a_largest_step_makes_its_seed_undefined():
     table = made_up()
     table.loc[(table["seed"] == 2) & (table["minibatch"] == 1), "largest_step"] = np.nan
     assert analysis.step_ratio(table).isna().tolist() == [False, False, True]
-    judged = claims.judge(CLAIMS["bjorck.fig3.step_size"], table)
+    judged = criterion(CLAIMS["bjorck.fig3.step_size"], table)
     assert (judged.undefined, judged.verdict) == (1, "inconclusive")
 
 
@@ -142,10 +142,10 @@ def test_the_claim_needs_a_bn_that_normalises(monkeypatch):
     """BN that takes its initial running statistics, 0 and 1, in training: the claim turns."""
     config = bjorck_fig3.configure("quick", **DEEP)
     claim = CLAIMS["bjorck.fig3.step_size"]
-    assert claims.judge(claim, bjorck_fig3.run(config, "cpu")).verdict == "reproduced"
+    assert criterion(claim, bjorck_fig3.run(config, "cpu")).verdict == "reproduced"
     monkeypatch.setattr(norm, "BatchNorm", lambda features: nn.Identity())
     broken = bjorck_fig3.run(config, "cpu")
-    assert claims.judge(claim, broken).verdict != "reproduced"
+    assert criterion(claim, broken).verdict != "reproduced"
     assert claim.measure(broken).tolist() == pytest.approx([1.0] * 3)
 
 

@@ -7,7 +7,6 @@ import torch
 from scipy import integrate, stats
 
 from bnbook.errors import BnbookError
-from bnbook.evidence import claims
 from bnbook.experiments.bjorck_fig5 import claims as analysis
 from bnbook.experiments.bjorck_fig5 import experiment as bjorck_fig5
 from bnbook.experiments.bjorck_fig5.claims import BLOCK, IMAGES, LAYER, NOISE
@@ -17,6 +16,7 @@ from bnbook.networks import models
 from bnbook.probes import moments
 from bnbook.setups import first_steps
 from bnbook.tables.arms import WITH, WITHOUT
+from tests.judging import criterion
 
 SMALL = {"data": "digits", "seeds": (0, 1), "batch_size": 4, "n": 1}
 (CLAIM,) = bjorck_fig5.CLAIMS
@@ -65,7 +65,7 @@ def test_the_claim_turns_with_the_truth(changes, verdict):
     table = made_up(**changes)
     wobble = table["arm"].eq(WITHOUT) * 0.001 * table["seed"] * table["index"]
     table["variance"] *= 1 + wobble
-    assert claims.judge(CLAIM, table).verdict == verdict
+    assert criterion(CLAIM, table).verdict == verdict
 
 
 def test_the_fit_leaves_out_the_block_that_changes_size():
@@ -159,7 +159,7 @@ def test_a_network_without_bn_in_bns_place_turns_the_claim(monkeypatch):
     monkeypatch.setattr(first_steps, "network", lambda _, *rest: plain(WITHOUT, *rest))
     table = bjorck_fig5.run(bjorck_fig5.configure("quick", **SMALL), "cpu")
     assert (analysis.growth_gap(table) == 0).all()
-    assert claims.judge(CLAIM, table).verdict == "not reproduced"
+    assert criterion(CLAIM, table).verdict == "not reproduced"
 
 
 def test_figures_draw_every_panel(small_table):

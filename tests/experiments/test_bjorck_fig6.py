@@ -5,11 +5,11 @@ import pandas as pd
 import pytest
 
 from bnbook.errors import BnbookError
-from bnbook.evidence import claims
 from bnbook.experiments.bjorck_fig6 import claims as analysis
 from bnbook.experiments.bjorck_fig6 import experiment as bjorck_fig6
 from bnbook.setups import first_steps
 from bnbook.tables.arms import LAST_ONLY, WITH, WITHOUT
+from tests.judging import criterion
 
 SMALL = {"data": "digits", "seeds": (0, 1), "batch_size": 6, "n": 1}
 (CLAIM,) = bjorck_fig6.CLAIMS
@@ -50,7 +50,7 @@ def test_measures_on_a_table_with_known_truth():
 )
 def test_the_claim_turns_with_the_truth(changes, verdict):
     table = made_up(**changes)
-    assert claims.judge(CLAIM, table).verdict == verdict
+    assert criterion(CLAIM, table).verdict == verdict
 
 
 def test_correlation_of_rows_is_the_mean_over_pairs():
@@ -112,7 +112,7 @@ def test_a_network_without_bn_in_bns_place_turns_the_claim(monkeypatch):
     monkeypatch.setattr(first_steps, "network", lambda _, *rest: plain(WITHOUT, *rest))
     table = bjorck_fig6.run(bjorck_fig6.configure("quick", **SMALL), "cpu")
     assert (analysis.share_gap(table) == 0).all()
-    assert claims.judge(CLAIM, table).verdict == "not reproduced"
+    assert criterion(CLAIM, table).verdict == "not reproduced"
 
 
 def test_figures_draw_every_panel(small_table):

@@ -12,6 +12,7 @@ from bnbook.experiments.bjorck_last import claims as analysis
 from bnbook.experiments.bjorck_last import experiment as bjorck_last
 from bnbook.tables import usable
 from bnbook.tables.arms import LAST_ONLY, WITH, WITHOUT
+from tests.judging import criterion
 
 SMALL = {
     "steps": 4, "seeds": (0, 1), "n": 1, "learning_rates": (0.03, 0.3), "train_images": 100,
@@ -39,15 +40,19 @@ def made_up(top=TOP, only=0.01, accuracy=None, seeds=(0, 1, 2)):
 
 
 def verdicts(table):
-    return {claim.id: claims.judge(claim, table).verdict for claim in bjorck_last.CLAIMS}
+    return {claim.id: criterion(claim, table).verdict for claim in bjorck_last.CLAIMS}
+
+
+def shares(gains):
+    return (gains["part"] / gains["whole"]).tolist()
 
 
 def test_measures_on_a_table_with_known_truth():
     table = made_up()
     assert usable.largest(table)[WITH].tolist() == [1.0] * 3
-    assert analysis.rate_share(table).tolist() == pytest.approx([1.0] * 3)
-    assert analysis.rate_share(table, WITHOUT).tolist() == [0.0] * 3
-    assert analysis.accuracy_share(table).tolist() == pytest.approx([0.75] * 3)
+    assert shares(analysis.rate_share(table)) == pytest.approx([1.0] * 3)
+    assert shares(analysis.rate_share(table, WITHOUT)) == [0.0] * 3
+    assert shares(analysis.accuracy_share(table)) == pytest.approx([0.75] * 3)
     assert analysis.last_against_others(table).tolist() == pytest.approx([100.0] * 3)
     assert set(verdicts(table).values()) == {"reproduced"}
 
@@ -68,17 +73,21 @@ def test_claims_turn_red_when_the_truth_is_otherwise(changes, claim):
 
 
 def test_halfway_on_a_log_scale_is_half():
-    assert analysis.rate_share(made_up({**TOP, LAST_ONLY: 0.1})).tolist() == pytest.approx(
-        [0.5] * 3
-    )
+    found = analysis.rate_share(made_up({**TOP, LAST_ONLY: 0.1}))
+    assert shares(found) == pytest.approx([0.5] * 3)
 
 
-def test_no_gain_or_no_usable_rate_is_undefined_not_a_share():
-    assert analysis.rate_share(made_up({**TOP, WITHOUT: 1.0})).isna().all()
+def test_no_gain_has_no_share_and_no_usable_rate_no_value():
+    level = made_up({**TOP, WITHOUT: 1.0})
+    assert analysis.rate_share(level)["whole"].tolist() == [0.0] * 3
+    (claim, *_) = bjorck_last.CLAIMS
+    judged = claims.judge(claim, level)
+    assert (judged.value, judged.unbounded, judged.verdict) == (None, True, "not tested")
+    assert judged.premises[0]["found"] == "1 times"
     none = made_up()
     none.loc[none["arm"] == WITHOUT, "validation_accuracy"] = 0.15
-    assert analysis.rate_share(none).isna().all()
-    assert verdicts(none)["bjorck.sec3_1.last_layer"] == "not reproduced"
+    assert analysis.rate_share(none).isna().all(axis=None)
+    assert verdicts(none)["bjorck.sec3_1.last_layer"] == "not tested"
 
 
 def test_usable_asks_for_both_learning_and_no_divergence():
@@ -141,7 +150,7 @@ def test_a_small_run_is_tidy(table):
     assert not table.duplicated(["arm", "seed", "learning_rate", "step"]).any()
     assert table["test_accuracy"].between(0, 1).all()
     for value in bjorck_last.facts(table).values():
-        assert set(value) == {"value", "low", "high", "digits", "unit"}
+        assert set(value) - {"unbounded"} == {"value", "low", "high", "digits", "unit"}
 
 
 def test_without_bn_at_any_place_nothing_is_reproduced(monkeypatch):
@@ -151,7 +160,7 @@ def test_without_bn_at_any_place_nothing_is_reproduced(monkeypatch):
     final = found[found["step"] == found["step"].max()]
     keys = ["learning_rate", "seed"]
     assert (final.groupby(keys)["loss"].nunique() == 1).all()
-    assert analysis.accuracy_share(found).isna().all()
+    assert (analysis.accuracy_share(found)["whole"] == 0).all()
     assert "reproduced" not in verdicts(found).values()
 
 

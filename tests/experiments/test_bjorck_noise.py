@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from bnbook.errors import BnbookError
-from bnbook.evidence import claims
 from bnbook.experiments.bjorck_noise import claims as analysis
 from bnbook.experiments.bjorck_noise import experiment as bjorck_noise
 from bnbook.experiments.bjorck_noise.claims import NOISE, RUN
@@ -16,6 +15,7 @@ from bnbook.probes import gradient_noise
 from bnbook.setups import residual
 from bnbook.tables.arms import WITH, WITHOUT
 from bnbook.training.session import Session
+from tests.judging import criterion
 
 SMALL = {
     "data": "digits", "steps": 4, "seeds": (0, 1), "learning_rates": (0.02, 0.08),
@@ -64,12 +64,12 @@ def test_measures_on_a_table_with_known_truth():
     assert analysis.small_batch_gain(table).tolist() == pytest.approx([2.0] * 3)
     assert analysis.noise_over_bound(table).tolist() == pytest.approx([0.9, 0.901, 0.902])
     assert analysis.flatness_slope(table).tolist() == pytest.approx([-0.5] * 3)
-    assert [claims.judge(c, table).verdict for c in bjorck_noise.CLAIMS] == ["reproduced"] * 2
+    assert [criterion(c, table).verdict for c in bjorck_noise.CLAIMS] == ["reproduced"] * 2
 
 
 def test_claims_turn_red_when_the_truth_is_otherwise():
-    assert claims.judge(GENERALISES, made_up(gain=-1.0)).verdict == "not reproduced"
-    assert claims.judge(BOUND, made_up(factor=1.3)).verdict == "not reproduced"
+    assert criterion(GENERALISES, made_up(gain=-1.0)).verdict == "not reproduced"
+    assert criterion(BOUND, made_up(factor=1.3)).verdict == "not reproduced"
 
 
 def test_diverged_networks_have_no_noise():
@@ -186,7 +186,7 @@ def test_noise_without_the_division_by_the_size_breaks_the_bound(monkeypatch):
 
     monkeypatch.setattr(gradient_noise, "over_bound", summed)
     table = bjorck_noise.run(bjorck_noise.configure("quick", **SMALL), "cpu")
-    assert claims.judge(BOUND, table).verdict == "not reproduced"
+    assert criterion(BOUND, table).verdict == "not reproduced"
 
 
 @pytest.mark.parametrize("name", bjorck_noise.FIGURES)

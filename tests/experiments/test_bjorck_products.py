@@ -9,13 +9,13 @@ import torch
 
 from bnbook import formulas
 from bnbook.errors import BnbookError
-from bnbook.evidence import claims
 from bnbook.experiments.bjorck_products import claims as analysis
 from bnbook.experiments.bjorck_products import experiment
 from bnbook.experiments.bjorck_products.claims import NETWORK, PLAIN, PRODUCT, PRODUCTS, RESIDUAL
 from bnbook.probes import spectra
 from bnbook.tables.arms import WITH, WITHOUT
 from bnbook.training.session import Session
+from tests.judging import criterion
 
 SMALL = {
     "seeds": (0, 1), "sizes": (20, 40), "n": (1, 2), "batch": 16, "widths": (4, 6, 8),
@@ -61,7 +61,7 @@ def test_measures_on_the_laws_own_quantiles():
     assert analysis.depth_growth(table, PLAIN, WITH).tolist() == pytest.approx([1.5] * 3, rel=0.01)
     # Both distances fall as 1/N.
     assert analysis.distance_exponent(table).tolist() == pytest.approx([-1] * 3, abs=0.01)
-    assert {claims.judge(c, table).verdict for c in experiment.CLAIMS} == {"reproduced"}
+    assert {criterion(c, table).verdict for c in experiment.CLAIMS} == {"reproduced"}
 
 
 def test_the_tail_of_the_law():
@@ -85,7 +85,7 @@ def test_the_tail_of_the_law():
     ],
 )
 def test_wrong_readings_are_far_from_the_law(reading, least):
-    judged = claims.judge(DENSITY, made_up(reading=reading))
+    judged = criterion(DENSITY, made_up(reading=reading))
     assert judged.verdict == "not reproduced"
     assert judged.value > least
 
@@ -96,7 +96,7 @@ def test_the_law_of_one_matrix_more_is_refused():
         return np.sqrt(formulas.fuss_catalan_quantile(levels, M + 1))
 
     table = made_up(reading=one_more)
-    assert claims.judge(DENSITY, table).verdict == "not reproduced"
+    assert criterion(DENSITY, table).verdict == "not reproduced"
     rows = analysis.products(table)
     assert rows["distance_next"].max() < 0.005  # and the law of M + 1 it is
 
@@ -110,11 +110,11 @@ def test_the_bound_lies_below_half_of_what_separates_the_laws():
 def test_claims_turn_red():
     flat = made_up(reading=lambda s, M: np.sqrt(formulas.fuss_catalan_quantile(
         (np.arange(len(s))[::-1] + 0.5) / len(s), 5 - M)))  # fmt: skip
-    assert claims.judge(TAIL, flat).verdict == "not reproduced"
-    assert claims.judge(DEPTH, made_up(residual=0.5)).verdict == "not reproduced"
+    assert criterion(TAIL, flat).verdict == "not reproduced"
+    assert criterion(DEPTH, made_up(residual=0.5)).verdict == "not reproduced"
     table = made_up()
     table.loc[table["measured"] == "identity", "error"] = 1e-3
-    assert claims.judge(IDENTITY, table).verdict == "not reproduced"
+    assert criterion(IDENTITY, table).verdict == "not reproduced"
 
 
 def test_facts():
@@ -176,7 +176,7 @@ def test_a_small_run_is_whole_and_repeats(small, table):
     assert counts[PRODUCT] == 2 * 2 * 5
     assert counts["histogram"] == 2 * 5 * (20 + 22)
     assert counts[NETWORK] == 2 * 2 * 2 * 2
-    assert claims.judge(IDENTITY, table).value < 1e-12
+    assert criterion(IDENTITY, table).value < 1e-12
     again = experiment.train([experiment.parts(small)[1]], Session("cpu"))[0]
     own = table[(table["seed"] == 1) & (table["measured"] == PRODUCT)]
     products = again[again["measured"] == PRODUCT]

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from bnbook.errors import BnbookError
-from bnbook.evidence import claims
 from bnbook.experiments.bjorck_tab1 import claims as analysis
 from bnbook.experiments.bjorck_tab1 import experiment as bjorck_tab1
 from bnbook.probes import moments
 from bnbook.setups import first_steps
 from bnbook.tables.arms import WITH, WITHOUT
+from tests.judging import criterion
 
 SMALL = {"data": "digits", "seeds": (0, 1), "batch_size": 4, "n": 1, "layers": (2, 4, 6)}
 (CLAIM,) = bjorck_tab1.CLAIMS
@@ -53,7 +53,7 @@ def test_measures_on_a_table_with_known_truth():
     ],
 )
 def test_the_claim_turns_with_the_truth(changes, verdict):
-    assert claims.judge(CLAIM, made_up(**changes)).verdict == verdict
+    assert criterion(CLAIM, made_up(**changes)).verdict == verdict
 
 
 def test_facts_on_a_table_with_known_truth():
@@ -108,7 +108,7 @@ def test_a_network_without_bn_in_bns_place_turns_the_claim(monkeypatch):
     monkeypatch.setattr(first_steps, "network", lambda _, *rest: plain(WITHOUT, *rest))
     table = bjorck_tab1.run(bjorck_tab1.configure("quick", **SMALL), "cpu")
     np.testing.assert_allclose(analysis.cancellation_ratio(table), 1)
-    assert claims.judge(CLAIM, table).verdict == "not reproduced"
+    assert criterion(CLAIM, table).verdict == "not reproduced"
 
 
 def test_figures_draw_every_panel(small_table):

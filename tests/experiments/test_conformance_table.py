@@ -7,11 +7,12 @@ from matplotlib import colors
 from bnbook import conformance
 from bnbook.conformance import mutants
 from bnbook.errors import BnbookError
-from bnbook.evidence import claims, records
+from bnbook.evidence import records
 from bnbook.experiments.conformance_table import claims as analysis
 from bnbook.experiments.conformance_table import experiment as conformance_table
 from bnbook.experiments.conformance_table import figures
 from bnbook.sweeps import sweep
+from tests.judging import criterion
 
 SMALL = {
     "seeds": (0,),
@@ -37,7 +38,7 @@ def made_up(caught=(), seeds=(0, 1)):
 
 
 def verdict(claim, table):
-    return claims.judge(claim, table).verdict
+    return criterion(claim, table).verdict
 
 
 def test_measures_on_a_table_with_known_truth():

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from bnbook import formulas
 from bnbook.errors import BnbookError
-from bnbook.evidence import claims
 from bnbook.experiments.ioffe_alg1 import claims as analysis
 from bnbook.experiments.ioffe_alg1 import experiment as alg1
 from bnbook.sweeps import sweep
+from tests.judging import criterion
 
 SMALL = {"seeds": (0, 1), "sizes": (2, 10), "scales": (1e-6, 1.0, 1e6), "means": (0.0, 1e6)}
 """Changes to the quick profile that make it run in a moment."""
@@ -32,10 +32,10 @@ def small():
 
 def test_both_claims_hold_to_rounding(small):
     for claim in alg1.CLAIMS:
-        judgement = claims.judge(claim, small)
+        judgement = criterion(claim, small)
         assert judgement.verdict == "reproduced"
         assert 0 < judgement.value < 1e-13
-        assert judgement.n == 2 * 2 * (3 * 2 + 3)
+        assert judgement.cases == 2 * 2 * (3 * 2 + 3)
 
 
 def test_every_case_has_every_check(small):
@@ -82,10 +82,10 @@ def undefined(dy, cache):
 @pytest.mark.parametrize("function", [without_the_variance, detached, slightly_off, undefined])
 def test_the_claim_turns_red_when_an_equation_is_wrong(function, monkeypatch):
     found = broken(function)(monkeypatch)
-    assert claims.judge(BACKWARD, found).verdict != "reproduced"
+    assert criterion(BACKWARD, found).verdict != "reproduced"
     if function is not undefined:
-        assert claims.judge(BACKWARD, found).verdict == "not reproduced"
-    assert claims.judge(MOMENTS, found).verdict == "reproduced"
+        assert criterion(BACKWARD, found).verdict == "not reproduced"
+    assert criterion(MOMENTS, found).verdict == "reproduced"
 
 
 def unbiased(x, gamma, beta, eps):
@@ -109,7 +109,7 @@ def pooled(x, gamma, beta, eps):
 @pytest.mark.parametrize("function", [unbiased, outside_the_root, pooled])
 def test_the_moments_turn_red_when_the_transform_is_wrong(function, monkeypatch):
     monkeypatch.setattr(formulas, "batch_norm_forward", function)
-    assert claims.judge(MOMENTS, table(means=(0.0,))).verdict == "not reproduced"
+    assert criterion(MOMENTS, table(means=(0.0,))).verdict == "not reproduced"
 
 
 def test_the_trap(small):

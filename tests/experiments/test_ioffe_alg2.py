@@ -10,11 +10,11 @@ import torch
 
 from bnbook.conformance import mutants
 from bnbook.errors import BnbookError
-from bnbook.evidence import claims
 from bnbook.experiments.ioffe_alg2 import claims as analysis
 from bnbook.experiments.ioffe_alg2 import experiment as ioffe_alg2
 from bnbook.layers import norm
 from bnbook.training.session import Session
+from tests.judging import criterion
 
 SMALL = {
     "seeds": (0, 1), "examples": 6, "with_replacement": 4, "batch_sizes": (2, 5), "crowd": 64,
@@ -30,7 +30,7 @@ def table():
 
 def test_both_claims_are_reproduced_and_exact(table):
     for claim in (POPULATION, CONV):
-        judged = claims.judge(claim, table)
+        judged = criterion(claim, table)
         assert judged.verdict == "reproduced"
         assert judged.value < 1e-13
         assert judged.low is None
@@ -75,7 +75,7 @@ def test_a_biased_running_variance_turns_both_claims_red(monkeypatch):
 
     table = rerun(monkeypatch, Biased)
     for claim in (POPULATION, CONV):
-        assert claims.judge(claim, table).verdict == "not reproduced"
+        assert criterion(claim, table).verdict == "not reproduced"
     rows = table[table["check"] == "variance"]
     assert rows.groupby("m")["value"].mean().to_dict() == pytest.approx({2: 0.5, 5: 0.8})
 
@@ -87,7 +87,7 @@ def test_wrong_statistics_of_feature_maps_turn_the_claim_red(monkeypatch, mutant
             super().__init__(num_features, eps, momentum or 0.1)
 
     table = rerun(monkeypatch, Mutant)
-    assert claims.judge(CONV, table).verdict == "not reproduced"
+    assert criterion(CONV, table).verdict == "not reproduced"
 
 
 def test_one_pair_a_position_does_not_commute_with_shifts(table):

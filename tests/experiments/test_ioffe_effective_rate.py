@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from bnbook.errors import BnbookError
-from bnbook.evidence import claims
 from bnbook.experiments.ioffe_effective_rate import claims as analysis
 from bnbook.experiments.ioffe_effective_rate import experiment
 from bnbook.layers import ensemble, norm
 from bnbook.networks import models
 from bnbook.tables.arms import DECAYED, WITH, WITHOUT
 from bnbook.training.session import Session
+from tests.judging import criterion
 
 SMALL = {
     "seeds": (0, 1), "steps": 40, "validation": 100, "hidden": (8, 8), "twin_steps": 10,
@@ -85,14 +85,14 @@ def test_measures_on_a_table_with_known_truth():
     ],
 )
 def test_claims_turn_with_the_truth(claim, against):
-    assert claims.judge(CLAIMS[claim], made_up()).verdict == "reproduced"
-    assert claims.judge(CLAIMS[claim], made_up(**against)).verdict == "not reproduced"
+    assert criterion(CLAIMS[claim], made_up()).verdict == "reproduced"
+    assert criterion(CLAIMS[claim], made_up(**against)).verdict == "not reproduced"
 
 
 def test_a_run_that_diverged_has_no_growth():
     table = made_up()
     table.loc[(table["arm"] == WITH) & (table["seed"] == 1), "diverged_at"] = 7
-    judged = claims.judge(CLAIMS["ioffe.sec3_3.effective_rate"], table)
+    judged = criterion(CLAIMS["ioffe.sec3_3.effective_rate"], table)
     assert (judged.undefined, judged.verdict) == (1, "inconclusive")
 
 
@@ -164,7 +164,7 @@ def test_the_norm_grows_by_the_squared_step(small_table):
 
 def test_twins_agree_and_the_claim_turns_when_the_rate_is_not_squared(small_table, monkeypatch):
     claim = CLAIMS["laarhoven.l2.equivalence"]
-    assert claims.judge(claim, small_table).value < 1e-8
+    assert criterion(claim, small_table).value < 1e-8
     twins = experiment._twins
 
     def broken(part):
@@ -175,7 +175,7 @@ def test_twins_agree_and_the_claim_turns_when_the_rate_is_not_squared(small_tabl
 
     monkeypatch.setattr(experiment, "_twins", broken)
     config = experiment.configure("quick", **SMALL, arms=(analysis.INVARIANT,))
-    assert claims.judge(claim, experiment.run(config, "cpu")).verdict == "not reproduced"
+    assert criterion(claim, experiment.run(config, "cpu")).verdict == "not reproduced"
 
 
 def test_squared_gradients_by_hand_and_nothing_is_disturbed():

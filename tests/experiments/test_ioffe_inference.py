@@ -10,7 +10,6 @@ from torch import nn
 
 from bnbook import formulas
 from bnbook.errors import BnbookError
-from bnbook.evidence import claims
 from bnbook.experiments.ioffe_inference import claims as analysis
 from bnbook.experiments.ioffe_inference import experiment as inference
 from bnbook.layers import norm
@@ -18,6 +17,7 @@ from bnbook.layers.precise import PreciseBN
 from bnbook.networks import models
 from bnbook.probes import measurements
 from bnbook.tables import arms
+from tests.judging import criterion
 
 SMALL = {
     "data": "digits", "examples": 80, "validation": 100, "seeds": (0, 1),
@@ -48,11 +48,11 @@ def test_the_measure_on_a_table_with_known_truth():
     table = made_up()
     assert analysis.tuned_rates(table) == {2: 0.3, 8: 0.3}
     assert analysis.inference_gap(table).tolist() == pytest.approx([2.0, 2.01, 2.02])
-    assert claims.judge(GAP, table).verdict == "reproduced"
+    assert criterion(GAP, table).verdict == "reproduced"
 
 
 def test_the_claim_turns_red_when_the_running_average_is_better():
-    assert claims.judge(GAP, made_up(gap=-0.02)).verdict == "not reproduced"
+    assert criterion(GAP, made_up(gap=-0.02)).verdict == "not reproduced"
 
 
 def test_rates_are_tuned_on_validation_never_on_test():

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from bnbook.errors import BnbookError
-from bnbook.evidence import claims
 from bnbook.experiments.ioffe_outside import claims as analysis
 from bnbook.experiments.ioffe_outside import experiment
 from bnbook.formulas import outside as formulas
@@ -19,6 +18,7 @@ from bnbook.networks import models
 from bnbook.tables.arms import MEAN_OUTSIDE, OUTSIDE, VARIANCE_OUTSIDE, WITH, WITHOUT
 from bnbook.training import fit
 from tests import rounding
+from tests.judging import criterion
 
 SMALL = {
     "steps": 20, "seeds": (0, 1), "learning_rates": (1.0,), "hidden": (8,), "probes": 2,
@@ -29,7 +29,7 @@ SUBSETS = [(), ("mean",), ("variance",), ("mean", "variance")]
 
 
 def judged(table):
-    return {c.id.rpartition(".")[2]: claims.judge(c, table).verdict for c in experiment.CLAIMS}
+    return {c.id.rpartition(".")[2]: criterion(c, table).verdict for c in experiment.CLAIMS}
 
 
 # The layer.
@@ -182,7 +182,7 @@ def test_the_papers_example_in_numbers(papers_example):
     inside = papers_example[papers_example["arm"] == WITH]
     assert inside["gradient"].abs().max() < 1e-15
     assert inside["bias"].abs().max() < 1e-14
-    assert claims.judge(experiment.CLAIMS[0], papers_example).verdict == "reproduced"
+    assert criterion(experiment.CLAIMS[0], papers_example).verdict == "reproduced"
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_the_papers_example_in_numbers(papers_example):
     ids=["another loss", "growth", "loss falls", "gradients swapped", "gradient inside"],
 )
 def test_the_exact_claim_turns_red(papers_example, broken):
-    assert claims.judge(experiment.CLAIMS[0], broken(papers_example)).verdict == "not reproduced"
+    assert criterion(experiment.CLAIMS[0], broken(papers_example)).verdict == "not reproduced"
 
 
 def test_the_convention_is_half_the_mean_square():
@@ -338,7 +338,7 @@ def test_measures_on_a_table_with_known_truth():
 )
 def test_claims_turn_red_when_the_truth_is_otherwise(changes, name, verdict):
     (claim,) = [c for c in experiment.CLAIMS if c.id.endswith(name)]
-    assert claims.judge(claim, made_up(**changes)).verdict == verdict
+    assert criterion(claim, made_up(**changes)).verdict == verdict
 
 
 def test_no_rate_survives():

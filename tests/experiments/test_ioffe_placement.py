@@ -8,12 +8,12 @@ import torch
 from torch import nn
 
 from bnbook.errors import BnbookError
-from bnbook.evidence import claims
 from bnbook.experiments.ioffe_placement import claims as analysis
 from bnbook.experiments.ioffe_placement import experiment as placement
 from bnbook.layers import norm
 from bnbook.tables.arms import AFTER, RELU, SIGMOID, WITH
 from bnbook.training.session import Session
+from tests.judging import criterion
 
 SMALL = {
     "data": "digits", "steps": 12, "seeds": (0, 1), "learning_rates": (0.3, 1.0),
@@ -56,11 +56,11 @@ def test_the_measure_on_a_table_with_known_truth():
     assert analysis.tuned_rates(table, SIGMOID) == {WITH: 1.0, AFTER: 1.0}
     assert analysis.placement_gap(table).tolist() == pytest.approx([2.0, 1.98, 1.96])
     assert analysis.placement_gap(table, RELU).mean() == pytest.approx(-1.02)
-    assert claims.judge(CLAIM, table).verdict == "reproduced"
+    assert criterion(CLAIM, table).verdict == "reproduced"
 
 
 def test_the_claim_turns_red_when_after_is_better():
-    assert claims.judge(CLAIM, made_up(gap=-0.02)).verdict == "not reproduced"
+    assert criterion(CLAIM, made_up(gap=-0.02)).verdict == "not reproduced"
 
 
 def test_each_network_is_tuned_on_its_own_validation_accuracy():

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from bnbook import formulas
 from bnbook.errors import BnbookError
-from bnbook.evidence import claims
 from bnbook.experiments.ioffe_whitening import claims as analysis
 from bnbook.experiments.ioffe_whitening import experiment
 from bnbook.layers import whitening
 from bnbook.tables.arms import BN, BN_KERNEL, CHOLESKY, LINEAR, ZCA
+from tests.judging import criterion
 
 SMALL = {
     "seeds": (0, 1), "widths": (4, 8, 16), "rounds": 2, "batch_size": 32,
@@ -140,12 +140,12 @@ def test_measures_on_a_table_with_known_truth():
     assert facts["rank_agreeing"] == facts["rank_cases"] == 3
     assert facts["gap_error_vectors"] == 1, "no number counts as all wrong"
     assert facts["gain_zca"] == 100
-    assert claims.judge(COST, table).verdict == "reproduced"
+    assert criterion(COST, table).verdict == "reproduced"
 
 
 @pytest.mark.parametrize("whitened", [1.0, 5.0, 9.0])
 def test_the_claim_turns_red_when_whitening_is_cheap(whitened):
-    assert claims.judge(COST, made_up(whitened)).verdict == "not reproduced"
+    assert criterion(COST, made_up(whitened)).verdict == "not reproduced"
 
 
 def test_a_small_run(small):

@@ -9,11 +9,11 @@ import torch
 from scipy import integrate, stats
 
 from bnbook.errors import BnbookError
-from bnbook.evidence import claims
 from bnbook.experiments.jacobians import claims as analysis
 from bnbook.experiments.jacobians import experiment as jacobians
 from bnbook.probes import jacobian
 from bnbook.tables.arms import RESIDUAL, WITH, WITHOUT
+from tests.judging import criterion
 
 SMALL = {
     "seeds": (0, 1), "width": 8, "depth": 4, "batch": 16, "layers": (2, 4), "small_width": 4,
@@ -140,7 +140,7 @@ def made_up(spread=3.0, growth=1.46, seeds=(0, 1, 2)):
 
 
 def verdict(claim, **changes):
-    return claims.judge(CLAIMS[claim], made_up(**changes)).verdict
+    return criterion(CLAIMS[claim], made_up(**changes)).verdict
 
 
 def test_measures_on_a_table_with_known_truth():
@@ -207,10 +207,10 @@ def test_the_explosion_needs_bn():
                     "gradient_batch": 128, "gradient_depth": 10},
     )  # fmt: skip
     table = jacobians.run(config, "cpu")
-    judged = claims.judge(CLAIMS["yang.gradient_explosion"], table)
+    judged = criterion(CLAIMS["yang.gradient_explosion"], table)
     assert judged.verdict == "reproduced"
     swapped = table.assign(arm=table["arm"].map({WITH: WITHOUT, WITHOUT: WITH}))
-    assert claims.judge(CLAIMS["yang.gradient_explosion"], swapped).verdict != "reproduced"
+    assert criterion(CLAIMS["yang.gradient_explosion"], swapped).verdict != "reproduced"
 
 
 def test_figures_draw_every_panel(small_table):

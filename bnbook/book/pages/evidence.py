@@ -81,6 +81,11 @@ class Evidence:
         return _pick(self._claims, name, f"a claim in {self.folder / 'claims'}")
 
     @cached_property
+    def adjusted(self) -> dict[str, float]:
+        """P values adjusted over the claims of each paper, by claim id."""
+        return ledger.adjusted(self.contents)
+
+    @cached_property
     def _claims(self) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
         return {
             claim["id"]: (content, claim)
@@ -152,21 +157,27 @@ def _bind(text: str) -> str:
 def value_and_interval(claim: Mapping[str, Any], judgement: Mapping[str, Any]) -> str:
     """Write a claim's value with its interval, as sentences print it."""
     if judgement["value"] is None:
-        return f"no value (in none of {judgement['n']} seeds)"
+        return (
+            "no value"
+            if judgement["n"]
+            else f"no value (in none of {judgement['undefined']} seeds)"
+        )
     value = _bind(format_value(claim, judgement["value"]))
     if claim.get("exact"):
         most = "at most" if claim["direction"] == "below" else "at least"
-        return f"{most} {value} (in {judgement['n']} cases)"
+        return f"{most} {value} (in {judgement['cases']} cases)"
     if judgement["low"] is None:
-        return f"{value} (no interval)"
+        ends = "95 % interval without ends" if judgement["unbounded"] else "no interval"
+        return f"{value} ({_bind(ends)})"
     interval = _bind(format_interval(claim, judgement))
     return f"{value} (95{NBSP}% interval {interval})"
 
 
 def seeds_text(judgement: Mapping[str, Any]) -> str:
-    """Write n, or ``9 of 10`` when one of the seeds had no value."""
-    n, missing = judgement["n"], judgement.get("undefined", 0)
-    return _bind(f"{n - missing} of {n}" if missing else str(n))
+    """Write n, the seeds used; ``9 of 10`` when one of them had no value."""
+    n, undefined = judgement["n"], judgement["undefined"]
+    apart = undefined and judgement["cases"] is None
+    return _bind(f"{n} of {n + undefined}" if apart else str(n))
 
 
 def claim_texts(
@@ -179,6 +190,7 @@ def claim_texts(
         **{name: _bind(format_value(claim, judgement[name])) for name in numbers},
         "interval": _bind(format_interval(claim, judgement)),
         "n": str(judgement["n"]),
+        "cases": str(judgement["cases"] or judgement["n"]),
         "verdict": judgement["verdict"],
         "profile": profile,
     }

@@ -24,10 +24,12 @@ from bnbook.book.pages.roles import (
     warn,
 )
 from bnbook.errors import BnbookError
-from bnbook.evidence import records
+from bnbook.evidence import claims, records
 from bnbook.evidence.claims import VERDICTS
 
 _LISTED = "bnbook_ledger_files"
+COLUMNS = ("Value", "95\u00a0% interval", "n", "p, adjusted", "Verdict")
+"""Headings of a judgement's cells."""
 
 
 def paragraph(*pieces: str | nodes.Node, **attributes: Any) -> nodes.paragraph:
@@ -84,13 +86,22 @@ def _row(cells: Sequence[nodes.Node | Sequence[nodes.Node]]) -> nodes.row:
     return row
 
 
-def measured(claim: Mapping[str, Any], judgement: Mapping[str, Any]) -> list[nodes.Node]:
-    """Return a judgement's cells: value, interval, n, verdict."""
+def measured(
+    claim: Mapping[str, Any], judgement: Mapping[str, Any], adjusted: float | None
+) -> list[nodes.Node | list[nodes.Node]]:
+    """Return a judgement's cells: value, interval, n, adjusted p, verdict and its reasons."""
     texts = evidence.claim_texts(claim, judgement, "")
-    cells = (texts["value"], texts["interval"], evidence.seeds_text(judgement))
+    cells = (
+        texts["value"], texts["interval"], evidence.seeds_text(judgement),
+        claims.format_p(adjusted),
+    )  # fmt: skip
     verdict = texts["verdict"]
     badge = nodes.inline(verdict, verdict, classes=badge_classes(verdict))
-    return [*(paragraph(text) for text in cells), paragraph(badge)]
+    why = [
+        paragraph(reason, classes=["verdict-reason"])
+        for reason in claims.reasons(claim, judgement, adjusted)
+    ]
+    return [*(paragraph(text) for text in cells), [paragraph(badge), *why]]
 
 
 def claims_table(
@@ -99,15 +110,25 @@ def claims_table(
     title: str,
 ) -> nodes.table:
     """Return the claims of (content, profile) pairs as a table, a row each."""
-    rows = []
+    rows: list[list[nodes.Node | list[nodes.Node]]] = []
     for content, profile in chosen:
         for claim in content["claims"]:
             source = link(env, claim, evidence.place(claim), ["claim-source"])
             said = [paragraph(claim["statement"]), paragraph(source)]
             judgement = content["profiles"][profile]["judgements"][claim["id"]]
-            rows.append([said, *measured(claim, judgement)])
-    columns = ("Claim", "Value", "95\u00a0% interval", "n", "Verdict")
-    return table(columns, (46, 13, 17, 6, 18), rows, ["claims"], title)
+            p = adjusted(env, content, profile).get(claim["id"])
+            rows.append([said, *measured(claim, judgement, p)])
+    return table(("Claim", *COLUMNS), (40, 12, 16, 6, 8, 18), rows, ["claims"], title)
+
+
+def adjusted(env: BuildEnvironment, content: Mapping[str, Any], profile: str) -> dict[str, float]:
+    """Return the adjusted p values for an experiment's best profile, and depend on all files."""
+    if profile != evidence.profile_of(content, None):
+        return {}
+    found = read_evidence(env)
+    for other in found.contents.values():
+        depend_on(env, found.file(other))
+    return found.adjusted
 
 
 def provenance_line(profile: str, record: Mapping[str, Any]) -> nodes.paragraph:
@@ -213,15 +234,16 @@ class LedgerDirective(EvidenceDirective):
         rows = []
         for profile in _recorded(content):
             judgement = content["profiles"][profile]["judgements"][claim["id"]]
-            rows.append([paragraph(nodes.literal(profile, profile)), *measured(claim, judgement)])
-        source = evidence.place(claim)
+            p = adjusted(self.env, content, profile).get(claim["id"])
+            name = paragraph(nodes.literal(profile, profile))
+            rows.append([name, *measured(claim, judgement, p)])
+        source, kind = evidence.place(claim), claim["kind"]
         name = nodes.literal(claim["id"], claim["id"])
-        columns = ("Profile", "Value", "95\u00a0% interval", "n", "Verdict")
         section += [
-            paragraph(nodes.inline("", f"{source} · ", classes=["claim-source"]), name),
+            paragraph(nodes.inline("", f"{source} · {kind} · ", classes=["claim-source"]), name),
             labelled("Measured:", f"{claim['quantity']}."),
             labelled("Judged:", claim["criterion"]),
-            table(columns, (20, 20, 25, 10, 25), rows, ["judgements"]),
+            table(("Profile", *COLUMNS), (16, 16, 22, 8, 10, 28), rows, ["judgements"]),
         ]
         return section
 
@@ -234,16 +256,20 @@ class LedgerDirective(EvidenceDirective):
         return section
 
 
-def tally(best: Iterable[tuple[Mapping[str, Any], str]]) -> nodes.paragraph:
-    """Return how many claims had which verdict, in a sentence."""
-    verdicts = Counter(
-        judgement["verdict"]
-        for content, profile in best
-        for judgement in content["profiles"][profile]["judgements"].values()
-    )
-    total = sum(verdicts.values())
-    counts = ", ".join(f"{verdicts[verdict]} {verdict}" for verdict in VERDICTS)
-    return paragraph(f"{total} claim{'s' * (total != 1)}: {counts}.", classes=["tally"])
+def tally(best: Iterable[tuple[Mapping[str, Any], str]]) -> nodes.bullet_list:
+    """Return how many claims of each kind had which verdict, a line each."""
+    counts: dict[claims.Kind, Counter[str]] = {kind: Counter() for kind in claims.KINDS}
+    for content, profile in best:
+        for claim in content["claims"]:
+            judgement = content["profiles"][profile]["judgements"][claim["id"]]
+            counts[claim["kind"]][judgement["verdict"]] += 1
+    lines = nodes.bullet_list(classes=["tally"])
+    for kind, verdicts in counts.items():
+        if verdicts:
+            said = ", ".join(f"{verdicts[name]} {name}" for name in VERDICTS if verdicts[name])
+            line = f"{verdicts.total()} {claims.KINDS[kind]}: {said}."
+            lines += nodes.list_item("", paragraph(line))
+    return lines
 
 
 def _recorded(content: Mapping[str, Any]) -> list[str]:

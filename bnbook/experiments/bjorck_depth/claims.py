@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from bnbook.evidence import claims
-from bnbook.evidence.claims import Claim
+from bnbook.evidence.claims import Claim, Premise
 from bnbook.tables import rate_map, tuning, usable
 from bnbook.tables.arms import WITH, WITHOUT
 from bnbook.tables.start import NAMES, significant
@@ -139,6 +139,27 @@ def without_diverged(table: pd.DataFrame) -> pd.Series:
     return rate_map.without_diverged(deepest(table))
 
 
+def _whole_grid(table: pd.DataFrame) -> claims.Finding:
+    rates = pd.concat([largest(table, arm) for arm in NAMES])
+    none, beyond = (
+        int(rates.isna().sum().sum()),
+        int((rates >= table["learning_rate"].max()).sum().sum()),
+    )
+    return none + beyond == 0, f"{none} without one, {beyond} at the grid's end", "neither"
+
+
+def _no_gaps(table: pd.DataFrame) -> claims.Finding:
+    gaps = [(largest(table, arm) != unbroken(table, arm)).sum().sum() for arm in NAMES]
+    return sum(gaps) == 0, f"gaps in {sum(gaps)} of {2 * largest(table, WITH).size}", "none"
+
+
+PREMISES = (
+    Premise("every network has a usable rate, and none at the end of the grid", _whole_grid),
+    Premise("the usable rates of a network and seed have no gap", _no_gaps),
+)
+"""What the claims about the largest usable rate need."""
+
+
 CLAIMS = (
     Claim(
         id="bjorck.depth",
@@ -154,6 +175,8 @@ CLAIMS = (
         measure=exponent_difference,
         bound=0.0,
         direction="below",
+        premises=PREMISES,
+        revised=claims.LATER,
     ),
     Claim(
         id="bjorck.depth.law",
@@ -171,6 +194,9 @@ CLAIMS = (
         bound=1.0,
         scale="log",
         unit="×",
+        kind="control",
+        premises=PREMISES,
+        revised=claims.LATER,
     ),
     Claim(
         id="bjorck.depth.same_rate",
@@ -188,6 +214,8 @@ CLAIMS = (
         direction="below",
         digits=1,
         unit=" points",
+        premises=rate_map.premises("same_rate", deepest),
+        revised=claims.LATER,
     ),
     Claim(
         id="bjorck.depth.higher_rate_generalises",
@@ -202,6 +230,8 @@ CLAIMS = (
         bound=0.0,
         digits=1,
         unit=" points",
+        premises=rate_map.premises("higher_rate", deepest),
+        revised=claims.LATER,
     ),
     Claim(
         id="bjorck.depth.unnormalised_diverges",
@@ -214,7 +244,9 @@ CLAIMS = (
         ),
         measure=without_diverged,
         bound=0.5,
-        digits=2,
+        scale="share",
+        premises=rate_map.premises("diverges", deepest),
+        revised=claims.LATER + " Its interval, Student's before, is exact since.",
     ),
 )
 

@@ -12,7 +12,7 @@ import pandas as pd
 from bnbook.evidence import claims
 from bnbook.evidence.claims import Claim
 from bnbook.tables.arms import WITH, WITHOUT
-from bnbook.tables.start import NAMES, PAPER, by_arm, geometric, significant
+from bnbook.tables.start import DEEP, NAMES, PAPER, by_arm, geometric, significant
 
 GAUSSIAN_TAIL = 3.2905 / 0.6745
 """99.9th percentile of the absolute value of a Gaussian variable over its median."""
@@ -66,6 +66,8 @@ CLAIMS = (
         scale="log",
         digits=2,
         unit="×",
+        premises=(DEEP,),
+        revised=claims.LATER,
     ),
     Claim(
         id="bjorck.fig2.larger",
@@ -81,6 +83,8 @@ CLAIMS = (
         scale="log",
         digits=0,
         unit="×",
+        premises=(DEEP,),
+        revised=claims.LATER,
     ),
 )
 

@@ -11,9 +11,9 @@ from typing import Any
 import pandas as pd
 
 from bnbook.evidence import claims
-from bnbook.evidence.claims import Claim
+from bnbook.evidence.claims import Claim, Premise
 from bnbook.tables.arms import WITH, WITHOUT
-from bnbook.tables.start import NAMES, PAPER, by_arm, significant
+from bnbook.tables.start import DEEP, NAMES, PAPER, by_arm, significant
 
 
 def searches(table: pd.DataFrame) -> pd.DataFrame:
@@ -93,6 +93,15 @@ def length_ratio(table: pd.DataFrame) -> pd.Series:
     return step_ratio(table, "largest_length")
 
 
+def _bracketed(table: pd.DataFrame) -> claims.Finding:
+    steps, grid = searches(table)["largest_step"], table["step_size"]
+    inside = int(((steps > grid.min()) & (steps < grid.max())).sum())
+    return inside == len(steps), f"{inside} of {len(steps)}", "all"
+
+
+PREMISES = (DEEP, Premise("every largest helpful step lies inside the grid", _bracketed))
+
+
 CLAIMS = (
     Claim(
         id="bjorck.fig3.step_size",
@@ -111,6 +120,8 @@ CLAIMS = (
         scale="log",
         digits=0,
         unit="×",
+        premises=PREMISES,
+        revised=claims.LATER,
     ),
     Claim(
         id="bjorck.fig3.step_length",
@@ -129,6 +140,9 @@ CLAIMS = (
         scale="log",
         digits=1,
         unit="×",
+        kind="control",
+        premises=PREMISES,
+        revised=claims.LATER,
     ),
 )
 

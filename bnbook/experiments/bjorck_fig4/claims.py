@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 
 from bnbook.evidence import claims
-from bnbook.evidence.claims import Claim
+from bnbook.evidence.claims import Claim, Premise
 from bnbook.tables.arms import AS_LONG, WITH, WITHOUT
-from bnbook.tables.start import PAPER, significant
+from bnbook.tables.start import DEEP, PAPER, significant
 
 THRESHOLD = 1000.0
 """A minibatch loss above this is divergence, in nats."""
@@ -96,6 +96,11 @@ def diverged(table: pd.DataFrame) -> pd.Series:
     return ~(losses <= THRESHOLD) | (losses.isna())
 
 
+def _all_diverged(table: pd.DataFrame) -> claims.Finding:
+    found = diverged(table)
+    return bool(found.all()), f"{int(found.sum())} of {len(found)} seeds", "all seeds"
+
+
 CLAIMS = (
     Claim(
         id="bjorck.fig4.explosion_with_depth",
@@ -113,6 +118,8 @@ CLAIMS = (
         bound=0.0,
         digits=1,
         unit=" decades",
+        premises=(DEEP, Premise("every update diverges", _all_diverged)),
+        revised=claims.LATER,
     ),
 )
 

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from bnbook.evidence import claims
-from bnbook.evidence.claims import Claim
+from bnbook.evidence.claims import Claim, Premise
 from bnbook.tables.arms import WITH, WITHOUT
 
 IMAGES, NOISE = "images", "noise"
@@ -211,6 +211,10 @@ def _second(streams: Sequence[np.ndarray], shares: Sequence[int]) -> np.ndarray:
     return np.asarray(np.average(moments, axis=0, weights=shares))
 
 
+def _deep(table: pd.DataFrame) -> claims.Finding:
+    return claims.at_least(float(table["index"].max()), 110, " layers")
+
+
 CLAIMS = (
     Claim(
         id="bjorck.fig5.moments",
@@ -229,6 +233,8 @@ CLAIMS = (
         bound=BOUND,
         digits=1,
         unit=" decades",
+        premises=(Premise("the network has the paper's 110 layers", _deep),),
+        revised=claims.LATER,
     ),
 )
 

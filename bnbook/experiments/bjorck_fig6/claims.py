@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from bnbook.evidence import claims
-from bnbook.evidence.claims import Claim
+from bnbook.evidence.claims import Claim, Premise
 from bnbook.tables.arms import LAST_ONLY, WITH, WITHOUT
 
 BOUND = 25.0
@@ -84,6 +84,10 @@ def surviving_share(g: np.ndarray) -> float:
     return float(np.linalg.norm(g.mean(0)) / np.linalg.norm(g, axis=1).mean())
 
 
+def _many(table: pd.DataFrame) -> claims.Finding:
+    return claims.at_least(float(table["image"].max() + 1), 32, " images")
+
+
 CLAIMS = (
     Claim(
         id="bjorck.fig6.one_class",
@@ -101,6 +105,8 @@ CLAIMS = (
         bound=BOUND,
         digits=0,
         unit=" points",
+        premises=(Premise("the shares are of 32 images or more", _many),),
+        revised=claims.LATER,
     ),
 )
 

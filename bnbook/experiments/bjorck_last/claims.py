@@ -14,7 +14,7 @@ import pandas as pd
 
 from bnbook.errors import BnbookError
 from bnbook.evidence import claims
-from bnbook.evidence.claims import Claim
+from bnbook.evidence.claims import Claim, Premise
 from bnbook.tables import tuning, usable
 from bnbook.tables.arms import LAST_ONLY, WITH, WITHOUT
 from bnbook.tables.start import significant
@@ -89,8 +89,8 @@ def places(arm: str, n: int) -> tuple[int, ...]:
     return tuple(chosen[family])
 
 
-def rate_share(table: pd.DataFrame, arm: str = LAST_ONLY) -> pd.Series:
-    """Share of BN's gain in the logarithm of the largest usable rate that an arm brings, per seed.
+def rate_share(table: pd.DataFrame, arm: str = LAST_ONLY) -> pd.DataFrame:
+    """What an arm and BN everywhere gain in the logarithm of the largest usable rate, per seed.
 
     Parameters
     ----------
@@ -101,13 +101,18 @@ def rate_share(table: pd.DataFrame, arm: str = LAST_ONLY) -> pd.Series:
 
     Returns
     -------
-    pandas.Series
-        Index seed: 0 as without BN, 1 as with BN everywhere; missing where a network has no usable
-        rate or BN everywhere gains nothing.
+    pandas.DataFrame
+        Index seed; ``part``, the gain of `arm` over the network without BN, and ``whole``, that of
+        BN everywhere; missing where a network has no usable rate.
     """
-    logs = np.log(usable.largest(table))
-    gain = logs[WITH] - logs[WITHOUT]
-    return pd.Series((logs[arm] - logs[WITHOUT]) / gain.where(gain > 0))
+    logs = pd.DataFrame(np.log(usable.largest(table)))
+    return _gains(logs, arm)
+
+
+def _gains(values: pd.DataFrame, arm: str) -> pd.DataFrame:
+    """Gains over the network without BN: ``part`` of an arm, ``whole`` of BN everywhere."""
+    part, whole = values[arm] - values[WITHOUT], values[WITH] - values[WITHOUT]
+    return pd.DataFrame({"part": part, "whole": whole})
 
 
 def tuned_rates(table: pd.DataFrame) -> dict[str, float]:
@@ -120,17 +125,9 @@ def tuned_accuracy(table: pd.DataFrame) -> pd.DataFrame:
     return tuning.final_by_arm(table, tuned_rates(table), "test_accuracy")
 
 
-def accuracy_share(table: pd.DataFrame) -> pd.Series:
-    """Share of BN's gain in test accuracy that BN at the last layer brings, per seed.
-
-    Returns
-    -------
-    pandas.Series
-        Index seed; every network at its tuned rate. Missing where BN gains nothing.
-    """
-    accuracy = tuned_accuracy(table)
-    gain = accuracy[WITH] - accuracy[WITHOUT]
-    return pd.Series((accuracy[LAST_ONLY] - accuracy[WITHOUT]) / gain.where(gain > 0))
+def accuracy_share(table: pd.DataFrame) -> pd.DataFrame:
+    """As `rate_share`, of the last test accuracy, every network at its tuned rate."""
+    return _gains(tuned_accuracy(table), LAST_ONLY)
 
 
 def last_against_others(table: pd.DataFrame) -> pd.Series:
@@ -154,6 +151,37 @@ def family(table: pd.DataFrame, wanted: str) -> dict[int, str]:
     return dict(sorted(numbers.items()))
 
 
+NEEDED = 10.0
+"""Gain in the largest usable rate by BN everywhere from which a share of it can be told."""
+TRAINED = 0.95
+"""Training accuracy from which a run counts as trained to the end."""
+
+
+def _needs_bn(table: pd.DataFrame) -> claims.Finding:
+    gain = float(np.exp(rate_share(table)["whole"].mean()))
+    return claims.at_least(gain, NEEDED, " times")
+
+
+def _inside(table: pd.DataFrame) -> claims.Finding:
+    ends = {arm: usable.on_edge(table, extremes(table)[arm]) for arm in MAIN}
+    return sum(ends.values()) == 0, f"{sum(ends.values())} runs", "none"
+
+
+def _trained(table: pd.DataFrame) -> claims.Finding:
+    return tuning.trained(table, list(tuned_rates(table).items()), TRAINED)
+
+
+def _sharpness(table: pd.DataFrame) -> claims.Finding:
+    return "eigenvalue" in table, "largest usable rates alone", "the sharpness itself"
+
+
+NEEDS_BN = Premise(
+    "BN everywhere raises the largest usable rate at least tenfold (a thousandfold in the paper)",
+    _needs_bn,
+)
+INSIDE = Premise("no largest usable rate is the end of the grid", _inside)
+
+
 CLAIMS = (
     Claim(
         id="bjorck.sec3_1.last_layer",
@@ -169,6 +197,12 @@ CLAIMS = (
         ),
         measure=rate_share,
         bound=0.5,
+        scale="ratio",
+        premises=(NEEDS_BN, INSIDE),
+        revised=(
+            claims.LATER + " Its value was a mean of each seed's share before, over the seeds where"
+            " BN gains; it is a ratio of means since."
+        ),
     ),
     Claim(
         id="bjorck.sec3_1.last_accuracy",
@@ -181,6 +215,12 @@ CLAIMS = (
         ),
         measure=accuracy_share,
         bound=0.5,
+        scale="ratio",
+        premises=(Premise("every network ends above 95 % training accuracy", _trained),),
+        revised=(
+            claims.LATER + " Its value was a mean of each seed's share before, over the seeds where"
+            " BN gains; it is a ratio of means since."
+        ),
     ),
     Claim(
         id="karakida.last_layer",
@@ -199,6 +239,8 @@ CLAIMS = (
         scale="log",
         digits=1,
         unit="×",
+        premises=(Premise("the record holds the sharpness", _sharpness), INSIDE),
+        revised=claims.LATER,
     ),
 )
 
@@ -239,10 +281,14 @@ def depth(table: pd.DataFrame) -> int:
     return 6 * int(table["n"].max()) + 2
 
 
-def mean_share(table: pd.DataFrame, arms: Iterable[str]) -> pd.Series:
-    """`rate_share`, averaged over arms: index seed; empty without arms, no missing seeds."""
-    shares = {arm: rate_share(table, arm) for arm in arms}
-    return pd.DataFrame(shares).mean(axis=1, skipna=False).dropna() if shares else pd.Series()
+def mean_share(table: pd.DataFrame, arms: Iterable[str], digits: int) -> dict[str, Any]:
+    """Describe the share of BN's gain in rate that some arms bring on average."""
+    gains = {arm: rate_share(table, arm) for arm in arms}
+    if not gains:
+        return claims.fact([], digits)
+    part = pd.DataFrame({arm: gain["part"] for arm, gain in gains.items()})
+    whole = next(iter(gains.values()))["whole"]
+    return claims.ratio_fact(part.mean(axis=1, skipna=False), whole, digits)
 
 
 def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
@@ -283,9 +329,9 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         arms = list(family(table, of).values())
         found |= {
             f"{of}_networks": claims.fact([len(arms)], 0),
-            f"{of}_share": claims.fact(mean_share(table, arms), 2),
-            f"{of}_first_share": claims.fact(mean_share(table, arms[:1]), 2),
-            f"{of}_last_share": claims.fact(mean_share(table, arms[-1:]), 2),
+            f"{of}_share": mean_share(table, arms, 2),
+            f"{of}_first_share": mean_share(table, arms[:1], 2),
+            f"{of}_last_share": mean_share(table, arms[-1:], 2),
             f"{of}_first": claims.fact(list(family(table, of))[:1], 0),
             f"{of}_last": claims.fact(list(family(table, of))[-1:], 0),
         }

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from bnbook.evidence import claims
-from bnbook.evidence.claims import Claim
+from bnbook.evidence.claims import Claim, Premise
 from bnbook.tables import tuning
 from bnbook.tables.arms import HE, LSUV, WITH, WITHOUT
 
@@ -33,8 +33,8 @@ def accuracies(table: pd.DataFrame) -> pd.DataFrame:
     return 100 * tuning.final_by_arm(table, tuned_rates(table), "test_accuracy")
 
 
-def share_of_gain(table: pd.DataFrame, arm: str = LSUV, baseline: str = WITHOUT) -> pd.Series:
-    """Share of BN's gain in final test accuracy that an arm without BN brings, per seed.
+def share_of_gain(table: pd.DataFrame, arm: str = LSUV, baseline: str = WITHOUT) -> pd.DataFrame:
+    """What an arm without BN, and BN, gain in final test accuracy over a baseline, per seed.
 
     Parameters
     ----------
@@ -47,12 +47,30 @@ def share_of_gain(table: pd.DataFrame, arm: str = LSUV, baseline: str = WITHOUT)
 
     Returns
     -------
-    pandas.Series
-        Index seed; 1 is all of it. NaN where BN gains nothing.
+    pandas.DataFrame
+        Index seed; ``part``, the arm's gain, and ``whole``, that of BN, in points.
     """
     final = accuracies(table)
-    gain = final[WITH] - final[baseline]
-    return pd.Series(((final[arm] - final[baseline]) / gain).where(gain > 0))
+    part, whole = final[arm] - final[baseline], final[WITH] - final[baseline]
+    return pd.DataFrame({"part": part, "whole": whole})
+
+
+GAIN = 1.0
+"""Points of test accuracy that BN has to gain for a share of it to be told."""
+
+
+def _gain(table: pd.DataFrame) -> claims.Finding:
+    return claims.at_least(share_of_gain(table)["whole"].mean(), GAIN, " points", 1)
+
+
+PREMISES = (
+    Premise("no tuned rate is an end of the grid", lambda t: tuning.inside(t, tuned_rates(t))),
+    Premise("BN gains at least a point over the network without it", _gain),
+    Premise(
+        "every compared network ends above 95 % training accuracy",
+        lambda table: tuning.trained(table, list(tuned_rates(table).items()), 0.95),
+    ),
+)
 
 
 CLAIMS = (
@@ -72,6 +90,12 @@ CLAIMS = (
         measure=share_of_gain,
         bound=0.5,
         digits=2,
+        scale="ratio",
+        premises=PREMISES,
+        revised=(
+            claims.LATER + " Its value was a mean of each seed's share before, over the seeds where"
+            " BN gains; it is a ratio of means since."
+        ),
     ),
 )
 
@@ -149,8 +173,8 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         "layers": claims.fact([sum(str(name).startswith("size_") for name in table)], 0),
         "gain": claims.fact(final[WITH] - final[WITHOUT], 1, " points"),
         "gap": claims.fact(final[WITH] - final[LSUV], 1, " points"),
-        "he_share": claims.fact(share_of_gain(table, HE).dropna(), 2),
-        "share_over_he": claims.fact(share_of_gain(table, LSUV, HE).dropna(), 2),
+        "he_share": claims.ratio_fact(**share_of_gain(table, HE), digits=2),
+        "share_over_he": claims.ratio_fact(**share_of_gain(table, LSUV, HE), digits=2),
     }
     for arm, name in NAMES.items():
         own = last[last["arm"] == arm]

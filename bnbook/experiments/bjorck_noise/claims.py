@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from bnbook.evidence import claims
-from bnbook.evidence.claims import Claim
+from bnbook.evidence.claims import Claim, Premise
+from bnbook.tables import tuning
 from bnbook.tables.arms import WITH
 from bnbook.tables.rate_map import rate_fact
 
@@ -70,6 +71,15 @@ def small_batch_gain(table: pd.DataFrame) -> pd.Series:
     return pd.Series(100 * (final.iloc[:, 0] - final.iloc[:, -1]))
 
 
+def _trained(table: pd.DataFrame) -> claims.Finding:
+    ends = batch_accuracies(table, "training_accuracy").iloc[:, [0, -1]]
+    return claims.at_least(100 * float(ends.min().min()), 99.0, " %")
+
+
+def _inside(table: pd.DataFrame) -> claims.Finding:
+    return tuning.inside(runs(table), {WITH: tuned_rate(table)})
+
+
 CLAIMS = (
     Claim(
         id="bjorck.eq3.noise_bound",
@@ -84,6 +94,7 @@ CLAIMS = (
         bound=1.0,
         direction="below",
         digits=3,
+        kind="identity",
     ),
     Claim(
         id="bjorck.sec2_1.noise_generalises",
@@ -98,6 +109,11 @@ CLAIMS = (
         bound=0.0,
         digits=1,
         unit=" points",
+        premises=(
+            Premise("the tuned rate is no end of the grid", _inside),
+            Premise("both networks end above 99 % training accuracy", _trained),
+        ),
+        revised=claims.LATER,
     ),
 )
 

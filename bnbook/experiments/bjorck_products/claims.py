@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from bnbook.evidence import claims
-from bnbook.evidence.claims import Claim
+from bnbook.evidence.claims import Claim, Premise
 from bnbook.formulas import fuss_catalan_cdf, fuss_catalan_edge, fuss_catalan_quantile
 from bnbook.tables.arms import WITH, WITHOUT
 from bnbook.tables.start import significant
@@ -210,6 +210,15 @@ def one_matrix_errors(table: pd.DataFrame) -> pd.Series:
     return pd.Series(rows.set_index("seed")["error"])
 
 
+def _large(table: pd.DataFrame) -> claims.Finding:
+    return claims.at_least(float(products(table)["size"].max()), 200, " rows")
+
+
+def _deep(table: pd.DataFrame) -> claims.Finding:
+    n = table.loc[table["measured"] == NETWORK, "n"].max()
+    return claims.at_least(float(6 * n + 2), 110, " layers")
+
+
 CLAIMS = (
     Claim(
         id="bjorck.thm1.density",
@@ -227,6 +236,7 @@ CLAIMS = (
         bound=0.03,
         direction="below",
         digits=4,
+        kind="identity",
     ),
     Claim(
         id="bjorck.thm1.marchenko_pastur",
@@ -238,6 +248,7 @@ CLAIMS = (
         bound=1e-10,
         direction="below",
         exact=True,
+        kind="identity",
     ),
     Claim(
         id="bjorck.fig8.heavier_tail",
@@ -253,6 +264,8 @@ CLAIMS = (
         scale="log",
         digits=2,
         unit="×",
+        premises=(Premise("the largest matrices have 200 rows or more", _large),),
+        revised=claims.LATER,
     ),
     Claim(
         id="bjorck.sec4.depth",
@@ -271,6 +284,8 @@ CLAIMS = (
         scale="log",
         digits=2,
         unit="×",
+        premises=(Premise("the deepest network has the paper's 110 layers", _deep),),
+        revised=claims.LATER,
     ),
 )
 

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from bnbook.evidence import claims
-from bnbook.evidence.claims import Claim
+from bnbook.evidence.claims import Claim, Premise
 from bnbook.tables.arms import WITH, WITHOUT
 
 BOUND = 10.0
@@ -61,6 +61,11 @@ def _by_layer(table: pd.DataFrame, values: pd.Series) -> pd.DataFrame:
     )
 
 
+def _layers(table: pd.DataFrame) -> claims.Finding:
+    found = sorted(int(layer) for layer in table["layer"].unique())
+    return found == [18, 54, 90], ", ".join(map(str, found)), "18, 54, 90"
+
+
 CLAIMS = (
     Claim(
         id="bjorck.tab1.cancellation",
@@ -78,6 +83,8 @@ CLAIMS = (
         bound=BOUND,
         scale="log",
         digits=1,
+        premises=(Premise("the layers are those of the paper's table", _layers),),
+        revised=claims.LATER,
     ),
 )
 

@@ -69,6 +69,7 @@ CLAIMS = (
         direction="below",
         digits=0,
         exact=True,
+        kind="identity",
     ),
     Claim(
         id="conformance.layers.pass",
@@ -81,6 +82,7 @@ CLAIMS = (
         direction="below",
         digits=0,
         exact=True,
+        kind="identity",
     ),
 )
 

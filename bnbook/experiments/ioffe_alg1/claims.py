@@ -110,6 +110,7 @@ CLAIMS = (
         bound=BOUND,
         direction="below",
         exact=True,
+        kind="identity",
     ),
     Claim(
         id="ioffe.eq.backward",
@@ -126,6 +127,7 @@ CLAIMS = (
         bound=BOUND,
         direction="below",
         exact=True,
+        kind="identity",
     ),
 )
 

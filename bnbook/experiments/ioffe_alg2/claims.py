@@ -70,6 +70,7 @@ CLAIMS = (
         bound=BOUND,
         direction="below",
         exact=True,
+        kind="identity",
     ),
     Claim(
         id="ioffe.sec3_2.conv",
@@ -88,6 +89,7 @@ CLAIMS = (
         bound=BOUND,
         direction="below",
         exact=True,
+        kind="identity",
     ),
 )
 

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from bnbook.evidence import claims
-from bnbook.evidence.claims import Claim
+from bnbook.evidence.claims import Claim, Premise
 from bnbook.tables import tuning
 from bnbook.tables.arms import DECAYED, WITH, WITHOUT
 
@@ -138,6 +138,16 @@ def equilibrium_error(table: pd.DataFrame) -> pd.Series:
     return (_geometric(angles["angle"] / angles["expected"]) - 1).abs()
 
 
+def _whole(table: pd.DataFrame) -> claims.Finding:
+    diverged = int(norm_growth(table, WITH).isna().sum().sum())
+    return diverged == 0, f"{diverged} runs", "none"
+
+
+def _enough(table: pd.DataFrame) -> claims.Finding:
+    runs = late_angles(table).groupby("seed").size().min()
+    return claims.at_least(float(runs), 3, " runs a seed")
+
+
 CLAIMS = (
     Claim(
         id="ioffe.sec3_3.effective_rate",
@@ -158,6 +168,8 @@ CLAIMS = (
         scale="log",
         digits=3,
         unit="×",
+        premises=(Premise("no run with BN diverges", _whole),),
+        revised=claims.LATER,
     ),
     Claim(
         id="laarhoven.l2.equivalence",
@@ -175,6 +187,7 @@ CLAIMS = (
         ),
         measure=rescaling_ratio,
         exact=True,
+        kind="identity",
         bound=0.01,
         direction="below",
     ),
@@ -194,6 +207,9 @@ CLAIMS = (
         bound=0.2,
         direction="below",
         digits=3,
+        kind="control",
+        premises=(Premise("three runs or more of a seed are long enough", _enough),),
+        revised=claims.LATER,
     ),
 )
 

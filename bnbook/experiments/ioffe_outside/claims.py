@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from bnbook.evidence import claims
-from bnbook.evidence.claims import Claim
+from bnbook.evidence.claims import Claim, Premise
 from bnbook.tables import tuning
 from bnbook.tables.arms import MEAN_OUTSIDE, OUTSIDE, VARIANCE_OUTSIDE, WITH, WITHOUT
 
@@ -175,6 +175,26 @@ def bias_growth(table: pd.DataFrame) -> pd.Series:
     return growth_exponent(networks(table), "bias_norm", OUTSIDE, rate)
 
 
+def _closed(table: pd.DataFrame) -> claims.Finding:
+    worst = float(example_errors(table).max())
+    return worst < TOLERANCE, f"{worst:.1e}", f"below {TOLERANCE:g}"
+
+
+def _inside(arm: str) -> Premise:
+    return Premise(
+        "the rate is no end of the grid",
+        lambda table: tuning.inside(networks(table), {arm: tuned_rates(table)[arm]}),
+    )
+
+
+def _learns(arm: str, percent: float) -> Premise:
+    def check(table: pd.DataFrame) -> claims.Finding:
+        final = tuning.final_by_arm(networks(table), tuned_rates(table), "test_accuracy")
+        return claims.at_least(100 * float(final[arm].mean()), percent, " %")
+
+    return Premise(f"the network {arm} learns at this rate: {percent:.0f} % or more", check)
+
+
 CLAIMS = (
     Claim(
         id="ioffe.sec2.bias_divergence",
@@ -194,6 +214,7 @@ CLAIMS = (
         bound=TOLERANCE,
         direction="below",
         exact=True,
+        kind="identity",
     ),
     Claim(
         id="ioffe.sec2.scale_worse",
@@ -209,6 +230,8 @@ CLAIMS = (
         scale="log",
         digits=2,
         unit="×",
+        premises=(Premise("without the scale the example follows its closed form", _closed),),
+        revised=claims.LATER,
     ),
     Claim(
         id="ioffe.sec2.network_divergence",
@@ -224,6 +247,8 @@ CLAIMS = (
         direction="below",
         digits=1,
         unit=" %",
+        premises=(_inside(WITH), _learns(WITH, 95.0)),
+        revised=claims.LATER,
     ),
     Claim(
         id="ioffe.sec2.network_growth",
@@ -237,6 +262,8 @@ CLAIMS = (
         ),
         measure=bias_growth,
         bound=0.5,
+        premises=(_inside(OUTSIDE), _learns(OUTSIDE, 50.0)),
+        revised=claims.LATER,
     ),
 )
 

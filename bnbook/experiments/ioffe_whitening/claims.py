@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from bnbook.evidence import claims
-from bnbook.evidence.claims import Claim
+from bnbook.evidence.claims import Claim, Premise
 from bnbook.tables.arms import BN, BN_KERNEL, CHOLESKY, LINEAR, ZCA
 
 PAPER = "Ioffe & Szegedy 2015"
@@ -99,6 +99,10 @@ def sensitivities(table: pd.DataFrame) -> pd.DataFrame:
     return rows.pivot_table(index=["seed", "eigenvalue"], columns="arm", values="gain")
 
 
+def _wide(table: pd.DataFrame) -> claims.Finding:
+    return claims.at_least(float(table["width"].max()), 512, " features")
+
+
 CLAIMS = (
     Claim(
         id="ioffe.sec2.whitening_cost",
@@ -118,6 +122,8 @@ CLAIMS = (
         scale="log",
         digits=0,
         unit="×",
+        premises=(Premise("the widest layer has 512 features or more", _wide),),
+        revised=claims.LATER,
     ),
 )
 """The paper says "expensive" and gives no number; ten times the cost of BN is our reading of it."""

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from bnbook.evidence import claims
-from bnbook.evidence.claims import Claim
+from bnbook.evidence.claims import Claim, Premise
 from bnbook.formulas import gradient_growth_linear, gradient_growth_relu
 from bnbook.tables.arms import RESIDUAL, WITH, WITHOUT
 
@@ -129,6 +129,18 @@ def expected_growth(nonlinearity: str) -> float:
     return float(weight @ slope**2 / variance)
 
 
+def _wide(table: pd.DataFrame) -> claims.Finding:
+    return claims.at_least(float(table.loc[table["measured"] == LAYER, "width"].max()), 64)
+
+
+def _limit(table: pd.DataFrame) -> claims.Finding:
+    rows = table[table["measured"] == GRADIENT]
+    return claims.at_least(float(min(rows["width"].max(), rows["batch"].max())), 128)
+
+
+LIMIT = Premise("width and batch are 128 or more, near the limit of wide layers", _limit)
+
+
 CLAIMS = (
     Claim(
         id="ioffe.sec3_3.jacobian",
@@ -146,6 +158,8 @@ CLAIMS = (
         direction="below",
         scale="log",
         digits=1,
+        premises=(Premise("the layers have 64 features or more", _wide),),
+        revised=claims.LATER,
     ),
     Claim(
         id="yang.gradient_explosion",
@@ -163,6 +177,8 @@ CLAIMS = (
         bound=1.0,
         scale="log",
         digits=3,
+        premises=(LIMIT,),
+        revised=claims.LATER,
     ),
     Claim(
         id="yang.relu.rate",
@@ -177,6 +193,8 @@ CLAIMS = (
         bound=TOLERANCE,
         direction="below",
         digits=4,
+        premises=(LIMIT,),
+        revised=claims.LATER,
     ),
 )
 
