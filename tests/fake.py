@@ -16,7 +16,7 @@ import pandas as pd
 
 from bnbook import files
 from bnbook.errors import BnbookError
-from bnbook.training.session import OutOfTimeError, Session, TrialOverError
+from bnbook.training.session import OutOfTimeError, Session
 
 TITLE, CLAIMS, FIGURES = "A chaotic map", (), {}
 LOG = "BNBOOK_FAKE_LOG"
@@ -57,7 +57,8 @@ def fuses(part):
 
 def train(parts, session):
     if session.trial:
-        raise TrialOverError(1.0)
+        session.trial.seconds = 1.0
+        raise OutOfTimeError("the steps are timed.")
     _log("began", parts)
     step, values = 0, [0.4 + 0.01 * part.seeds[0] for part in parts]
     if session.checkpoint and session.checkpoint.is_file():

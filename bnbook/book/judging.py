@@ -75,8 +75,18 @@ def entries(experiment: Judged, folder: Path) -> dict[str, dict]:
         path = records.path(folder, stem(experiment), profile)
         if path.is_file():
             record = records.read(path)
-            found[profile] = ledger.entry(experiment.CLAIMS, experiment.facts(record.table), record)
+            found[profile] = ledger.entry(experiment.CLAIMS, _facts(experiment, record), record)
     return found
+
+
+def _facts(experiment: Judged, record: records.Record) -> dict[str, dict[str, Any]]:
+    """Return an experiment's facts; none while its record lacks what they are made of."""
+    try:
+        return experiment.facts(record.table)
+    except (ArithmeticError, LookupError, ValueError):
+        if record.provenance.get("missing"):
+            return {}
+        raise
 
 
 def content(experiment: Judged, folder: Path) -> dict[str, Any]:

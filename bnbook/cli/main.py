@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import sys
-from typing import Annotated
+from types import ModuleType
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
@@ -90,37 +91,41 @@ def run(
     ] = None,
     data: Annotated[str | None, typer.Option(help="Another data set.")] = None,
     record: Annotated[
-        bool, typer.Option("--record", help="Write to results/, to be committed.")
+        bool, typer.Option("--record", help="Add to the record in results/, to be committed.")
+    ] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Let the record replace one that it does not cover.")
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Do not say how far it is.")] = False,
 ) -> None:
     """Run an experiment, resuming what was interrupted, and judge its claims.
 
-    The table goes to _build/results; with --record to results/, with the ledger brought up to date.
+    The table goes to _build/results. With --record, members are added to the record in results/ as
+    they finish, and the ledger is brought up to date; on another machine it goes on from there.
     Exits with 3 when the budget ends first.
     """
-    from bnbook.sweeps import sweep
-
     if seeds is not None and seeds < 1:
         raise BnbookError(f"--seeds must be at least 1, found {seeds}.")
+    if replace and not record:
+        raise BnbookError("--replace is about the record in results/; it goes with --record.")
     experiment = experiments.find(name)
     some = tuple(range(seeds)) if seeds else None
     config = experiment.configure(profile, seeds=some, data=data)
+    how = {
+        "device": device,
+        "workers": workers,
+        "executor": executor,
+        "scheduler": scheduler,
+        "members": members,
+        "budget": None if budget is None else _duration(budget),
+        "quiet": quiet,
+    }
     folder = records.recorded() if record else records.fresh()
     try:
-        sweep.record(
-            experiment,
-            profile,
-            config,
-            folder=folder,
-            device=device,
-            workers=workers,
-            executor=executor,
-            scheduler=scheduler,
-            members=members,
-            budget=None if budget is None else _duration(budget),
-            quiet=quiet,
-        )
+        if record:
+            _grow(experiment, profile, config, replace=replace, **how)
+        else:
+            _sweep().record(experiment, profile, config, folder=folder, **how)
     except KeyboardInterrupt:
         print(  # noqa: T201
             "bnbook: stopped. Finished members and checkpoints are kept: run the same command again"
@@ -128,13 +133,26 @@ def run(
             file=sys.stderr,
         )
         raise typer.Exit(130) from None
-    if record:
-        judging.rewrite_ledger(folder, name)
     out.print(f"{records.path(folder, name, profile)}")
     source = "recorded" if record else "fresh"
     rows = judging.rows(records.recorded(), records.fresh(), name)
     shown = (name, profile, source)
     _print_rows([row for row in rows if (row.experiment, row.profile, row.source) == shown])
+
+
+def _grow(experiment: experiments.Experiment, profile: str, config: Any, **how: Any) -> None:
+    """Add to the record, and bring the ledger up to date however that ends."""
+    try:
+        _sweep().grow(experiment, profile, config, **how)
+    finally:
+        judging.rewrite_ledger(records.recorded(), experiments.stem(experiment))
+
+
+def _sweep() -> ModuleType:
+    """Import what runs experiments, which takes longer than most commands do."""
+    from bnbook.sweeps import sweep
+
+    return sweep
 
 
 def _duration(text: str) -> float:

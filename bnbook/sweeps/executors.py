@@ -202,7 +202,7 @@ def _dask(scheduler: str, device: str) -> Iterator[Crew]:
         kind = device if device != "auto" else "cuda" if offered else "cpu"
         if not workers or (kind == "cuda" and not offered):
             option = ' --resources "GPU=1"' if kind == "cuda" else ""
-            _say(f"{scheduler} has no such worker yet; start `dask worker {scheduler}{option}`.")
+            say(f"{scheduler} has no such worker yet; start `dask worker {scheduler}{option}`.")
         executor = client.get_executor(
             pure=False, **({"resources": {"GPU": 1}} if kind == "cuda" else {})
         )
@@ -213,7 +213,8 @@ def _dask(scheduler: str, device: str) -> Iterator[Crew]:
             raise
 
 
-def _say(line: str) -> None:
+def say(line: str) -> None:
+    """Tell the reader something on stderr."""
     print(f"bnbook: {line}", file=sys.stderr)  # noqa: T201
 
 

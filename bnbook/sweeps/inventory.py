@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 from bnbook import experiments, files
 from bnbook.errors import BnbookError
-from bnbook.evidence import records, sources
+from bnbook.evidence import records
 from bnbook.experiments import Experiment
-from bnbook.sweeps import store
+from bnbook.sweeps import outdated, store
 from bnbook.sweeps.store import Store
 
 SUFFIXES = (".csv", ".json", ".parquet")
@@ -74,7 +74,7 @@ def _members_row(kept: Store) -> Row | None:
     if not found:
         return None
     sources = _sources(kept.folder.name)
-    stale = [path for path, about in found if about is None or outdated(about, sources)]
+    stale = [path for path, about in found if about is None or _stale(about, sources)]
     dates = [about.get("date", "") for _, about in found if about is not None]
     return Row(
         "_build/sweeps",
@@ -114,38 +114,27 @@ def why(name: str, found: Mapping[str, Any]) -> list[str]:
     """
     return [
         *_config_changes(experiments.find(name), found),
-        *_source_changes(found.get("source_digest"), found.get("sources"), _sources(name)),
-        *_data_changes(found.get("data"), found.get("data_digest")),
-        *_version_changes(found.get("versions") or {}),
+        *outdated.source_changes(found.get("source_digest"), found.get("sources"), _sources(name)),
+        *outdated.data_changes(found.get("data"), found.get("data_digest")),
+        *outdated.version_changes(found.get("versions") or {}),
     ]
 
 
-def outdated(found: Mapping[str, Any], sources: Mapping[str, str]) -> list[str]:
+def _stale(found: Mapping[str, Any], now: Mapping[str, str]) -> list[str]:
     """Say why no sweep would use a cached member, or go on with a batch, any longer.
 
     Parameters
     ----------
     found : mapping
         Provenance of the member's record, or the batch's note.
-    sources : mapping
+    now : mapping
         Digests of the experiment's definitions as they are now; empty when it is gone.
-
-    Returns
-    -------
-    list of str
-        One line for each thing that differs: source, data, torch, NumPy.
     """
-    if not sources:
+    if not now:
         return ["experiment: there is none of that name"]
     if "facts" not in found:
         return ["source: written by an older version of the package"]
-    facts = found["facts"]
-    return [
-        *_source_changes(facts["source"], found.get("sources"), sources),
-        *_data_changes(facts["config"]["data"], facts["data"]),
-        *_scaling_changes(facts),
-        *_version_changes(facts),
-    ]
+    return outdated.outdated(found["facts"], found.get("sources"), now)
 
 
 def _config_changes(experiment: Experiment, found: Mapping[str, Any]) -> list[str]:
@@ -161,51 +150,6 @@ def _config_changes(experiment: Experiment, found: Mapping[str, Any]) -> list[st
         for field in names
         if field not in then or field not in now or then[field] != now[field]
     ]
-
-
-def _source_changes(
-    then: str | None, definitions: Mapping[str, str] | None, now: Mapping[str, str]
-) -> list[str]:
-    if then == sources.combined(now):
-        return []
-    if not definitions:
-        return ["source: it differs; the record does not say in which definitions"]
-    every = now.keys() | definitions.keys()
-    changed = sorted(name for name in every if now.get(name) != definitions.get(name))
-    return [f"source: {name} {_change(name, definitions, now)}" for name in changed]
-
-
-def _change(name: str, then: Mapping[str, str], now: Mapping[str, str]) -> str:
-    if name not in now:
-        return "no longer counts"
-    return "changed" if name in then else "counts now"
-
-
-def _data_changes(name: str | None, then: str | None) -> list[str]:
-    from bnbook import datasets
-
-    try:
-        now = datasets.digest(str(name))
-    except BnbookError as error:
-        return [f"data: {error}"]
-    return [] if now == then else [f"data: {name} had digest {str(then)[:12]}, has {now[:12]}"]
-
-
-def _scaling_changes(facts: Mapping[str, Any]) -> list[str]:
-    from bnbook import datasets
-
-    data = facts["config"]["data"]
-    same = facts.get("scaling") == datasets.scaling(data)
-    return [] if same else [f"data: the pixels of {data} were scaled in another way"]
-
-
-def _version_changes(then: Mapping[str, Any]) -> list[str]:
-    found = []
-    for package in ("torch", "numpy"):
-        was, now = str(then.get(package)).partition("+")[0], records.released(package)
-        if was != now:
-            found.append(f"{package}: was {was}, is {now}")
-    return found
 
 
 def prune(sweeps: Path, dry_run: bool = False) -> list[tuple[Path, str]]:
@@ -235,12 +179,12 @@ def prune(sweeps: Path, dry_run: bool = False) -> list[tuple[Path, str]]:
 def _condemned(kept: Store) -> Iterator[tuple[Path, str]]:
     sources = _sources(kept.folder.name)
     for path, about in kept.finished():
-        reasons = ["damaged"] if about is None else outdated(about, sources)
+        reasons = ["damaged"] if about is None else _stale(about, sources)
         if reasons:
             yield path, "; ".join(reasons)
     current = set[str]()
     for note in sorted(kept.folder.glob("*.json")):
-        if reasons := outdated(json.loads(note.read_text()), sources):
+        if reasons := _stale(json.loads(note.read_text()), sources):
             yield note, "; ".join(reasons)
         else:
             current.add(note.stem)

@@ -10,7 +10,8 @@ import hashlib
 import itertools
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from bnbook import experiments, files
 from bnbook.errors import BnbookError
 from bnbook.evidence import records
 from bnbook.experiments import Experiment
-from bnbook.training.session import Plan, Session, TrialOverError
+from bnbook.training.session import OutOfTimeError, Plan, Session, Trial
 
 MOST_MEMBERS = {"cpu": 32, "cuda": 512}
 """Networks in one ensemble, at most: more do not make a member cheaper (see the page on speed)."""
@@ -68,7 +69,7 @@ def choose(
     kept = folder / f"plan-{_key(experiment, group, device, tried)}.json"
     if kept.is_file():
         return Plan(**json.loads(kept.read_text())["plan"])
-    seconds = [_seconds(experiment, group, device, plan) for plan in tried]
+    seconds = [_timed(experiment, group, device, plan) for plan in tried]
     best = tried[seconds.index(min(seconds))]
     measured = [
         {**asdict(p), "ms_per_member_step": 1e3 * s} for p, s in zip(tried, seconds, strict=True)
@@ -113,16 +114,43 @@ def _key(experiment: Experiment, group: Sequence[Any], device: str, tried: list[
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _seconds(experiment: Experiment, group: Sequence[Any], device: str, plan: Plan) -> float:
-    """Time of one step of one member."""
-    members = min(plan.members, len(group))
-    try:
-        getattr(experiment, "together", experiment.train)(
-            group[:members], Session(device, plan, trial=TRIAL_STEPS)
+def _timed(experiment: Experiment, group: Sequence[Any], device: str, plan: Plan) -> float:
+    """Time of one step of one member, of an experiment that trains through `training.fit`."""
+    seconds = step_seconds(experiment, group[: plan.members], device, plan, TRIAL_STEPS)
+    if seconds is None:
+        raise BnbookError(
+            f"{experiments.stem(experiment)}.train did not train through training.fit, so nothing"
+            " could be timed. Give `--members` to choose."
         )
-    except TrialOverError as over:
-        return over.seconds / members
-    raise BnbookError(
-        f"{experiments.stem(experiment)}.train did not train through training.fit, so nothing could"
-        " be timed. Give `--members` to choose."
-    )
+    return seconds
+
+
+def step_seconds(
+    experiment: Experiment, runs: Sequence[Any], device: str, plan: Plan, steps: int
+) -> float | None:
+    """Time a few steps of runs that fuse: seconds a step and member; None if none was timed."""
+    trial = Trial(steps)
+    with suppress(OutOfTimeError):
+        train = getattr(experiment, "together", experiment.train)
+        train(runs, Session(device, plan, trial=trial))
+    return None if trial.seconds is None else trial.seconds / len(runs)
+
+
+def estimate(experiment: Experiment, parts: Sequence[Any], device: str, plan: Plan) -> float | None:
+    """Return the seconds that runs will take to train, measurements aside, or None.
+
+    A step of one ensemble of each kind is measured. Where no two runs fuse, nothing is: such an
+    experiment need not train in steps, and a trial would be the whole of it.
+    """
+    kinds: dict[Hashable, list[Any]] = {}
+    for part in parts:
+        kinds.setdefault(experiment.fuses(part), []).append(part)
+    if not any(len(runs) > 1 for runs in kinds.values()):
+        return None
+    total = 0.0
+    for runs in kinds.values():
+        seconds = step_seconds(experiment, runs[: plan.members], device, plan, 1)
+        if seconds is None:
+            return None
+        total += seconds * len(runs) * runs[0].steps
+    return total

@@ -35,6 +35,13 @@ class Work:
     steps: int
 
 
+def in_words(seconds: float) -> str:
+    """Write a time in the unit that suits it, such as 90 s, 12 min or 3.4 h."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 class Progress:
     """Shows members done, member-steps per second, time left and runs that diverged.
 

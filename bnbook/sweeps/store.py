@@ -43,7 +43,14 @@ def source_digests(experiment: Experiment) -> dict[str, str]:
     return sources.source_digests(computes.__module__, computes.__name__, UNCOUNTED)
 
 
-def facts(part: Any, source: str, device: str, plan: Plan) -> dict[str, Any]:
+def versions() -> dict[str, str | None]:
+    """Return the releases of the packages that decide numbers."""
+    return {package: records.released(package) for package in ("torch", "numpy")}
+
+
+def facts(
+    part: Any, source: str, device: str, plan: Plan, known: Mapping[str, str | None] | None = None
+) -> dict[str, Any]:
     """Return all that a member's table depends on.
 
     Parameters
@@ -56,6 +63,8 @@ def facts(part: Any, source: str, device: str, plan: Plan) -> dict[str, Any]:
         ``cpu`` or ``cuda``.
     plan : Plan
         Of which only the precision counts: the rest changes no more than the last digits.
+    known : mapping, optional
+        `versions`, where they are known already.
 
     Returns
     -------
@@ -71,8 +80,7 @@ def facts(part: Any, source: str, device: str, plan: Plan) -> dict[str, Any]:
         "source": source,
         "data": datasets.digest(part.data),
         "scaling": datasets.scaling(part.data),
-        "torch": records.released("torch"),
-        "numpy": records.released("numpy"),
+        **(known or versions()),
         "device": device,
         "precision": plan.precision,
     }

@@ -24,9 +24,10 @@ from bnbook import experiments
 from bnbook.errors import BnbookError
 from bnbook.evidence import records, sources
 from bnbook.experiments import Experiment
-from bnbook.sweeps import executors, store
+from bnbook.sweeps import executors, planning, store
 from bnbook.sweeps.executors import Crew
-from bnbook.sweeps.progress import Progress, Work
+from bnbook.sweeps.growing import Growing, Member, assemble, described, kept, run_digest
+from bnbook.sweeps.progress import Progress, Work, in_words
 from bnbook.sweeps.store import Store
 from bnbook.sweeps.worker import Task, Trained, plan, train_batch, versions
 from bnbook.training import session
@@ -53,8 +54,10 @@ class Outcome:
         Digest of the source that the run depends on, taken when it started.
     sources : dict
         The digests of its definitions.
-    device : str
-        ``cpu``, or the name of the GPU, or several with commas between them.
+    facts : list of dict
+        Of every member, in order; see `bnbook.sweeps.store.facts`.
+    finished : dict
+        `bnbook.sweeps.growing.run_digest` -> member, of those that are finished.
     plan : dict
         The `Plan`'s fields.
     members, left, part_way : int
@@ -68,7 +71,8 @@ class Outcome:
     seconds: float
     source_digest: str
     sources: dict[str, str]
-    device: str
+    facts: list[dict[str, Any]]
+    finished: dict[str, Member]
     plan: dict[str, Any]
     members: int
     left: int
@@ -108,6 +112,7 @@ def sweep(
     budget: float | None = None,
     cache: Path | None = None,
     quiet: bool | None = None,
+    growing: Growing | None = None,
 ) -> Outcome:
     """Run the members of one or several configs that the cache does not hold.
 
@@ -133,6 +138,8 @@ def sweep(
         Folder of finished members; `CACHE` unless told otherwise.
     quiet : bool, optional
         Whether to say nothing on stderr; by default only a terminal is told how far the sweep is.
+    growing : Growing, optional
+        A record from which to take members, and to which to add them as they finish.
 
     Returns
     -------
@@ -155,6 +162,8 @@ def sweep(
     ):
         run = _Sweep(experiment, parts, crew, Store(folder / name), deadline)
         run.choose_plan(folder, members)
+        if growing is not None:
+            run.grow(growing, quiet)
         run.carry_out(quiet)
         return run.outcome()
 
@@ -194,9 +203,10 @@ class _Sweep:
     ) -> None:
         self.experiment, self.crew, self.kept, self.deadline = experiment, crew, kept, deadline
         self.sources = store.source_digests(experiment)
-        self.source = sources.combined(self.sources)
+        self.source, self.versions = sources.combined(self.sources), store.versions()
         self.expects = versions(self.source) if crew.apart else None
         self.every = list(parts)
+        self.growing: Growing | None = None
 
     def choose_plan(self, folder: Path, members: int | None) -> None:
         """Choose how to compute, where it will be computed on other machines; then name members."""
@@ -205,10 +215,34 @@ class _Sweep:
             self.plan = self._in_time(self.crew.executor.submit(plan, *call, self.expects))
         else:
             self.plan = plan(*call, None)
-        facts = [store.facts(p, self.source, self.crew.device, self.plan) for p in self.every]
+        facts = [self._facts(part) for part in self.every]
         self.order = [store.key(each) for each in facts]
         self.facts = dict(zip(self.order, facts, strict=True))
         self.parts = dict(zip(self.order, self.every, strict=True))
+
+    def _facts(self, part: Any) -> dict[str, Any]:
+        return store.facts(part, self.source, self.crew.device, self.plan, self.versions)
+
+    def _keyed(self, config: Any) -> dict[str, dict[str, Any]]:
+        """Return the key and the facts of each member of a config."""
+        return {
+            store.key(facts): facts for facts in map(self._facts, self.experiment.parts(config))
+        }
+
+    def grow(self, growing: Growing, quiet: bool | None) -> None:
+        """Take the members of a record, and say before the first run how long they will take."""
+        growing.begin(self._keyed, self.sources, self.kept)
+        begun = growing.add()
+        self.growing = growing
+        missing = [part for key, part in self.parts.items() if not self._done(key)]
+        if begun is not None or not missing or self.crew.elsewhere:
+            return
+        seconds = planning.estimate(self.experiment, missing, self.crew.device, self.plan)
+        growing.estimated = seconds
+        if seconds is not None and not quiet:
+            executors.say(
+                f"{growing.name}: about {in_words(seconds)} of computing, by a step timed."
+            )
 
     def _in_time(self, future: Future[Plan]) -> Plan:
         left = None if self.deadline is None else max(0.0, self.deadline - session.now())
@@ -313,11 +347,13 @@ class _Sweep:
             return
         about = {
             "experiment": experiments.stem(self.experiment),
-            "device": trained.device,
+            **trained.machine,
             "plan": asdict(self.plan),
             "sources": self.sources,
         }
         self.kept.finish(batch.members, trained.tables, trained.seconds, about)
+        if self.growing is not None and self.growing.due():
+            self.growing.add()
         progress.finished(batch.key, sum(map(store.diverged, trained.tables)))
 
     def outcome(self) -> Outcome:
@@ -332,7 +368,8 @@ class _Sweep:
             round(sum(record.provenance["seconds"] for record in found.values()), 1),
             self.source,
             self.sources,
-            ", ".join(sorted({record.provenance["device"] for record in found.values()})),
+            list(self.facts.values()),
+            {run_digest(self.facts[key]): kept(record) for key, record in found.items()},
             asdict(self.plan),
             len(self.parts),
             len(missing),
@@ -377,47 +414,43 @@ def record(
     if outcome.left:
         raise OutOfTimeError(f"{name} ran out of time, nothing is recorded: {outcome.remains()}")
     path = records.path(folder or records.fresh(), name, profile)
+    about = {"experiment": name, "profile": profile, **described(config, outcome.sources)}
     with executors.explained(name):
-        records.write(path, outcome.table, provenance(experiment, profile, config, outcome))
+        records.write(path, *assemble(about, outcome.facts, outcome.finished))
     return records.read(path)
 
 
-def provenance(
-    experiment: Experiment, profile: str, config: Any, outcome: Outcome
-) -> dict[str, Any]:
-    """Collect the facts that a record states about a finished run.
+def grow(
+    experiment: Experiment,
+    profile: str,
+    config: Any,
+    *,
+    folder: Path | None = None,
+    replace: bool = False,
+    **options: Any,
+) -> records.Record:
+    """Run what a record lacks, adding members to it as they finish; return it when it is whole.
 
     Parameters
     ----------
-    experiment : Experiment
-        The experiment's module.
-    profile : str
-        The profile's name.
-    config : Config
-        What was run.
-    outcome : Outcome
-        What `sweep` returned.
+    experiment, profile, config, **options
+        As for `record`.
+    folder : pathlib.Path, optional
+        The results folder, ``results`` by default.
+    replace : bool
+        Whether a record that this one does not cover may be replaced; see `Growing`.
 
-    Returns
-    -------
-    dict
-        Experiment, profile, config, data and source digests, plan, members that diverged, seconds,
-        date, and `records.environment`.
+    Raises
+    ------
+    OutOfTimeError
+        When the budget ended first. What is finished stands in the record.
+    BnbookError
+        As `sweep` does, and when the members that stand there do not belong with these.
     """
-    from bnbook import datasets
-
-    return {
-        "experiment": experiments.stem(experiment),
-        "profile": profile,
-        "config": asdict(config),
-        "seeds": len(config.seeds),
-        "data": config.data,
-        "data_digest": datasets.digest(config.data),
-        "source_digest": outcome.source_digest,
-        "sources": outcome.sources,
-        "plan": outcome.plan,
-        "diverged": outcome.diverged,
-        "seconds": outcome.seconds,
-        "date": store.today(),
-        **records.environment(outcome.device),
-    }
+    growing = Growing(experiment, profile, config, folder or records.recorded(), replace)
+    outcome = sweep(experiment, config, growing=growing, **options)
+    with executors.explained(growing.name):
+        record = growing.add()
+    if outcome.left or record is None:
+        raise OutOfTimeError(f"{growing.name} ran out of time: {outcome.remains()}")
+    return record

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -51,13 +52,13 @@ class Trained:
         One for each part; None when time ran out.
     seconds : float
         Time spent.
-    device : str
-        ``cpu``, or the name of the GPU.
+    machine : dict
+        Where, and by which versions and commit: `records.environment`, and ``threads``.
     """
 
     tables: list[pd.DataFrame] | None
     seconds: float
-    device: str
+    machine: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def train_batch(task: Task) -> Trained:
     started = time.perf_counter()
     session = task.session
     if session.out_of_time():
-        return Trained(None, 0.0, session.device)
+        return Trained(None, 0.0, {})
     check_versions(task.module, task.expects)
     session = _Abandonable(**vars(_with_folder(session)), gone=executors.abandoned())
     experiment = experiments.load(task.module)
@@ -101,7 +102,7 @@ def train_batch(task: Task) -> Trained:
         tables = getattr(experiment, "together", experiment.train)(task.parts, session)
     except OutOfTimeError:
         tables = None
-    return Trained(tables, time.perf_counter() - started, _device_name(session.device))
+    return Trained(tables, time.perf_counter() - started, _machine(session.device))
 
 
 def _with_folder(session: Session) -> Session:
@@ -157,6 +158,12 @@ def check_versions(module: str, expected: Mapping[str, str] | None) -> None:
 def _source(module: str) -> str:
     """Digest what a worker loaded, when it loaded it: later edits of the files do not count."""
     return sources.combined(store.source_digests(experiments.load(module)))
+
+
+@functools.cache
+def _machine(kind: str) -> dict[str, Any]:
+    threads = sys.modules["torch"].get_num_threads() if "torch" in sys.modules else 1
+    return {**records.environment(_device_name(kind)), "threads": threads}
 
 
 def _device_name(kind: str) -> str:

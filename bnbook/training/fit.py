@@ -17,7 +17,7 @@ from bnbook import files
 from bnbook.errors import BnbookError
 from bnbook.layers import ensemble, members
 from bnbook.training import steps
-from bnbook.training.session import Every, OutOfTimeError, Session, TrialOverError
+from bnbook.training.session import Every, OutOfTimeError, Session
 from bnbook.training.steps import SGD, Loss
 
 __all__ = ["SGD", "choose_device", "fit", "minibatches", "streams"]
@@ -172,9 +172,8 @@ def fit(
         When `at` is not increasing within [0, steps], the settings do not fit the model, or the
         checkpoint is another run's.
     OutOfTimeError
-        When the session's deadline passes. The state is in the checkpoint, if there is one.
-    TrialOverError
-        When the session is a trial.
+        When the session's deadline passes: the state is in the checkpoint, if there is one. When
+        the session is a trial, as soon as its steps are timed.
     """
     count = len(batches)
     at = at or (count,)
@@ -197,8 +196,9 @@ def fit(
             run.step(step, x if transform is None else transform(x, step), labels[batch])
 
     with _matmul_precision(session.plan.precision):
-        if session.trial:
-            _time_trial(advance, min(session.trial, count), images.device)
+        if session.trial is not None:
+            session.trial.seconds = _timed(advance, min(session.trial.steps, count), images.device)
+            raise OutOfTimeError("the steps of the trial are timed.")
         run.begin(count)
         for stop in sorted({*at, *range(_CHUNK, count, _CHUNK), count} - {0}):
             if stop > run.done:
@@ -207,10 +207,10 @@ def fit(
     return run.history
 
 
-def _time_trial(
+def _timed(
     advance: Callable[[int, int], None], steps: int, device: torch.device, repeats: int = 3
-) -> None:
-    """Warm up, time the same steps a few times, and raise the best with `TrialOverError`."""
+) -> float:
+    """Warm up, time the same steps a few times, and return the best time of one."""
     best = float("inf")
     for _ in range(1 + repeats):
         started = time.perf_counter()
@@ -218,7 +218,7 @@ def _time_trial(
         if device.type == "cuda":
             torch.cuda.synchronize()
         best = min(best, time.perf_counter() - started)
-    raise TrialOverError(best / steps)
+    return best / steps
 
 
 class _Run:

@@ -25,18 +25,12 @@ class OutOfTimeError(BnbookError):
     """The deadline passed; what was trained so far is in the checkpoint."""
 
 
-class TrialOverError(Exception):
-    """A trial ended; nothing was trained.
+@dataclass
+class Trial:
+    """A few steps to be timed in place of a run: its ``seconds`` a step are filled in."""
 
-    Attributes
-    ----------
-    seconds : float
-        Time of one training step.
-    """
-
-    def __init__(self, seconds: float) -> None:
-        super().__init__(f"{seconds:.3g} s a step")
-        self.seconds = seconds
+    steps: int
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -85,9 +79,9 @@ class Session:
         the deadline is then in seconds since the epoch.
     progress : pathlib.Path or None
         File that says, about once a second, how far the run is; see `Session.report`.
-    trial : int
-        If positive, `bnbook.training.fit.fit` only times this many steps, measures nothing, and
-        raises `TrialOverError`.
+    trial : Trial or None
+        If given, `bnbook.training.fit.fit` only times its steps, measures nothing, and stops as
+        when the time is up.
     """
 
     device: str = "auto"
@@ -97,7 +91,7 @@ class Session:
     deadline: float | None = None
     elsewhere: bool = False
     progress: Path | None = None
-    trial: int = 0
+    trial: Trial | None = None
 
     def report(self, step: int, members: int, diverged: int) -> None:
         """Write how far the run is, as JSON: ``step``, ``members``, ``diverged``."""

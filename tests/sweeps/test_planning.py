@@ -8,7 +8,7 @@ import pytest
 from bnbook.errors import BnbookError
 from bnbook.experiments.ioffe_fig1 import experiment as ioffe_fig1
 from bnbook.sweeps import planning
-from bnbook.training.session import Plan, TrialOverError
+from bnbook.training.session import OutOfTimeError, Plan
 from tests.experiments.test_ioffe_fig1 import SMALL
 
 
@@ -32,9 +32,10 @@ class Fake:
         return run.arm
 
     def train(self, runs, session):
-        assert session.trial == planning.TRIAL_STEPS
+        assert session.trial.steps == planning.TRIAL_STEPS
         self.trials.append((len(runs), session.plan))
-        raise TrialOverError(self.seconds(len(runs), session.plan))
+        session.trial.seconds = self.seconds(len(runs), session.plan)
+        raise OutOfTimeError("the steps are timed.")
 
 
 RUNS = [Run((seed,), arm) for arm in "ab" for seed in (0, 0, 0, 1, 1, 1)]
