@@ -37,6 +37,9 @@ class Experiment:
         Fields by which a config is split into single runs, the slowest first.
     fused : tuple of str
         Those of them in which runs may differ that train as one ensemble.
+    apart : tuple of str
+        Those of `fused` by which `run` trains one ensemble after the other, so that the bits of
+        one seed do not depend on how many there are.
     train : callable, optional
         Single runs that fuse and a `Session` -> one tidy table for each run.
     measure : callable, optional
@@ -67,6 +70,7 @@ class Experiment:
     figures: Mapping[str, Callable[[pd.DataFrame], Any]]
     axes: tuple[str, ...] = ("seeds",)
     fused: tuple[str, ...] = ()
+    apart: tuple[str, ...] = ()
     train: Callable[[Sequence[Config], Session], list[pd.DataFrame]] | None = None
     measure: Callable[[Config, Any], pd.DataFrame] | None = None
     split: Callable[[Config], list[Config]] | None = None
@@ -183,7 +187,8 @@ class Experiment:
         """Run a whole config on a device, ``auto``, ``cpu`` or ``cuda``; see `columns`."""
         groups: dict[Hashable, list[Config]] = {}
         for part in self.parts(config):
-            groups.setdefault(self.fuses(part), []).append(part)
+            own = tuple(getattr(part, name) for name in self.apart)
+            groups.setdefault((self.fuses(part), own), []).append(part)
         tables = [t for group in groups.values() for t in self.together(group, Session(device))]
         return pd.concat(tables, ignore_index=True)
 

@@ -3,6 +3,7 @@
 import itertools
 from dataclasses import dataclass, replace
 
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -102,3 +103,21 @@ def test_a_config_that_lacks_what_the_claims_need_is_refused():
     assert whole.configure("quick") == Config()
     with pytest.raises(BnbookError, match=r"learning_rates must hold 0.1, which the claims"):
         whole.configure("quick", learning_rates=(1.0,))
+
+
+@pytest.mark.parametrize(("apart", "sizes"), [((), [4, 4]), (("seeds",), [2, 2, 2, 2])])
+def test_run_trains_apart_what_it_is_told_to(apart, sizes):
+    trained = []
+
+    def train(runs, session):
+        trained.append(len(runs))
+        return [pd.DataFrame({"arm": run.arms, "seed": run.seeds}) for run in runs]
+
+    whole = experiment.Experiment(
+        name="name", title="", profiles=PROFILES, columns={}, claims=(), facts=lambda _: {},
+        figures={}, axes=AXES, fused=AXES[1:], apart=apart, train=train,
+    )  # fmt: skip
+    table = whole.run(Config(), "cpu")
+    assert trained == sizes
+    assert table["arm"].tolist() == ["without"] * 4 + ["with"] * 4
+    assert table["seed"].tolist() == [0, 0, 1, 1] * 2
