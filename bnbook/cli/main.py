@@ -263,10 +263,12 @@ def judge() -> None:
     """Make results/claims, and the README's table and picture, from the recorded tables."""
     from bnbook.bench import recording
     from bnbook.book import build as book
+    from bnbook.book import way
 
     root = records.root()
     for path in (*judging.rewrite_ledger(root / "results"), *recording.rewrite(root / "results")):
         out.print(f"wrote {path.relative_to(root)}")
+    out.print(f"wrote {way.write(root).relative_to(root)}")
     readme = root / "README.md"
     text = readme.read_text("utf-8")
     files.write_bytes(readme, judging.readme(text, root / "results").encode())
