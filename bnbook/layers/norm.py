@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from bnbook.errors import BnbookError
 from bnbook.layers import lean
@@ -40,7 +41,10 @@ __all__ = [
 ]
 
 
-class BatchNorm(nn.Module):
+_HALF = (torch.float16, torch.bfloat16)
+
+
+class BatchNorm(_BatchNorm):
     r"""Batch normalisation of each feature (channel) over batch and positions.
 
     In training, with the sums over the :math:`m` values of a feature,
@@ -57,6 +61,19 @@ class BatchNorm(nn.Module):
     Source: Ioffe & Szegedy 2015, algorithm 1 and, for :math:`m' = m p q` values of a feature map,
     section 3.2. The running average is the one that section 3.1 mentions, not algorithm 2's
     average over minibatches of the trained network, for which see `PreciseBN`.
+
+    Range: statistics are computed in float32 at least, and cast last. They are right to rounding
+    while the squared deviations of a feature and their sum stay finite, in float32 deviations below
+    :math:`1.8 \cdot 10^{19} / \sqrt m`; beyond, outputs are 0 and the running variance infinite. A
+    mean of :math:`a` standard deviations costs a share :math:`2^{-24} a` of the precision, so that
+    a constant feature of float32 gives :math:`\beta` only while its value is small beside
+    :math:`2^{24} \sqrt\epsilon`, about 50,000. In half precision values are counted from the
+    feature's first one, and a constant feature gives :math:`\beta` whatever its value. Where the
+    range is too small, use float64.
+
+    To torch this is one of its own: the base class, which has the parameters and buffers, is that
+    by which ``swa_utils.update_bn`` and others know a BN layer, and loads checkpoints without
+    ``num_batches_tracked``, as old ones are.
 
     Parameters
     ----------
@@ -103,18 +120,10 @@ class BatchNorm(nn.Module):
         affine: bool = True,
         track_running_stats: bool = True,
     ) -> None:
-        super().__init__()
         _check_size(num_features, eps)
         if not (momentum is None or _is_share(momentum)):
             raise BnbookError(f"momentum must lie in [0, 1] or be None, found {momentum!r}.")
-        self.num_features, self.eps, self.momentum = num_features, eps, momentum
-        self.affine, self.track_running_stats = affine, track_running_stats
-        self.weight = nn.Parameter(torch.ones(num_features)) if affine else None
-        self.bias = nn.Parameter(torch.zeros(num_features)) if affine else None
-        start = (torch.zeros(num_features), torch.ones(num_features), torch.tensor(0))
-        names = ("running_mean", "running_var", "num_batches_tracked")
-        for name, value in zip(names, start, strict=True):
-            self.register_buffer(name, value if track_running_stats else None)
+        super().__init__(num_features, eps, momentum, affine, track_running_stats)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise.
@@ -134,10 +143,13 @@ class BatchNorm(nn.Module):
         x = _in_full(x, self.weight)
         if self._of_the_batch():
             over = (0, *range(2, x.dim()))
+            origin = _first_values(x) if given in _HALF else None
+            x = x if origin is None else x - origin
             mu = x.mean(over, keepdim=True)
             centred = x - mu
             var = centred.square().mean(over, keepdim=True)
             if self.training:
+                mu = mu if origin is None else mu + origin
                 self.track(mu, var, x.numel() // self.num_features)
         else:
             mu, var = _along_features(x, self.running_mean), _along_features(x, self.running_var)
@@ -160,12 +172,11 @@ class BatchNorm(nn.Module):
             Values of a feature, at least 2.
         """
         if self.running_mean is not None:
-            weight = self._weight_of_new()
-            if isinstance(weight, Tensor):
-                weight = weight.to(self.running_mean)
-            unbiased = var * (m / (m - 1))
+            weight, unbiased = self._weight_of_new(), var * (m / (m - 1))
             for running, batch in ((self.running_mean, mu), (self.running_var, unbiased)):
-                running.copy_(running.lerp(batch.flatten().to(running.dtype), weight))
+                full = torch.promote_types(running.dtype, torch.float32)
+                new = batch.detach().flatten().to(full)
+                running.copy_(running.to(full).lerp(new, weight))
 
     def extra_repr(self) -> str:
         """Constructor arguments, for printing."""
@@ -202,11 +213,17 @@ class BatchNorm(nn.Module):
 
 
 class FusedBatchNorm(BatchNorm):
-    """`BatchNorm` computed by torch's kernel: the same values, in fewer passes over memory.
+    r"""`BatchNorm` computed by torch's kernel: the same values, in fewer passes over memory.
 
     For long runs. `BatchNorm` is the one to read; tests hold the two against each other in value,
     gradient and running statistics. Parameters, attributes and errors are those of `BatchNorm`,
-    which serves itself where x and the layer have types that the kernel does not take together.
+    which serves itself where x and the layer have types that the kernel does not take together, and
+    in compiled code with momentum None.
+
+    Where the two differ is torch's doing: third derivatives by the kernel are wrong, without a word
+    (its second backward pass takes statistics for constants); under `vmap` it does not take
+    momentum None; and on the CPU a constant feature far from 0 comes out wrong, a thousand times
+    more than in `BatchNorm`.
     """
 
     affine_in_evaluation = True
@@ -222,19 +239,22 @@ class FusedBatchNorm(BatchNorm):
         return F.batch_norm(x, *statistics, *affine, self._of_the_batch(), weight_of_new, self.eps)
 
     def _kernel_takes(self, given: torch.dtype) -> bool:
-        """Whether the layer has the input's type, or float32 where that is half as long."""
+        """Whether the kernel serves a layer and input of these types, here."""
         own = (self.weight, self.bias, self.running_mean, self.running_var)
         types = {tensor.dtype for tensor in own if tensor is not None}
-        short = given in (torch.float16, torch.bfloat16)
-        return types <= {given} or (short and types == {torch.float32})
+        if self.momentum is None and torch.compiler.is_compiling():
+            return False  # the kernel takes the weight of a batch as a number, not as a tensor
+        return types <= {given} or (given in _HALF and types == {torch.float32})
 
 
 class LeanBatchNorm(BatchNorm):
-    """`BatchNorm` with a backward pass of its own; see `bnbook.layers.lean`.
+    r"""`BatchNorm` with a backward pass of its own; see `bnbook.layers.lean`.
 
     In training, the input as it was given and three numbers for each feature are all that is kept
     for the backward pass; statistics and gradients of half precision are computed in float32.
-    Gradients of any order are right, and `torch.func.vmap` and `torch.compile` pass through.
+    Gradients of any order and in both modes are right, and `torch.func.vmap` and `torch.compile`
+    pass through; in forward mode it is `BatchNorm` that computes. A constant feature gives
+    :math:`\beta`, whatever its value.
     Parameters, attributes and errors are those of `BatchNorm`.
     """
 
@@ -242,7 +262,7 @@ class LeanBatchNorm(BatchNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise; see `BatchNorm.forward`."""
-        if not self._of_the_batch():
+        if not self._of_the_batch() or _in_forward_mode():
             return super().forward(x)
         self._check(x)
         with torch.no_grad():
@@ -522,6 +542,21 @@ def _check_input(x: Tensor, num_features: int) -> None:
         )
     if not x.is_floating_point():
         raise BnbookError(f"x must be floating point, found dtype {x.dtype}; try x.float().")
+
+
+def _in_forward_mode() -> bool:
+    """Whether derivatives are being taken in forward mode, as by `torch.func.jvp` and `hessian`.
+
+    There a backward pass by hand has no part, and a rule of its own for forward mode would be wrong
+    where it is nested: torch does not differentiate such a rule.
+    """
+    return torch.autograd.forward_ad._current_level >= 0
+
+
+def _first_values(x: Tensor) -> Tensor:
+    """Each feature's first value, shaped to go with x; no gradient goes to it."""
+    first: Tensor = x.detach()[:1].flatten(2)[..., :1] if x.dim() > 2 else x.detach()[:1]
+    return _along_features(x, first.flatten())
 
 
 def _in_full(x: Tensor, weight: Tensor | None) -> Tensor:

@@ -63,6 +63,10 @@ class PreciseBN:
     Everything but the BN layers, such as dropout, is as in evaluation meanwhile. A layer that is
     called several times for a minibatch counts each call as one.
 
+    Layers whose running statistics do not move in training do not move here: those that stand in
+    evaluation inside a model in training, those with momentum 0, and those that are frozen whatever
+    the mode, such as torchvision's. They normalise meanwhile as they do in training.
+
     Source: Ioffe & Szegedy 2015, algorithm 2 and section 3.1; minibatches of unequal size weighed
     so that both estimates stay unbiased (derived). "Precise BN" and its aggregate: as recalled from
     Wu & Johnson 2021 (not verified).
@@ -77,7 +81,7 @@ class PreciseBN:
     Raises
     ------
     BnbookError
-        When no layer has running statistics, or the model is none.
+        When no layer has running statistics that may move, or the model is none.
 
     Examples
     --------
@@ -91,11 +95,18 @@ class PreciseBN:
             raise BnbookError(f"model must be a torch.nn.Module, found {type(model).__name__}.")
         found = batch_norms(model)
         self.model, self.between_batches = model, between_batches
-        self.layers = {n: layer for n, layer in found.items() if layer.running_mean is not None}
-        if not self.layers:
+        have = {n: layer for n, layer in found.items() if layer.running_mean is not None}
+        if not have:
             raise BnbookError(
                 "model must have a batch normalisation layer with running statistics, found"
                 f" {len(found)} without and none with, in a {type(model).__name__}."
+            )
+        self.layers = {n: layer for n, layer in have.items() if _may_move(model, layer)}
+        if not self.layers:
+            raise BnbookError(
+                "a batch normalisation layer must have running statistics that move in training,"
+                f" found all {len(have)} in evaluation inside a model in training, or with momentum"
+                " 0; call train() on them, or eval() on the model."
             )
 
     def measure(self, batches: Iterable[Any]) -> dict[str, Statistics]:
@@ -110,17 +121,18 @@ class PreciseBN:
         Returns
         -------
         dict
-            Name of the layer -> `Statistics`.
+            Name of the layer -> `Statistics`, of layers whose running statistics move in training.
+            Values that are not finite spread over their feature.
 
         Raises
         ------
         BnbookError
-            When there is no minibatch, or a layer is reached by none.
+            When there is no minibatch, a layer is reached by none, or none moves.
         """
         if not isinstance(batches, Iterable):
             raise BnbookError(f"batches must be iterable, found {type(batches).__name__}.")
-        totals = {name: _Total() for name in self.layers}
-        with torch.no_grad(), _observed(self.model, self.layers, totals):
+        totals, moved = {name: _Total() for name in self.layers}, set[str]()
+        with torch.no_grad(), _observed(self.model, self.layers, totals, moved):
             count = 0
             for count, batch in enumerate(batches, start=1):  # noqa: B007
                 self.model(batch[0] if isinstance(batch, (tuple, list)) else batch)
@@ -131,7 +143,13 @@ class PreciseBN:
                 f"every layer must be reached by the batches, found {', '.join(missed)} not reached"
                 f" by any of {count}; nothing was changed."
             )
-        return {name: total.statistics(self.between_batches) for name, total in totals.items()}
+        if not moved:
+            raise BnbookError(
+                "a batch normalisation layer must have running statistics that move in training,"
+                f" found {', '.join(totals)} moved by none of {count} minibatches; nothing was"
+                " changed."
+            )
+        return {n: t.statistics(self.between_batches) for n, t in totals.items() if n in moved}
 
     def update(self, batches: Iterable[Any]) -> nn.Module:
         """Put the statistics in the place of the running ones; all else stays as it is.
@@ -149,12 +167,36 @@ class PreciseBN:
         Raises
         ------
         BnbookError
-            As `measure`; the model is then as it was.
+            As `measure`, and when a statistic is not finite in the precision of its buffer; the
+            model is then as it was.
         """
+        new: list[tuple[Tensor, Tensor]] = []
         for name, found in self.measure(batches).items():
-            self.layers[name].running_mean.copy_(found.mean)
-            self.layers[name].running_var.copy_(found.var)
+            layer = self.layers[name]
+            for what, buffer, value in zip(
+                found._fields, (layer.running_mean, layer.running_var), found, strict=True
+            ):
+                new.append((buffer, value.to(buffer.dtype)))
+                _check_finite(name, what, new[-1][1])
+        for buffer, value in new:
+            buffer.copy_(value)
         return self.model
+
+
+def _may_move(model: nn.Module, layer: Any) -> bool:
+    """Whether a layer's mode and momentum let training move its statistics."""
+    stands = model.training and not layer.training
+    return not stands and getattr(layer, "momentum", None) != 0
+
+
+def _check_finite(name: str, what: str, value: Tensor) -> None:
+    if not value.isfinite().all():
+        feature = int((~value.isfinite()).flatten().nonzero()[0])
+        raise BnbookError(
+            f"every statistic must be finite, found the {what} {value.flatten()[feature].item()} of"
+            f" feature {feature} of {name or 'the model'} ({value.dtype}); nothing was changed."
+            " Look for a minibatch that holds values that are not finite, or too large."
+        )
 
 
 @dataclass
@@ -195,25 +237,40 @@ class _Total:
 
 @contextmanager
 def _observed(
-    model: nn.Module, layers: dict[str, Any], totals: dict[str, _Total]
+    model: nn.Module, layers: dict[str, Any], totals: dict[str, _Total], moved: set[str]
 ) -> Iterator[None]:
-    """Evaluate the model but for its BN layers, count their inputs, and put everything back."""
+    """Evaluate the model but for the layers, count their inputs, and put everything back.
+
+    Names of layers whose running statistics the model moved are added to `moved`.
+    """
+
+    def seen(name: str) -> Any:
+        def hook(_: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+            totals[name].add(next(iter((*inputs, *named.values()))))
+
+        return hook
+
     modes = {module: module.training for module in model.modules()}
     every = batch_norms(model).values()
-    buffers = [(m, n, b.clone()) for m in every for n, b in m.named_buffers(recurse=False)]
+    buffers = [(m, n, b, b.clone()) for m in every for n, b in m.named_buffers(recurse=False)]
     hooks = [
-        layer.register_forward_pre_hook(lambda _, inputs, name=name: totals[name].add(inputs[0]))
+        layer.register_forward_pre_hook(seen(name), with_kwargs=True)
         for name, layer in layers.items()
     ]
     model.eval()
     for layer in every:
-        layer.train()
+        layer.train(modes[layer] or not modes[model])  # not what stands in evaluation on its own
     try:
         yield
+        was = {(m, n): old for m, n, _, old in buffers}
+        for name, layer in layers.items():
+            statistics = [(n, getattr(layer, n)) for n in ("running_mean", "running_var")]
+            if any(not torch.equal(now, was[layer, n]) for n, now in statistics):
+                moved.add(name)
     finally:
         for hook in hooks:
             hook.remove()
         for module, training in modes.items():
             module.training = training
-        for module, name, value in buffers:
-            getattr(module, name).copy_(value)
+        for module, name, buffer, value in buffers:
+            setattr(module, name, buffer.copy_(value))

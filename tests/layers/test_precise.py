@@ -119,7 +119,6 @@ def test_inference_then_is_algorithm_2s_affine_map():
 def test_only_the_running_statistics_change(kind):
     model, x = network(kind), minibatches(4, 8, 4)
     model[0].eval()
-    model[5].eval()
     before = {name: t.clone() for name, t in model.state_dict().items()}
     modes = [module.training for module in model.modules()]
     state = torch.get_rng_state()
@@ -133,6 +132,110 @@ def test_only_the_running_statistics_change(kind):
     assert torch.equal(state, torch.get_rng_state()), "dropout is off"
     assert not any(module._forward_pre_hooks for module in model.modules())
     assert all(p.grad is None for p in model.parameters())
+
+
+class Frozen(nn.Module):
+    """As torchvision's: buffers alone, and the running statistics whatever the mode."""
+
+    def __init__(self, features):
+        super().__init__()
+        for name, value in (("weight", 2.0), ("bias", 1.0), ("running_mean", 3.0),
+                            ("running_var", 4.0)):  # fmt: skip
+            self.register_buffer(name, torch.full((features,), value))
+
+    def forward(self, x):
+        scale = self.weight / (self.running_var + 1e-5).sqrt()
+        return (x - self.running_mean) * scale + self.bias
+
+
+FROZEN = {
+    "in evaluation": lambda: BatchNorm(6).eval(),
+    "torch's in evaluation": lambda: nn.BatchNorm1d(6).eval(),
+    "momentum 0": lambda: BatchNorm(6, momentum=0.0),
+    "buffers only": lambda: Frozen(6),
+}
+
+
+@pytest.mark.parametrize("frozen", FROZEN.values(), ids=FROZEN)
+def test_layers_that_do_not_move_in_training_do_not_move_here(frozen):
+    """And the layers above see what a frozen one gives them in training."""
+    model, x = network(), minibatches(4, 8, 4)
+    model[1] = frozen().double()
+    before = {name: t.clone() for name, t in model[1].state_dict().items()}
+    assert list(PreciseBN(model).measure(x)) == ["5"]
+    PreciseBN(model).update(x)
+    assert all(torch.equal(t, before[name]) for name, t in model[1].state_dict().items())
+    v = torch.stack([model[4](model[2](model[1](model[0](b)))) for b in x]).detach().numpy()
+    agree(model[5], formulas.population_statistics(v))
+
+
+def test_in_a_model_in_evaluation_all_that_can_move_are_measured():
+    model, x = network().eval(), minibatches(4, 8, 4)
+    assert list(PreciseBN(model).measure(x)) == ["1", "5"]
+    assert not any(module.training for module in model.modules())
+
+
+@pytest.mark.parametrize(
+    ("layers", "says"),
+    [
+        ((nn.ReLU(), BatchNorm(3).eval()), "found all 1 in evaluation inside a model in training"),
+        ((nn.ReLU(), BatchNorm(3, momentum=0.0)), "move in training, found all 1"),
+        ((nn.ReLU(), Frozen(3)), "found 1 moved by none of 2 minibatches; nothing was"),
+    ],
+    ids=["in evaluation", "momentum 0", "buffers only"],
+)
+def test_a_model_in_which_nothing_moves(layers, says):
+    with pytest.raises(BnbookError, match=says):
+        PreciseBN(nn.Sequential(*layers)).update(torch.randn(2, 5, 3))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_one_bad_minibatch_is_refused_and_nothing_stored(value):
+    model, x = network(), minibatches(4, 8, 4)
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    x[3, 2, 1] = value
+    with pytest.raises(
+        BnbookError, match=r"found the mean (nan|-?inf) of feature 0 of 1 .*nothing was"
+    ):
+        PreciseBN(model).update(x)
+    assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
+
+
+def test_a_variance_that_half_precision_cannot_hold_is_refused():
+    """300 and -300: a variance of 90,000 for 1,000 values, and 65,504 is the largest float16."""
+    model = nn.Sequential(BatchNorm(1).half())
+    x = torch.tensor([[300.0], [-300.0]]).half().repeat(500, 1)
+    with pytest.raises(
+        BnbookError, match=r"the var inf of feature 0 of 0 .torch.float16.; nothing"
+    ):
+        PreciseBN(model).update([x])
+    assert model[0].running_var.item() == 1
+    PreciseBN(model).update([x / 2])
+    assert model[0].running_var.item() == pytest.approx(150**2 * 1000 / 999, rel=1e-3)
+
+
+def test_keyword_inputs_count():
+    class Keywords(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.BatchNorm1d(3).double()
+
+        def forward(self, x):
+            return self.norm(input=x)
+
+    model, x = Keywords(), minibatches()
+    PreciseBN(model).update(x)
+    agree(model.norm, formulas.population_statistics(x.numpy()))
+
+
+@pytest.mark.parametrize("kind", [BatchNorm, FusedBatchNorm, LeanBatchNorm])
+def test_torchs_update_bn_sees_our_layers(kind):
+    """Averages of all minibatches with equal weights, momentum given back."""
+    layer, x = kind(3).double(), minibatches()
+    layer(100 * x[0])
+    torch.optim.swa_utils.update_bn(list(x), layer)
+    agree(layer, formulas.population_statistics(x.numpy()))
+    assert (layer.momentum, layer.num_batches_tracked) == (0.1, len(x))
 
 
 def test_batches_as_a_data_loader_gives_them():
