@@ -217,8 +217,8 @@ class FusedBatchNorm(BatchNorm):
 
     For long runs. `BatchNorm` is the one to read; tests hold the two against each other in value,
     gradient and running statistics. Parameters, attributes and errors are those of `BatchNorm`,
-    which serves itself where x and the layer have types that the kernel does not take together, and
-    in compiled code with momentum None.
+    which serves itself where x and the layer have types that the kernel does not take together, in
+    compiled code with momentum None, and where derivatives are taken in forward mode.
 
     Where the two differ is torch's doing: third derivatives by the kernel are wrong, without a word
     (its second backward pass takes statistics for constants); under `vmap` it does not take
@@ -244,6 +244,8 @@ class FusedBatchNorm(BatchNorm):
         types = {tensor.dtype for tensor in own if tensor is not None}
         if self.momentum is None and torch.compiler.is_compiling():
             return False  # the kernel takes the weight of a batch as a number, not as a tensor
+        if _in_forward_mode():
+            return False  # nested, the kernel's derivatives are wrong without a word
         return types <= {given} or (given in _HALF and types == {torch.float32})
 
 
