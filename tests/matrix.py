@@ -1,0 +1,78 @@
+"""The tests that hang on arithmetic, as other processors would compute: `make matrix`.
+
+Torch, oneDNN, MKL and OpenBLAS choose their code by the processor. Each can be told to take that of
+an older one, so that a sum in another order, or without fused multiply-adds, is met here before a
+reader meets it. Every setting runs on one thread and on two.
+"""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product
+
+import torch
+
+from bnbook import records
+
+SETTINGS = {
+    "default": {
+        "ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41",
+        "MKL_CBWR": "COMPATIBLE", "OPENBLAS_CORETYPE": "Nehalem",
+    },
+    "avx2": {
+        "ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2",
+        "MKL_CBWR": "AVX2", "OPENBLAS_CORETYPE": "Haswell",
+    },
+    "avx512": {"ATEN_CPU_CAPABILITY": "avx512", "ONEDNN_MAX_CPU_ISA": "ALL"},
+}  # fmt: skip
+"""What torch calls the processor's capability -> environment, from the oldest to the newest."""
+THREADS = (1, 2)
+
+
+def available():
+    """Names of the settings that this processor can carry out; the oldest alone where none is."""
+    own = torch.backends.cpu.get_cpu_capability().lower()
+    names = list(SETTINGS)
+    return names[: names.index(own) + 1] if own in names else names[:1]
+
+
+def environment(name, threads):
+    """The environment of a process that computes in a setting."""
+    return {
+        **os.environ, **SETTINGS[name], "BNBOOK_TEST_THREADS": str(threads),
+        "OMP_NUM_THREADS": str(threads),
+    }  # fmt: skip
+
+
+def run(setting):
+    """Run the tests in a setting; return how long it took and what pytest said."""
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "arithmetic and not slow"]
+    started = time.monotonic()
+    done = subprocess.run(
+        [*command, "-p", "no:cacheprovider", *sys.argv[1:]], env=environment(*setting),
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return done.returncode, time.monotonic() - started, done.stdout + done.stderr
+
+
+def main():
+    """Run every setting, as many at a time as the cores allow; exit with 1 if any failed."""
+    settings = list(product(available(), THREADS))
+    failed = False
+    with ThreadPoolExecutor(max(1, records.cores() // max(THREADS))) as pool:
+        for (name, threads), (code, seconds, said) in zip(
+            settings, pool.map(run, settings), strict=True
+        ):
+            summary = re.findall(r"^.*\b(?:passed|failed|error).*$", said, re.MULTILINE)
+            print(f"{name}, {threads} thread(s), {seconds:.0f} s: {(summary or [said])[-1]}")
+            if code:
+                failed = True
+                print(said)
+    sys.exit(failed)
+
+
+if __name__ == "__main__":
+    main()
