@@ -4,7 +4,7 @@ NAME ?= ioffe_fig1
 BIN := .venv/bin
 .DEFAULT_GOAL := help
 
-.PHONY: help book test check quick judge serve fix clean
+.PHONY: help book test matrix check quick judge serve fix clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1	\2/' | expand -t 18
@@ -22,6 +22,9 @@ book: .venv/.installed ## run the notebooks, judge the claims, build the pages
 
 test: .venv/.installed ## run all tests that this machine can run, fast ones first
 	@$(BIN)/python -m pytest
+
+matrix: .venv/.installed ## run the tests that compute as other processors would, on one thread and two
+	@$(BIN)/python -m tests.matrix
 
 check: .venv/.installed ## format, lint, types, import contracts, spelling, workflows
 	$(BIN)/ruff format --check . && $(BIN)/ruff check .

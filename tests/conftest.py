@@ -1,5 +1,7 @@
 """Order of the tests, and what this machine can run."""
 
+import os
+
 import pytest
 import torch
 
@@ -21,6 +23,9 @@ def pytest_collection_modifyitems(config, items):
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _one_thread():
-    """One thread: the tests' tensors are small, and threads that wait for a busy core spin."""
-    torch.set_num_threads(1)
+def _few_threads():
+    """One thread: the tests' tensors are small, and threads that wait for a busy core spin.
+
+    `tests.matrix` asks for two.
+    """
+    torch.set_num_threads(int(os.environ.get("BNBOOK_TEST_THREADS", "1")))

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol, cast
 
 import pandas as pd
 
-from bnbook import experiments, files
+from bnbook import experiments
 from bnbook.bench import scaling
 from bnbook.errors import BnbookError
 from bnbook.evidence import claims, ledger, records
@@ -130,7 +130,7 @@ def rows(recorded: Path, fresh: Path, only: str | None = None) -> Iterator[Row]:
     for experiment in everything(only):
         name = stem(experiment)
         ours = content(experiment, recorded)
-        if ours["profiles"] and files.as_json(ours) != files.as_json(on_file.get(name)):
+        if ours["profiles"] and not ledger.agree(ours, on_file.get(name)):
             raise BnbookError(
                 f"{ledger.path(recorded, name)} is not what the records and claims of {name} give."
                 " It was left as it is; `make judge` writes it again."

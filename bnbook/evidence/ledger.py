@@ -7,6 +7,7 @@ README read them and nothing else, so that a page needs neither the experiments 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -31,6 +32,8 @@ RECORD_FIELDS = (
     "seeds", "data", "device", "processor", "cores", "system", "seconds", "date", "commit",
     "versions", "config",
 )  # fmt: skip
+
+ROUNDING = 1e-8  # half of the digits that float64 has: what a fit may lose, and no claim notices
 
 
 def entry(claims: Sequence[Claim], facts: Mapping[str, Any], record: records.Record) -> dict:
@@ -145,10 +148,43 @@ def adjusted(ledger: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
 
 
 def write(folder: Path, name: str, content: Mapping[str, Any]) -> Path:
-    """Write an experiment's ledger file in one step and return its path."""
+    """Write an experiment's ledger file in one step and return its path.
+
+    A file that `agree`s with the content stays as it is, whatever this processor's last digits.
+    """
     file = path(folder, name)
-    files.write_json(file, content)
+    try:
+        known = json.loads(file.read_text("utf-8"))
+    except (OSError, json.JSONDecodeError):
+        known = None
+    if not agree(content, known):
+        files.write_json(file, content)
     return file
+
+
+def agree(ours: Any, theirs: Any) -> bool:
+    """Whether two contents of a ledger file are equal but for rounding.
+
+    Processors add terms up in different orders, which moves the last digits of sums and of lines
+    fitted to them. Words, counts, digests and the numbers' names have to be equal.
+
+    Parameters
+    ----------
+    ours, theirs : mapping, sequence, number, str or None
+        As read from JSON, or as they would be written.
+
+    Returns
+    -------
+    bool
+    """
+    if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
+        return ours.keys() == theirs.keys() and all(agree(ours[k], theirs[k]) for k in ours)
+    if isinstance(ours, (list, tuple)) and isinstance(theirs, (list, tuple)):
+        return len(ours) == len(theirs) and all(map(agree, ours, theirs))
+    if isinstance(ours, float) and isinstance(theirs, float):
+        both_nan = math.isnan(ours) and math.isnan(theirs)
+        return both_nan or math.isclose(ours, theirs, rel_tol=ROUNDING, abs_tol=ROUNDING**2)
+    return bool(ours == theirs)
 
 
 def fields(config: Any) -> pd.DataFrame:

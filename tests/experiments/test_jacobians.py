@@ -13,6 +13,7 @@ from bnbook.experiments.jacobians import claims as analysis
 from bnbook.experiments.jacobians import experiment as jacobians
 from bnbook.probes import jacobian
 from bnbook.tables.arms import RESIDUAL, WITH, WITHOUT
+from tests import rounding
 from tests.judging import criterion
 
 SMALL = {
@@ -108,7 +109,8 @@ def test_expected_growth_by_integration(g):
     variance = mean(lambda z: function(z) ** 2) - mean(function) ** 2
     expected = mean(lambda z: slope(z) ** 2) / variance
     assert analysis.expected_growth(g) == pytest.approx(expected, rel=1e-6)
-    assert analysis.expected_growth(g) >= 1
+    # Never below 1, but for the rounding of three sums over 201 nodes.
+    assert analysis.expected_growth(g) >= 1 - 3 * 201 * rounding.epsilon(float)
 
 
 def made_up(spread=3.0, growth=1.46, seeds=(0, 1, 2)):
