@@ -48,10 +48,10 @@ def available():
 
 
 def environment(name, threads):
-    """The environment of a process that computes in a setting."""
+    """The environment of a process that computes in a setting; its threads wait without work."""
     return {
         **os.environ, **SETTINGS[name], "BNBOOK_TEST_THREADS": str(threads),
-        "OMP_NUM_THREADS": str(threads),
+        "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE",
     }  # fmt: skip
 
 

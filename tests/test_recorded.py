@@ -2,7 +2,6 @@
 
 Moving or shortening code changes neither. A table that is recorded anew, or a claim that is
 measured in another way, changes its line in ``recorded.json`` in the same commit, which says why.
-One value is not listed: the quick slope of the depth law, whose denominator is rounding.
 """
 
 import json

@@ -1,6 +1,7 @@
 """The ledger and its checks, on results made up in a folder."""
 
 import json
+import math
 
 import pytest
 
@@ -73,10 +74,55 @@ def test_a_ledger_file_edited_by_hand_is_refused(folders):
         list(judging.rows(*folders))
 
 
+def test_a_ledger_file_of_another_processor_agrees_and_stays(folders):
+    """Its sums were added up in another order: their last digits differ, and nothing else."""
+    path = ledger.path(folders[0], "ioffe_fig1")
+    content = json.loads(path.read_text())
+    judgement = content["profiles"]["quick"]["judgements"]["ioffe.fig1a.speed"]
+    judgement["value"] *= 1 + 1e-14
+    path.write_text(json.dumps(content))
+    before = path.read_text()
+    assert list(judging.rows(*folders))
+    judging.rewrite_ledger(folders[0])
+    assert path.read_text() == before
+    judgement["value"] *= 1 + 1e-6
+    path.write_text(json.dumps(content))
+    judging.rewrite_ledger(folders[0])
+    written = json.loads(path.read_text())
+    assert written["profiles"]["quick"]["judgements"]["ioffe.fig1a.speed"]["value"] == 4.0
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "equal"),
+    [
+        ({"a": [1.0, None, "x"]}, {"a": (1.0 + 1e-12, None, "x")}, True),
+        (math.nan, math.nan, True),
+        (math.inf, math.inf, True),
+        (0.0, 1e-17, True),
+        (1.0, 1.0 + 1e-6, False),
+        (1.0, math.nan, False),
+        (math.inf, 1e300, False),
+        (0.0, 1e-9, False),
+        (3, 4, False),
+        (True, 1.0, True),
+        ({"a": 1}, {"a": 1, "b": 2}, False),
+        ([1.0], [1.0, 2.0], False),
+        ("a", "b", False),
+        (1.0, None, False),
+        ([1.0], {"a": 1.0}, False),
+    ],
+)
+def test_what_agrees_but_for_rounding(one, other, equal):
+    assert ledger.agree(one, other) is equal
+    assert ledger.agree(other, one) is equal
+
+
 def test_a_ledger_file_that_is_not_json(folders):
     ledger.path(folders[0], "ioffe_fig1").write_text("{")
     with pytest.raises(BnbookError, match="is not a ledger file"):
         ledger.read(folders[0])
+    judging.rewrite_ledger(folders[0])
+    assert ledger.read(folders[0])["ioffe_fig1"]["profiles"]
 
 
 def test_differences_are_named():

@@ -9,9 +9,8 @@ import sys
 import pandas as pd
 import pytest
 
-from bnbook import __version__, cli, experiments
+from bnbook import __version__, experiments
 from bnbook.book import judging
-from bnbook.cli import console
 from bnbook.cli.main import _duration
 from bnbook.evidence import records
 from bnbook.sweeps import sweep
@@ -30,21 +29,6 @@ def project(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sweep, "CACHE", tmp_path / "_build" / "sweeps")
     return tmp_path
-
-
-@pytest.fixture
-def bnbook(monkeypatch, capsys):
-    """Run a command in this process: (exit status, stdout, stderr)."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["bnbook", *arguments])
-        monkeypatch.setattr(console.out, "width", 250)
-        with pytest.raises(SystemExit) as done:
-            cli.main()
-        captured = capsys.readouterr()
-        return done.value.code or 0, captured.out, captured.err
-
-    return call
 
 
 def test_check_prints_every_claim(project, bnbook):

@@ -57,6 +57,8 @@ def test_each_law_finds_its_own():
     one = made_up(exponential, seeds=(0,))
     assert analysis.decays(one, WITHOUT).tolist() == pytest.approx([0.9])
     assert analysis.errors(one, WITHOUT)["exponential"].tolist() == pytest.approx([0], abs=1e-9)
+    assert analysis.error_ratio(one).isna().all(), "rounding is nothing to divide by"
+    assert (analysis.error_ratio(made_up(power)) < 1).all()
     assert analysis.exponents(made_up(power, seeds=(0,)), WITHOUT).tolist() == pytest.approx([-1.5])
 
 

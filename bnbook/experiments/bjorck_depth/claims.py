@@ -113,9 +113,14 @@ def _left_out(rates: pd.Series, law: str) -> float:
 
 
 def error_ratio(table: pd.DataFrame) -> pd.Series:
-    """`errors` of the power law divided by those of the exponential, without BN, per seed."""
+    """`errors` of the power law divided by those of the exponential, without BN, per seed.
+
+    No number where the exponential misses by rounding alone, as it does when the rates on the grid
+    of a quick run lie on a line.
+    """
     found = errors(table, WITHOUT)
-    return pd.Series(found["power"] / found["exponential"])
+    missed = found["exponential"].where(found["exponential"] > 1e-9)
+    return pd.Series(found["power"] / missed)
 
 
 def deepest(table: pd.DataFrame) -> pd.DataFrame:
