@@ -218,12 +218,11 @@ class FusedBatchNorm(BatchNorm):
     For long runs. `BatchNorm` is the one to read; tests hold the two against each other in value,
     gradient and running statistics. Parameters, attributes and errors are those of `BatchNorm`,
     which serves itself where x and the layer have types that the kernel does not take together, in
-    compiled code with momentum None, and where derivatives are taken in forward mode.
+    compiled code with momentum None, and under `torch.func`.
 
     Where the two differ is torch's doing: third derivatives by the kernel are wrong, without a word
-    (its second backward pass takes statistics for constants); under `vmap` it does not take
-    momentum None; and on the CPU a constant feature far from 0 comes out wrong, a thousand times
-    more than in `BatchNorm`.
+    (its second backward pass takes statistics for constants), and on the CPU a constant feature far
+    from 0 comes out further from :math:`\beta`.
     """
 
     affine_in_evaluation = True
@@ -231,22 +230,26 @@ class FusedBatchNorm(BatchNorm):
     def forward(self, x: Tensor) -> Tensor:
         """Normalise; see `BatchNorm.forward`."""
         self._check(x)
-        if not self._kernel_takes(x.dtype):
+        if not self._kernel_takes(x):
             return super().forward(x)
         tracked = self.training and self.running_mean is not None
         weight_of_new = float(self._weight_of_new()) if tracked else 0.0
         statistics, affine = (self.running_mean, self.running_var), (self.weight, self.bias)
         return F.batch_norm(x, *statistics, *affine, self._of_the_batch(), weight_of_new, self.eps)
 
-    def _kernel_takes(self, given: torch.dtype) -> bool:
-        """Whether the kernel serves a layer and input of these types, here."""
+    def _kernel_takes(self, x: Tensor) -> bool:
+        """Whether the kernel serves this input and layer, and rightly."""
         own = (self.weight, self.bias, self.running_mean, self.running_var)
-        types = {tensor.dtype for tensor in own if tensor is not None}
-        if self.momentum is None and torch.compiler.is_compiling():
-            return False  # the kernel takes the weight of a batch as a number, not as a tensor
-        if _in_forward_mode():
-            return False  # nested, the kernel's derivatives are wrong without a word
-        return types <= {given} or (given in _HALF and types == {torch.float32})
+        here = [tensor for tensor in own if tensor is not None]
+        if torch.compiler.is_compiling():
+            if self.momentum is None:
+                return False  # it takes the weight of a batch as a number, not as a tensor
+        elif any(torch._C._functorch.is_functorch_wrapped_tensor(t) for t in (x, *here)):
+            return (
+                False  # under torch.func it refuses momentum None, and errs in second derivatives
+            )
+        types = {tensor.dtype for tensor in here}
+        return types <= {x.dtype} or (x.dtype in _HALF and types == {torch.float32})
 
 
 class LeanBatchNorm(BatchNorm):
