@@ -229,6 +229,8 @@ def fact_text(content: Mapping[str, Any], name: str, field: str, profile: str) -
         bare = {**fact, "unit": ""}
         low, high = (fact_number(bare, fact[end]) for end in ends)
         texts["interval"] = f"{low} to {high}{fact.get('unit', '')}"
+    elif fact.get("unbounded"):
+        texts["interval"] = "without ends"
     what = f"a field of the fact {content['experiment']}.{name}"
     return _bind(_pick(texts, field or "value", what))
 

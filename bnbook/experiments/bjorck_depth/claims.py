@@ -332,6 +332,15 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
             ),
         }
     found["unbroken_difference"] = claims.fact((slopes[WITHOUT] - slopes[WITH]).dropna(), 2)
+    for size in n:
+        layers, rows = 6 * size + 2, table[table["n"] == size]
+        rise = unbroken(table, WITH)[size] / unbroken(table, WITHOUT)[size]
+        found |= {
+            f"rise_{layers}": significant(rise.dropna()),
+            f"same_rate_{layers}": _points(rate_map.same_rate_gap(rows)),
+            f"without_unbroken_{layers}": significant(unbroken(table, WITHOUT)[size].dropna()),
+            f"with_unbroken_{layers}": significant(unbroken(table, WITH)[size].dropna()),
+        }
     for size, short in ((n[0], "shallow"), (n[-1], "deep")):
         found |= _as_in_figure_1(table[table["n"] == size], short)
     return found

@@ -159,6 +159,8 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         "target": claims.fact([100 * target(table)], 1, " %"),
         "tuned_gap": claims.fact(tuned_gap(table), 1, " points"),
         "diverged": claims.fact([(last["diverged_at"] >= 0).sum()], 0),
+        "trained_least": claims.fact([_least_trained(table)], 0, " %"),
+        "trained_most": claims.fact([_most_trained(table)], 0, " %"),
         "same_rate_training": claims.fact(_defined(training[small]), 1, " points"),
         "ahead": claims.fact([sum((lead["low"] or 0) > 0 for lead in leads)], 0),
         "behind": claims.fact([sum((lead["high"] or 0) < 0 for lead in leads)], 0),
@@ -189,6 +191,16 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
             f"{name}_fastest": claims.fact(_fastest(table, arm), 0),
         }
     return found
+
+
+def _least_trained(table: pd.DataFrame) -> float:
+    """Smallest final training accuracy in per cent of the runs that the claims compare."""
+    runs = {run for of_claim in rate_map.compared(table).values() for run in of_claim}
+    return 100 * min(at(table, arm, rate, "training_accuracy").min() for arm, rate in sorted(runs))
+
+
+def _most_trained(table: pd.DataFrame) -> float:
+    return 100 * float(tuning.final(table)["training_accuracy"].max())
 
 
 def _fastest(table: pd.DataFrame, arm: str) -> list[float]:
