@@ -113,7 +113,7 @@ def _examined(
     subject: Subject, batches: Iterable[Any], optimizer: torch.optim.Optimizer | None, bar: tqdm
 ) -> Report:
     def stage() -> None:
-        bar.set_description(STAGES[bar.n])
+        bar.set_description(STAGES[int(bar.n)])
         bar.update()
 
     stage()

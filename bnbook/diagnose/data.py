@@ -52,7 +52,7 @@ def findings(subject: Subject, still: Seen) -> list[Finding]:
 def left_over(subject: Subject, batches: Any) -> list[Finding]:
     """Whether a DataLoader's epoch ends with a batch of one, which `limit` may not have reached."""
     size, last = getattr(batches, "batch_size", None), not getattr(batches, "drop_last", True)
-    dataset = getattr(batches, "dataset", None)
+    dataset: Any = getattr(batches, "dataset", None)
     if not (isinstance(size, int) and last and hasattr(dataset, "__len__")) or size < 2:
         return []
     if len(dataset) % size != 1 or any(batch.size == 1 for batch in subject.batches):

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedBuffer
 
 from bnbook.errors import BnbookError
-from bnbook.precise import Statistics, batch_norms
+from bnbook.layers.precise import Statistics, batch_norms
 
 BATCH, FIXED, OTHER = "batch", "fixed", "other"
 """Normalises with the batch in training; is a fixed affine map; does not look at the batch."""
@@ -97,7 +98,7 @@ def find(model: nn.Module) -> dict[str, Layer]:
 
 
 def _is_lazy(buffer: Tensor | None) -> bool:
-    return isinstance(buffer, nn.parameter.UninitializedTensorMixin)
+    return isinstance(buffer, UninitializedBuffer)
 
 
 def training_flags(model: nn.Module) -> dict[nn.Module, bool]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from bnbook.diagnose import layers as state
 from bnbook.diagnose.layers import BATCH, Layer
 from bnbook.errors import BnbookError
-from bnbook.precise import Statistics
+from bnbook.layers.precise import Statistics
 
 Loss = Callable[[Any, Any], Tensor]
 """Takes the network's outputs and a batch's targets, and returns one number."""
@@ -271,9 +271,10 @@ def _measured(x: Tensor, features: int | None, number: int) -> Call | None:
     extreme = torch.maximum(high - mean, mean - low).square() / total.clamp_min(TINY)
     between = means.var(0) if examples > 1 else torch.full_like(mean, torch.nan)
     of_channels = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
-    kept = [t.double().cpu() for t in (mean, var, between, extreme)]
+    mean, var, between, extreme = (t.double().cpu() for t in (mean, var, between, extreme))
     return Call(
-        number, examples, examples * positions, *kept,
+        batch=number, examples=examples, values=examples * positions,
+        mean=mean, var=var, between=between, share=extreme,
         zeros=float((laid == 0).float().mean()), least=float(low.min()),
         finite=bool(high.isfinite().all() and low.isfinite().all()), channels_last=of_channels,
         of_the_input=False, maker="",

@@ -281,8 +281,8 @@ def _not_finite(case: Case) -> str:
 
 
 def _first(case: Case) -> str:
-    return next(n for n, m in case.model.named_modules()
-                if isinstance(m, nn.modules.batchnorm._BatchNorm))  # fmt: skip
+    return str(next(n for n, m in case.model.named_modules()
+                    if isinstance(m, nn.modules.batchnorm._BatchNorm)))  # fmt: skip
 
 
 def _with_value(case: Case, value: float) -> str:

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bnbook.diagnose.findings import NOTE, Finding
-from bnbook.diagnose.layers import OTHER
+from bnbook.diagnose.layers import FIXED, OTHER
 from bnbook.diagnose.passes import Seen, Subject, noise, population
 from bnbook.diagnose.scale import Scales
 from bnbook.diagnose.statistics import Gap, fit, worth
@@ -79,7 +79,8 @@ def _row(name: str, subject: Subject, trained: Seen, still: Seen, gap: Gap, scal
         return Row(name, kind, "per example")
     calls = trained.get(name, [])
     if name not in subject.live or not calls:
-        return Row(name, kind, "frozen" if calls else "unused")
+        frozen = layer.kind == FIXED or bool(calls)
+        return Row(name, kind, "frozen" if frozen else "unused")
     found = fit(layer, calls) if layer.tracked else None
     return Row(
         name, kind, "live",
@@ -253,7 +254,7 @@ def _picture(draw: Any, report: Report, height: float) -> str:
     """Return one picture as SVG, without the lines that only a file of its own needs."""
     import matplotlib as mpl
 
-    from bnbook.figures import style
+    from bnbook.plots import style
 
     figure = style.new_figure(1, 1, 7, height)
     draw(figure.axes[0], report)

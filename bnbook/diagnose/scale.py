@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bnbook import landscape
 from bnbook.diagnose.findings import WARNING, Finding, Kind, make
 from bnbook.diagnose.passes import TINY, Batch, Seen, Subject, first_tensor, population
 from bnbook.diagnose.use import makers_of_weights
+from bnbook.probes import landscape
 
 SLOW = Kind(
     "weights stand still", WARNING,

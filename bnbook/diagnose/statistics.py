@@ -24,10 +24,10 @@ from bnbook.diagnose.passes import (
     output_of,
     population,
 )  # fmt: skip
-from bnbook.precise import Statistics
+from bnbook.layers.precise import Statistics
 
 INFERENCE = "13-training-and-inference"
-PRECISE = "from bnbook.precise import PreciseBN; PreciseBN(model).update(batches)"
+PRECISE = "from bnbook.layers.precise import PreciseBN; PreciseBN(model).update(batches)"
 
 MEAN_OFF, VARIANCE_OFF = 0.25, math.log(1.5)
 """From where statistics count as off: a quarter of a standard deviation, a factor of 1.5."""
@@ -396,9 +396,9 @@ def _outliers(still: Seen) -> list[Finding]:
         values = sum(call.values for call in calls)
         if values >= 100 and all(call.finite for call in calls):
             worst = torch.stack([call.share * call.var * call.values for call in calls]).amax(0)
-            share = worst / (population(calls).var * values).clamp_min(TINY)
-            if float((share > ONE_VALUE).double().mean()) >= 0.1:
-                shares[name] = float(share.max()), values
+            parts = worst / (population(calls).var * values).clamp_min(TINY)
+            if float((parts > ONE_VALUE).double().mean()) >= 0.1:
+                shares[name] = float(parts.max()), values
     if not shares:
         return []
     first = next(iter(shares))
