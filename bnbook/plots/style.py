@@ -110,22 +110,7 @@ def use() -> None:
 
 
 def new_figure(rows: int, columns: int, width: float, height: float, **options: Any) -> Figure:
-    """Return a figure in the book's style, without pyplot's global state.
-
-    Parameters
-    ----------
-    rows, columns : int
-        Panels.
-    width, height : float
-        Inches.
-    **options
-        Passed to `Figure.subplots`, such as ``sharey``.
-
-    Returns
-    -------
-    Figure
-        Its axes are in ``figure.axes``, row by row.
-    """
+    """Return a figure in the book's style, without pyplot's global state."""
     use()
     figure = Figure(figsize=(width, height))
     figure.subplots(rows, columns, **options)
@@ -133,22 +118,7 @@ def new_figure(rows: int, columns: int, width: float, height: float, **options: 
 
 
 def save(figure: Figure, path: Path, record: str) -> bool:
-    """Save as SVG, byte for byte the same for the same figure; an equal file is left alone.
-
-    Parameters
-    ----------
-    figure : Figure
-        The figure.
-    path : pathlib.Path
-        Ends in ``.svg``.
-    record : str
-        Digest of the record that was drawn; the file states it.
-
-    Returns
-    -------
-    bool
-        Whether the file changed.
-    """
+    """Save as SVG, byte for byte the same for the same figure; an equal file is left alone."""
     sink = io.BytesIO()
     with mpl.rc_context({"svg.hashsalt": "bnbook"}):
         figure.savefig(sink, format="svg", metadata={"Date": None, "Source": f"record {record}"})
@@ -156,20 +126,7 @@ def save(figure: Figure, path: Path, record: str) -> bool:
 
 
 def mean_band(table: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
-    """Mean over seeds at each x, with its 95 % Student-t interval.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        One row per seed and x.
-    x, y : str
-        Columns.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Index x; columns ``mean``, ``low``, ``high`` (NaN with one seed).
-    """
+    """Mean over seeds at each x, with its 95 % Student-t interval."""
     groups = table.groupby(x)[y]
     mean, n = groups.mean(), groups.count()
     half = stdtrit(np.maximum(n - 1, 1), (1 + LEVEL) / 2) * groups.std() / np.sqrt(n)

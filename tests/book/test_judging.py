@@ -8,7 +8,7 @@ import pytest
 from bnbook.book import build, judging
 from bnbook.errors import BnbookError
 from bnbook.evidence import ledger, records
-from bnbook.experiments.ioffe_fig1 import experiment as ioffe_fig1
+from bnbook.experiments.ioffe_fig1.experiment import EXPERIMENT as ioffe_fig1
 from tests.experiments.test_ioffe_fig1 import made_up
 
 FACTS = {
@@ -30,7 +30,7 @@ def folders(tmp_path):
 def test_the_ledger_file_holds_claims_judgements_facts_and_the_record(folders):
     content = ledger.read(folders[0])["ioffe_fig1"]
     entry = content["profiles"]["quick"]
-    assert [c["id"] for c in content["claims"]] == [c.id for c in ioffe_fig1.CLAIMS]
+    assert [c["id"] for c in content["claims"]] == [c.id for c in ioffe_fig1.claims]
     assert entry["judgements"]["ioffe.fig1a.speed"]["value"] == pytest.approx(4)
     assert entry["facts"]["with_rate"]["value"] == 1.0
     assert entry["record"]["data"] == "mnist5k"

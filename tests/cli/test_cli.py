@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -210,11 +211,12 @@ def test_run_and_record_from_nothing(tmp_path, monkeypatch, bnbook):
     (tmp_path / "_toc.yml").write_text("root: index\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sweep, "CACHE", tmp_path / "_build" / "sweeps")
-    from bnbook.experiments.ioffe_fig1 import experiment as ioffe_fig1
+    from bnbook.experiments.ioffe_fig1 import experiment
     from tests.experiments.test_ioffe_fig1 import SMALL
 
-    small = ioffe_fig1.configure("quick", **SMALL)
-    monkeypatch.setattr(ioffe_fig1, "PROFILES", {"quick": small})
+    whole = experiment.EXPERIMENT
+    small = replace(whole, profiles={"quick": whole.configure("quick", **SMALL)})
+    monkeypatch.setattr(experiment, "EXPERIMENT", small)
     code, out, _ = bnbook("run", "ioffe_fig1", "--seeds", "2", "--device", "cpu")
     assert code == 0
     assert "ioffe.fig1bc.stability" in out

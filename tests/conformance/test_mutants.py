@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from bnbook.experiments.ioffe_fig1 import experiment as ioffe_fig1
+from bnbook.experiments.ioffe_fig1.experiment import EXPERIMENT as ioffe_fig1
 from bnbook.layers import norm
 from bnbook.layers.norm import BatchNorm, GroupNorm
 from tests.judging import criterion
@@ -120,7 +120,7 @@ def verdicts():
         probe_images=200,
     )
     table = ioffe_fig1.run(config, "cpu")
-    return {c.id: criterion(c, table).verdict for c in ioffe_fig1.CLAIMS}
+    return {c.id: criterion(c, table).verdict for c in ioffe_fig1.claims}
 
 
 def test_claims_turn_red_for_a_layer_that_does_nothing(monkeypatch):

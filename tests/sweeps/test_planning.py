@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pytest
 
 from bnbook.errors import BnbookError
-from bnbook.experiments.ioffe_fig1 import experiment as ioffe_fig1
+from bnbook.experiments.ioffe_fig1.experiment import EXPERIMENT as ioffe_fig1
 from bnbook.sweeps import planning
 from bnbook.training.session import OutOfTimeError, Plan
 from tests.experiments.test_ioffe_fig1 import SMALL

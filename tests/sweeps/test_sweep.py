@@ -17,7 +17,7 @@ import pytest
 from bnbook import datasets, files
 from bnbook.errors import BnbookError
 from bnbook.evidence import records, sources
-from bnbook.experiments.ioffe_fig1 import experiment as ioffe_fig1
+from bnbook.experiments.ioffe_fig1.experiment import EXPERIMENT as ioffe_fig1
 from bnbook.sweeps import store, sweep
 from bnbook.sweeps.progress import Progress, Work
 from bnbook.training import session
@@ -416,7 +416,7 @@ def workers_end(log):
 REAL = """
 import functools, pathlib, sys, torch
 from bnbook.sweeps import sweep
-from bnbook.experiments import ioffe_fig1
+from bnbook.experiments.ioffe_fig1.experiment import EXPERIMENT as ioffe_fig1
 torch.set_num_threads(1)
 sweep.Session = functools.partial(sweep.Session, interval=0.0)
 config = ioffe_fig1.configure("quick", **%r)

@@ -45,20 +45,7 @@ ROUNDING = float(np.finfo(float).eps)
 
 
 def errors(table: pd.DataFrame, checks: tuple[str, ...]) -> pd.Series:
-    """Return the largest error of some checks in each case, a feature of one minibatch.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        The experiment's table.
-    checks : tuple of str
-        `MOMENTS` or `BACKWARD`, or some of them.
-
-    Returns
-    -------
-    pandas.Series
-        Index seed, m, feature.
-    """
+    """Return the largest error of some checks in each case, a feature of one minibatch."""
     cases = table[table["check"].isin(checks)].groupby(["seed", "m", "feature"])["error"]
     # A maximum that skipped NaN would let an undefined gradient pass.
     return cases.agg(lambda found: found.max(skipna=False))
@@ -75,18 +62,7 @@ def backward_errors(table: pd.DataFrame) -> pd.Series:
 
 
 def trap(table: pd.DataFrame) -> pd.DataFrame:
-    """Errors of right and wrong dx by the loss that they are checked through.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        The experiment's table.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Index candidate, the right one first; columns `THROUGH`; the largest over seeds.
-    """
+    """Errors of right and wrong dx by the loss that they are checked through."""
     rows = table[table["check"].isin(THROUGH)]
     order = list(dict.fromkeys(rows["candidate"]))
     found = rows.pivot_table(index="candidate", columns="check", values="error", aggfunc="max")
@@ -133,18 +109,7 @@ CLAIMS = (
 
 
 def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """Return the numbers that the chapter quotes beside the claims.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        The experiment's table.
-
-    Returns
-    -------
-    dict
-        Name -> ``value``, ``digits``, ``unit``.
-    """
+    """Return the numbers that the chapter quotes beside the claims."""
     checked = trap(table)
     wrong = checked.drop(index=TRUE)
     passes = (wrong < CUSTOMARY).sum()

@@ -22,15 +22,7 @@ LOOKS = {
 
 
 def draw_moments(ax: Axes, table: pd.DataFrame) -> None:
-    """Draw the mean square of the normalised values against the spread of the values.
-
-    Parameters
-    ----------
-    ax : Axes
-        Where to draw.
-    table : pandas.DataFrame
-        The experiment's table.
-    """
+    """Draw the mean square of the normalised values against the spread of the values."""
     eps = float(table["eps"].iloc[0])
     rows = table[(table["check"] == "mean square") & (table["variance"] > 0)]
     spread = np.logspace(-7, 7, 300)
@@ -51,19 +43,7 @@ def draw_moments(ax: Axes, table: pd.DataFrame) -> None:
 
 
 def draw_errors(ax: Axes, table: pd.DataFrame, checks: Sequence[str], bound: float) -> None:
-    """Draw the scale-free error of every case against what was checked, and the bound.
-
-    Parameters
-    ----------
-    ax : Axes
-        Where to draw.
-    table : pandas.DataFrame
-        The experiment's table.
-    checks : sequence of str
-        Of the table, from the top.
-    bound : float
-        What the claims hold the largest error against.
-    """
+    """Draw the scale-free error of every case against what was checked, and the bound."""
     for height, check in enumerate(reversed(checks)):
         errors = table.loc[table["check"] == check, "error"].clip(lower=SMALLEST)
         spread = height + 0.5 * (np.arange(len(errors)) % 17 / 16 - 0.5)
@@ -82,17 +62,7 @@ def draw_errors(ax: Axes, table: pd.DataFrame, checks: Sequence[str], bound: flo
 
 
 def draw_trap(ax: Axes, found: pd.DataFrame, tolerance: float) -> None:
-    """Draw the errors of right and wrong dx, one symbol for each loss they are checked through.
-
-    Parameters
-    ----------
-    ax : Axes
-        Where to draw.
-    found : pandas.DataFrame
-        From `bnbook.experiments.ioffe_alg1.claims.trap`.
-    tolerance : float
-        What lies below it passes.
-    """
+    """Draw the errors of right and wrong dx, one symbol for each loss they are checked through."""
     heights = np.arange(len(found))[::-1]
     for shift, (through, (colour, marker)) in zip((0.22, 0, -0.22), LOOKS.items(), strict=True):
         errors = found[through].clip(lower=SMALLEST)

@@ -23,20 +23,7 @@ CONV = ("feature maps", "shift")
 
 
 def cases(table: pd.DataFrame, checks: tuple[str, ...]) -> pd.Series:
-    """Errors of some checks, one per case.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        The experiment's table.
-    checks : tuple of str
-        Values of its column ``check``.
-
-    Returns
-    -------
-    pandas.Series
-        Index seed, check, case and m.
-    """
+    """Errors of some checks, one per case."""
     rows = table[table["check"].isin(checks)]
     return rows.set_index(["seed", "check", "case", "m"])["error"]
 
@@ -95,18 +82,7 @@ CLAIMS = (
 
 
 def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """Return the numbers that the chapter quotes beside the claims.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        The experiment's table.
-
-    Returns
-    -------
-    dict
-        Name -> ``value``, ``digits``, ``unit`` and, for means over seeds, ``low``, ``high``.
-    """
+    """Return the numbers that the chapter quotes beside the claims."""
     rounding = table[table["check"].isin(["fold", "bias", "evaluation"])]
     found = {
         "seeds": claims.fact([table["seed"].nunique()], 0),
@@ -126,17 +102,6 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
 
 
 def mates(table: pd.DataFrame) -> pd.DataFrame:
-    """How far a training output depends on the rest of the minibatch, against its size.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        The experiment's table.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Index m; ``value`` (mean over seeds) and ``theory``.
-    """
+    """How far a training output depends on the rest of the minibatch, against its size."""
     rows = table[table["check"] == "mates"]
     return rows.groupby("m")[["value", "theory"]].mean()

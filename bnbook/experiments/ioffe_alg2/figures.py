@@ -11,15 +11,7 @@ from bnbook.tables.arms import WITH, WITHOUT
 
 
 def draw_factor(ax: Axes, table: pd.DataFrame) -> None:
-    """Draw Algorithm 2's variance in units of the population's against batch size.
-
-    Parameters
-    ----------
-    ax : Axes
-        Where to draw.
-    table : pandas.DataFrame
-        The experiment's table.
-    """
+    """Draw Algorithm 2's variance in units of the population's against batch size."""
     kinds = (("variance", "with m/(m−1)", WITH), ("without the factor", "without", WITHOUT))
     for check, label, colour in kinds:
         rows = table[table["check"] == check].groupby("m")[["value", "theory"]].mean()
@@ -37,15 +29,7 @@ def draw_factor(ax: Axes, table: pd.DataFrame) -> None:
 
 
 def draw_mates(ax: Axes, noise: pd.DataFrame) -> None:
-    """Draw the spread of a normalised value over batch mates against batch size.
-
-    Parameters
-    ----------
-    ax : Axes
-        Where to draw.
-    noise : pandas.DataFrame
-        Index m; ``value`` and ``theory``, in standard deviations of the feature.
-    """
+    """Draw the spread of a normalised value over batch mates against batch size."""
     ax.plot(
         noise.index, noise["value"], style.MARKERS[WITH], color=style.COLOURS[WITH], ms=5,
         label="measured",

@@ -30,21 +30,7 @@ LATE = 0.75
 
 
 def norm_growth(table: pd.DataFrame, arm: str) -> pd.DataFrame:
-    """Growth of the squared norm of the hidden weights over a run without decay.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        The experiment's table.
-    arm : str
-        With BN or without.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Index ``seed``, ``learning_rate``; columns the scales of the initial weights. NaN where a
-        run diverged.
-    """
+    """Growth of the squared norm of the hidden weights over a run without decay."""
     runs = table[(table["arm"] == arm) & (table["weight_decay"] == 0)]
     keys = ["seed", "learning_rate", "scale"]
     last = tuning.final(runs).set_index(keys)
@@ -54,20 +40,7 @@ def norm_growth(table: pd.DataFrame, arm: str) -> pd.DataFrame:
 
 
 def growth_ratio(table: pd.DataFrame, arm: str = WITH) -> pd.Series:
-    """Growth of the squared norm from the largest initial weights over that from the smallest.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        The experiment's table.
-    arm : str
-        With BN or without.
-
-    Returns
-    -------
-    pandas.Series
-        One number per seed: the geometric mean over rates; NaN where one of them has no growth.
-    """
+    """Growth of the squared norm from the largest initial weights over that from the smallest."""
     grown = norm_growth(table, arm)
     ratio = grown[grown.columns.max()] / grown[grown.columns.min()]
     return _geometric(ratio.where(ratio > 0))
@@ -80,19 +53,7 @@ def _geometric(values: pd.Series) -> pd.Series:
 
 
 def final_distance(table: pd.DataFrame) -> pd.DataFrame:
-    """Distance of the invariant network's scores from the reference's after the last step.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        The experiment's table.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Index ``seed``, ``reference_decay``; columns `COUNTERPART` and `UNSCALED`: root mean square
-        over validation images and classes; the scores have a variance of 1.
-    """
+    """Distance of the invariant network's scores from the reference's after the last step."""
     runs = table[table["role"].isin((COUNTERPART, UNSCALED))]
     keys = ["seed", "reference_decay", "role"]
     return tuning.final(runs).set_index(keys)["distance"].unstack("role")
@@ -106,19 +67,7 @@ def rescaling_ratio(table: pd.DataFrame) -> pd.Series:
 
 
 def late_angles(table: pd.DataFrame) -> pd.DataFrame:
-    r"""Angle of a late step of the settled runs with decay, and its expectation.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        The experiment's table.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Index ``seed``, ``learning_rate``, ``weight_decay``; columns ``angle``, root mean square
-        over the last quarter of the run, and ``expected``, :math:`\sqrt{2\alpha\lambda}`, radians.
-    """
+    r"""Angle of a late step of the settled runs with decay, and its expectation."""
     runs = table[table["arm"] == DECAYED]
     steps = runs["step"].max()
     product = runs["learning_rate"] * runs["weight_decay"]
@@ -215,18 +164,7 @@ CLAIMS = (
 
 
 def tuned_products(table: pd.DataFrame) -> pd.DataFrame:
-    """Best rate of each decay, by validation accuracy averaged over seeds.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        The experiment's table.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Index weight decay; columns ``rate``, ``product`` (rate times decay), ``test_accuracy``.
-    """
+    """Best rate of each decay, by validation accuracy averaged over seeds."""
     last = tuning.final(table[table["arm"] == DECAYED])
     columns = ["validation_accuracy", "test_accuracy"]
     mean = last.groupby(["weight_decay", "learning_rate"])[columns].mean().reset_index()
@@ -236,18 +174,7 @@ def tuned_products(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """Return the numbers that the chapter quotes beside the claims.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        The experiment's table.
-
-    Returns
-    -------
-    dict
-        Name -> ``value``, ``digits``, ``unit`` and, for means over seeds, ``low``, ``high``.
-    """
+    """Return the numbers that the chapter quotes beside the claims."""
     networks = table[table["role"] == ""]
     plain = networks[networks["arm"] == WITH]
     products, angles = tuned_products(table), late_angles(table)

@@ -18,18 +18,7 @@ MARKERS = "osv^DP*X"
 
 
 def draw_growth(ax: Axes, grown: pd.DataFrame, arm: str) -> None:
-    """Draw the growth of the squared norm over a run against the rate, by initial scale.
-
-    Parameters
-    ----------
-    ax : Axes
-        Where to draw.
-    grown : pandas.DataFrame
-        Of `bnbook.experiments.ioffe_effective_rate.claims.norm_growth`. Geometric mean over seeds;
-        runs that diverged, and weights that shrank, are left out.
-    arm : str
-        With BN or without.
-    """
+    """Draw the growth of the squared norm over a run against the rate, by initial scale."""
     for place, scale in enumerate(grown.columns):
         own = grown[scale].where(grown[scale] > 0)
         mean = pd.Series(np.exp(np.log(own).groupby("learning_rate").mean()))
@@ -43,20 +32,7 @@ def draw_growth(ax: Axes, grown: pd.DataFrame, arm: str) -> None:
 
 
 def draw_course(ax: Axes, table: pd.DataFrame, column: str, decay: float | None = None) -> None:
-    """Draw a column over training for the BN networks at the largest rate.
-
-    Parameters
-    ----------
-    ax : Axes
-        Where to draw.
-    table : pandas.DataFrame
-        The experiment's table. Geometric mean and 95 % interval over seeds: without decay from each
-        initial scale, and with decay from the usual weights.
-    column : str
-        ``squared_norm``, ``effective_rate`` or ``angle``.
-    decay : float, optional
-        Which; the largest unless told otherwise.
-    """
+    """Draw a column over training for the BN networks at the largest rate."""
     rows = table[table["arm"].isin((WITH, DECAYED)) & (table["step"] > 0)]
     rows = rows[rows["learning_rate"] == rows["learning_rate"].max()]
     decay = rows["weight_decay"].max() if decay is None else decay
@@ -73,15 +49,7 @@ def draw_course(ax: Axes, table: pd.DataFrame, column: str, decay: float | None 
 
 
 def draw_angles(ax: Axes, angles: pd.DataFrame) -> None:
-    """Draw the angle of late steps with decay against its expectation.
-
-    Parameters
-    ----------
-    ax : Axes
-        Where to draw.
-    angles : pandas.DataFrame
-        Of `bnbook.experiments.ioffe_effective_rate.claims.late_angles`: geometric mean over seeds.
-    """
+    """Draw the angle of late steps with decay against its expectation."""
     found = angles.reset_index()
     logs = found.assign(angle=np.log(found["angle"]))
     keys = ["weight_decay", "learning_rate"]
@@ -98,17 +66,7 @@ def draw_angles(ax: Axes, angles: pd.DataFrame) -> None:
 
 
 def draw_products(ax: Axes, table: pd.DataFrame, against: str) -> None:
-    """Draw final test accuracy with decay against the rate or against rate times decay.
-
-    Parameters
-    ----------
-    ax : Axes
-        Where to draw.
-    table : pandas.DataFrame
-        The experiment's table. Mean and 95 % interval over seeds.
-    against : {"learning_rate", "product"}
-        The horizontal axis.
-    """
+    """Draw final test accuracy with decay against the rate or against rate times decay."""
     last = tuning.final(table[table["arm"] == DECAYED])
     last = last.assign(product=last["learning_rate"] * last["weight_decay"])
     colours = _colours(pd.Index(np.unique(last["weight_decay"])))
@@ -124,17 +82,7 @@ def draw_products(ax: Axes, table: pd.DataFrame, against: str) -> None:
 
 
 def draw_twins(ax: Axes, table: pd.DataFrame, reference_decay: float) -> None:
-    """Draw the distance of the scores from the reference's where every weight is normalised.
-
-    Parameters
-    ----------
-    ax : Axes
-        Where to draw.
-    table : pandas.DataFrame
-        The experiment's table. Geometric mean over seeds.
-    reference_decay : float
-        The reference's decay, 0 or that of the config.
-    """
+    """Draw the distance of the scores from the reference's where every weight is normalised."""
     styles = (
         ("weights scaled alone", "#D55E00", "s"),
         ("rate and decay rescaled", "#0072B2", "o"),

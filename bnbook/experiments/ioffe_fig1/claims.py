@@ -30,19 +30,7 @@ def tuned_rates(table: pd.DataFrame) -> dict[str, float]:
 
 
 def steps_to_target(table: pd.DataFrame) -> pd.DataFrame:
-    """Steps that each tuned arm needs to reach the tuned baseline's best validation accuracy.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        The experiment's table.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Index seed; columns the arms: the first measured step at or above the target of that seed,
-        NaN where it is never reached.
-    """
+    """Steps of each seed and tuned arm to the tuned baseline's best validation accuracy, or NaN."""
     rates = tuned_rates(table)
     baseline = tuning.at_rates(table, {WITHOUT: rates[WITHOUT]})
     best = baseline.groupby("seed")["validation_accuracy"].max()
@@ -182,33 +170,17 @@ CLAIMS = (
 
 
 def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """Return the numbers that the chapter quotes beside the claims.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        The experiment's table.
-
-    Returns
-    -------
-    dict
-        Name -> ``value``, ``digits``, ``unit`` and, for means over seeds, ``low``, ``high``.
-    """
+    """Return the numbers that the chapter quotes beside the claims."""
     rates, steps = tuned_rates(table), steps_to_target(table)
     grid = sorted(table["learning_rate"].unique())
-    common, most = dict.fromkeys(rates, COMMON_RATE), dict.fromkeys(rates, grid[-1])
-    tuned, untuned, largest = (
-        tuning.final_by_arm(table, r, "test_accuracy") for r in (rates, common, most)
-    )
+    common = dict.fromkeys(rates, COMMON_RATE)
+    tuned, untuned = (tuning.final_by_arm(table, r, "test_accuracy") for r in (rates, common))
     seeds = table["seed"].unique()
     half, most_of = (
         tuning.steps_to(table, rates, "validation_accuracy", {int(s): level for s in seeds})
         for level in (0.5, 0.9)
     )
-    swapped = {WITHOUT: rates[WITH], WITH: rates[WITHOUT]}
-    movement, early, other = (
-        tuning.final_by_arm(table, r, "movement") for r in (rates, common, swapped)
-    )
+    movement, early = (tuning.final_by_arm(table, r, "movement") for r in (rates, common))
     needed = tuning.steps_to_reach(table, "validation_accuracy", MAP_TARGET)
     last = tuning.final(table)
     found = {
@@ -223,12 +195,10 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     for name, arm in (("without", WITHOUT), ("with", WITH)):
         found |= {
             f"{name}_rate": claims.fact([rates[arm]], 0 if rates[arm] >= 1 else 2),
-            f"{name}_on_edge": claims.fact([rates[arm] in (grid[0], grid[-1])], 0),
             f"{name}_accuracy": claims.fact(100 * tuned[arm], 2, " %"),
             f"{name}_common_accuracy": claims.fact(100 * untuned[arm], 1, " %"),
             f"{name}_movement": claims.fact(movement[arm], 3),
             f"{name}_common_movement": claims.fact(early[arm], 3),
-            f"{name}_swapped_movement": claims.fact(other[arm], 3),
             f"{name}_steps": claims.fact(steps[arm].dropna(), 0),
             f"{name}_steps_to_50": claims.fact(half[arm].dropna(), 0),
             f"{name}_steps_to_90": claims.fact(most_of[arm].dropna(), 0),
@@ -238,7 +208,6 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
             f"{name}_reaches": claims.fact([int(needed.loc[:, [arm]].notna().all().sum())], 0),
             f"{name}_fastest": claims.fact([float(needed.loc[:, [arm]].mean().min())], 0),
             f"{name}_failing_rate": claims.fact(_first_failure(last[last["arm"] == arm]), 0),
-            f"{name}_largest_accuracy": claims.fact(100 * largest[arm], 1, " %"),
         }
     return found
 

@@ -164,6 +164,7 @@ EXPERIMENT = Experiment(
     profiles=PROFILES,
     axes=("arms", "seeds", "learning_rates"),
     fused=("seeds", "learning_rates"),
+    apart=("seeds",),
     needs={"learning_rates": (claims.COMMON_RATE,)},
     train=train,
     columns=COLUMNS,

@@ -15,17 +15,7 @@ from bnbook.tables.arms import WITH, WITHOUT
 
 
 def draw_accuracy(ax: Axes, table: pd.DataFrame, rates: Mapping[str, float]) -> None:
-    """Draw test accuracy against training steps, mean and 95 % interval over seeds.
-
-    Parameters
-    ----------
-    ax : Axes
-        Where to draw.
-    table : pandas.DataFrame
-        The experiment's table.
-    rates : mapping
-        Arm -> learning rate shown.
-    """
+    """Draw test accuracy against training steps, mean and 95 % interval over seeds."""
     for arm, rate in rates.items():
         runs = table[(table["arm"] == arm) & (table["learning_rate"] == rate)]
         band = 100 * style.mean_band(runs, "step", "test_accuracy")
@@ -35,22 +25,7 @@ def draw_accuracy(ax: Axes, table: pd.DataFrame, rates: Mapping[str, float]) -> 
 
 
 def draw_percentiles(ax: Axes, table: pd.DataFrame, arm: str, rate: float, which: str) -> None:
-    """Draw three percentiles of a sigmoid's input against training steps.
-
-    Parameters
-    ----------
-    ax : Axes
-        Where to draw.
-    table : pandas.DataFrame
-        The experiment's table.
-    arm : str
-        The network.
-    rate : float
-        Its learning rate.
-    which : {"unit", "pooled"}
-        The named unit, drawn for the first seed as the paper draws it, or all units of the layer,
-        drawn as the mean over seeds with its 95 % interval.
-    """
+    """Draw three percentiles of a sigmoid's input against training steps."""
     runs = table[(table["arm"] == arm) & (table["learning_rate"] == rate)]
     if which == "unit":
         runs = runs[runs["seed"] == runs["seed"].min()]
@@ -66,17 +41,7 @@ def draw_percentiles(ax: Axes, table: pd.DataFrame, arm: str, rate: float, which
 
 
 def draw_rates(ax: Axes, table: pd.DataFrame, rates: Mapping[str, float]) -> None:
-    """Draw final test accuracy against learning rate, mean and 95 % interval over seeds.
-
-    Parameters
-    ----------
-    ax : Axes
-        Where to draw.
-    table : pandas.DataFrame
-        The experiment's table.
-    rates : mapping
-        Arm -> its tuned rate, ringed.
-    """
+    """Draw final test accuracy against learning rate, mean and 95 % interval over seeds."""
     last = table[table["step"] == table["step"].max()]
     for arm, chosen in rates.items():
         band = 100 * style.mean_band(last[last["arm"] == arm], "learning_rate", "test_accuracy")
@@ -134,20 +99,7 @@ def percentiles(table: pd.DataFrame, rates: Mapping[str, float]) -> Figure:
 
 
 def draw_steps(ax: Axes, table: pd.DataFrame, arms: Collection[str], target: float) -> None:
-    """Draw the steps to a fixed validation accuracy against learning rate.
-
-    Parameters
-    ----------
-    ax : Axes
-        Where to draw.
-    table : pandas.DataFrame
-        The experiment's table.
-    arms : collection of str
-        The networks.
-    target : float
-        The accuracy, in [0, 1]. A rate is drawn where every seed reaches it: geometric mean
-        and 95 % interval over seeds.
-    """
+    """Draw the steps to a fixed validation accuracy against learning rate."""
     needed = tuning.steps_to_reach(table, "validation_accuracy", target)
     drawn = False
     for arm in arms:
@@ -165,19 +117,7 @@ def draw_steps(ax: Axes, table: pd.DataFrame, arms: Collection[str], target: flo
 
 
 def draw_failures(ax: Axes, table: pd.DataFrame, arms: Collection[str], below: float) -> None:
-    """Draw the share of seeds that end below a test accuracy against learning rate.
-
-    Parameters
-    ----------
-    ax : Axes
-        Where to draw.
-    table : pandas.DataFrame
-        The experiment's table.
-    arms : collection of str
-        The networks.
-    below : float
-        The accuracy, in [0, 1].
-    """
+    """Draw the share of seeds that end below a test accuracy against learning rate."""
     last = tuning.final(table)
     failed = 100 * (last["test_accuracy"] < below).groupby(
         [last["arm"], last["learning_rate"]]

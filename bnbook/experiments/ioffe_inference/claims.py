@@ -39,16 +39,6 @@ def tuned_rates(table: pd.DataFrame) -> dict[int, float]:
     """Each batch size's learning rate: best validation accuracy, averaged over seeds.
 
     Accuracy is that with the running average at torch's default momentum: what who trains sees.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        The experiment's table.
-
-    Returns
-    -------
-    dict
-        Batch size -> rate. Of equally good rates the smallest.
     """
     rows = _under(table, RUNNING, MOMENTUM)
     mean = rows.pivot_table(
@@ -73,28 +63,7 @@ def per_seed(
     momentum: float | None = None,
     shift: str = NO_SHIFT,
 ) -> pd.Series:
-    """Return a measurement at the tuned rate, one number per seed.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        The experiment's table.
-    column : str
-        A measurement.
-    statistics : str
-        With which the frozen network is evaluated.
-    batch_size : int
-        That it was trained with.
-    momentum : float, optional
-        Of the running average.
-    shift : str
-        What was done to the test images.
-
-    Returns
-    -------
-    pandas.Series
-        Index seed.
-    """
+    """Return a measurement at the tuned rate, one number per seed."""
     rows = _under(at_tuned(table), statistics, momentum)
     rows = rows[(rows["batch_size"] == batch_size) & (rows["shift"] == shift)]
     return rows.set_index("seed")[column]
@@ -156,18 +125,7 @@ CLAIMS = (
 
 
 def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """Return the numbers that the chapter quotes beside the claims.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        The experiment's table.
-
-    Returns
-    -------
-    dict
-        Name -> ``value``, ``digits``, ``unit`` and, for means over seeds, ``low``, ``high``.
-    """
+    """Return the numbers that the chapter quotes beside the claims."""
     sizes = sorted(int(m) for m in table["batch_size"].unique())
     rates = sorted(table["learning_rate"].unique())
     found = {

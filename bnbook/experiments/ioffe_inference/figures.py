@@ -56,18 +56,7 @@ def _plain(value: float, _: int) -> str:
 
 
 def draw_momentum(ax: Axes, table: pd.DataFrame, column: str) -> None:
-    """Draw a measurement under the running average against its momentum, a line a batch size.
-
-    Parameters
-    ----------
-    ax : Axes
-        Where to draw.
-    table : pandas.DataFrame
-        The experiment's table, each batch size at one rate.
-    column : str
-        ``gap`` is the test accuracy of Algorithm 2 minus that of the running average, in points;
-        ``mean_error`` and ``variance_error`` are drawn in per cent.
-    """
+    """Draw a measurement under the running average against its momentum, a line a batch size."""
     plain = table[table["shift"] == NO_SHIFT]
     drawn = []
     for m, (colour, marker, dashes) in _styles(table).items():
@@ -93,19 +82,7 @@ def draw_momentum(ax: Axes, table: pd.DataFrame, column: str) -> None:
 
 
 def draw_variants(ax: Axes, table: pd.DataFrame, momentum: float) -> None:
-    """Draw what each kind of statistics costs in test accuracy, for every batch size.
-
-    Parameters
-    ----------
-    ax : Axes
-        Where to draw.
-    table : pandas.DataFrame
-        The experiment's table, each batch size at one rate. Accuracy is drawn less that of the
-        same network with the statistics of all images as one minibatch: mean and 95 % interval
-        over seeds.
-    momentum : float
-        Of the running average that is drawn.
-    """
+    """Draw what each kind of statistics costs in test accuracy, for every batch size."""
     plain = table[table["shift"] == NO_SHIFT]
     plain = plain[plain["momentum"].isna() | (plain["momentum"] == momentum)]
     styles = _styles(table)
@@ -133,15 +110,7 @@ def draw_variants(ax: Axes, table: pd.DataFrame, momentum: float) -> None:
 
 
 def draw_shift(ax: Axes, table: pd.DataFrame) -> None:
-    """Draw test accuracy on shifted images before and after the statistics are recomputed.
-
-    Parameters
-    ----------
-    ax : Axes
-        Where to draw.
-    table : pandas.DataFrame
-        The experiment's table, each batch size at one rate; the largest batch size is drawn.
-    """
+    """Draw test accuracy on shifted images before and after the statistics are recomputed."""
     rows = table[table["batch_size"] == table["batch_size"].max()]
     plain = rows[(rows["shift"] == NO_SHIFT) & (rows["statistics"] == ALGORITHM_2)]
     level = 100 * plain["test_accuracy"].mean()

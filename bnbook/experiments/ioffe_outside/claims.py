@@ -43,19 +43,7 @@ def case(table: pd.DataFrame, name: str) -> pd.DataFrame:
 
 
 def networks(table: pd.DataFrame, affine: bool = True) -> pd.DataFrame:
-    """Rows of the networks whose BN has the affine pair, or of those whose BN has not.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        The experiment's table.
-    affine : bool
-        Networks without BN count as those with the pair.
-
-    Returns
-    -------
-    pandas.DataFrame
-    """
+    """Rows of the networks whose BN has the affine pair, or of those whose BN has not."""
     rows = case(table, NETWORK)
     chosen: pd.DataFrame = rows.loc[rows["affine"].astype(bool) == affine]
     return chosen
@@ -67,22 +55,7 @@ def tuned_rates(table: pd.DataFrame, affine: bool = True) -> dict[str, float]:
 
 
 def example_errors(table: pd.DataFrame) -> pd.Series:
-    r"""Errors of section 2's example against its closed form, per seed.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        The experiment's table.
-
-    Returns
-    -------
-    pandas.Series
-        Index seed and what is checked, each the largest over the steps. ``bias``: relative error
-        of b with the mean outside the gradient against :math:`n \alpha \bar t`. ``step``: that of
-        b's change in a single step against :math:`\alpha \bar t`. ``loss``: change of the loss
-        relative to its first value. ``gradient inside``: size of the gradient of b with the mean
-        inside the gradient, relative to that with the mean outside.
-    """
+    r"""Errors of section 2's example against its closed form, per seed."""
     runs = case(table, BIAS)
     found: dict[tuple[Any, str], float] = {}
     for seed, rows in runs.groupby("seed"):
@@ -103,20 +76,7 @@ def example_errors(table: pd.DataFrame) -> pd.Series:
 
 
 def displacement(table: pd.DataFrame, target: str) -> pd.DataFrame:
-    """How far the parameters are from where they began after the last step, with the scale.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        The experiment's table.
-    target : {"constant", "sloped"}
-        The target.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Index seed, columns the draws of u: the Euclidean distance of (w, b), statistics outside.
-    """
+    """How far the parameters are from where they began after the last step, with the scale."""
     rows = case(table, SCALE)
     rows = rows[(rows["arm"] == OUTSIDE) & (rows["target"] == target)]
     first, last = (
@@ -145,24 +105,7 @@ def surviving_accuracy(table: pd.DataFrame) -> pd.Series:
 
 
 def growth_exponent(runs: pd.DataFrame, column: str, arm: str, rate: float) -> pd.Series:
-    r"""Exponent :math:`\log_2(v(n) / v(n/2))` of a column's growth over the last half of the run.
-
-    Parameters
-    ----------
-    runs : pandas.DataFrame
-        Rows of networks, with or without the affine pair.
-    column : str
-        What grows, above 0.
-    arm : str
-        The arm.
-    rate : float
-        Its learning rate.
-
-    Returns
-    -------
-    pandas.Series
-        Per seed: 1 for growth at constant speed, 1/2 for that of a random walk, 0 for none.
-    """
+    r"""Exponent :math:`\log_2(v(n) / v(n/2))` of a column's growth over a run's last half."""
     one = tuning.at_rates(runs, {arm: rate})
     curves = one.pivot_table(index="step", columns="seed", values=column)
     last = int(curves.index.max())
@@ -283,18 +226,7 @@ def noticeable_bias(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """Return the numbers that the chapter quotes beside the claims.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        The experiment's table.
-
-    Returns
-    -------
-    dict
-        Name -> ``value``, ``digits``, ``unit`` and, for means over seeds, ``low``, ``high``.
-    """
+    """Return the numbers that the chapter quotes beside the claims."""
     return {**_example_facts(table), **_rounding_facts(table), **_network_facts(table)}
 
 
@@ -403,22 +335,7 @@ def _arm_facts(
 def last_surviving_rate(
     runs: pd.DataFrame, arm: str, column: str = "test_accuracy"
 ) -> float | None:
-    """Return the largest rate up to which no seed blows up, above the first where none does.
-
-    Parameters
-    ----------
-    runs : pandas.DataFrame
-        Rows of networks.
-    arm : str
-        The arm.
-    column : str
-        The accuracy that must not lie below `FAILED`.
-
-    Returns
-    -------
-    float or None
-        None where every rate has a seed that ends below.
-    """
+    """Return the largest rate up to which no seed blows up, above the first where none does."""
     last = tuning.final(runs)
     worst = last[last["arm"] == arm].groupby("learning_rate")[column].min()
     standing = worst.index[worst >= FAILED]

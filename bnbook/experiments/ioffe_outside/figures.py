@@ -19,17 +19,7 @@ PRECISIONS = {"bfloat16": ("s", (4, 1.5)), "float32": ("o", ()), "float64": ("^"
 
 
 def draw_example(ax: Axes, table: pd.DataFrame, column: str) -> None:
-    """Draw a column of section 2's example against steps, mean over seeds, both gradients.
-
-    Parameters
-    ----------
-    ax : Axes
-        Where to draw.
-    table : pandas.DataFrame
-        The experiment's table.
-    column : {"bias", "loss"}
-        What is drawn.
-    """
+    """Draw a column of section 2's example against steps, mean over seeds, both gradients."""
     rows = table[table["case"] == "bias"]
     names = {OUTSIDE: "mean outside the gradient", WITH: "mean inside"}
     for arm, name in names.items():
@@ -39,19 +29,7 @@ def draw_example(ax: Axes, table: pd.DataFrame, column: str) -> None:
 
 
 def draw_scale(ax: Axes, table: pd.DataFrame, column: str, target: str) -> None:
-    """Draw the example with the scale, statistics outside: each draw of the first seed.
-
-    Parameters
-    ----------
-    ax : Axes
-        Where to draw.
-    table : pandas.DataFrame
-        The experiment's table.
-    column : {"bias", "weight"}
-        What is drawn; the weight by its size.
-    target : {"constant", "sloped"}
-        The target. Where w follows a closed form, the form is drawn too, dotted.
-    """
+    """Draw the example with the scale, statistics outside: each draw of the first seed."""
     rows = table[(table["case"] == "scale") & (table["arm"] == OUTSIDE)]
     rows = rows[(rows["target"] == target) & (rows["seed"] == rows["seed"].min())]
     for _, one in rows.groupby("draw"):
@@ -65,15 +43,7 @@ def draw_scale(ax: Axes, table: pd.DataFrame, column: str, target: str) -> None:
 
 
 def draw_rounding(ax: Axes, table: pd.DataFrame) -> None:
-    """Draw the error of normalised values against the bias, mean over seeds, and what is expected.
-
-    Parameters
-    ----------
-    ax : Axes
-        Where to draw.
-    table : pandas.DataFrame
-        The experiment's table.
-    """
+    """Draw the error of normalised values against the bias, mean over seeds, and its theory."""
     rows = table[table["case"] == "rounding"]
     for shade, (name, (marker, dashes)) in zip(
         ("#56B4E9", "#0072B2", "#000000"), PRECISIONS.items(), strict=True
@@ -94,19 +64,7 @@ def draw_rounding(ax: Axes, table: pd.DataFrame) -> None:
 
 
 def draw_course(ax: Axes, runs: pd.DataFrame, column: str, arms: Collection[str]) -> None:
-    """Draw a measurement of networks against training steps, mean and 95 % interval over seeds.
-
-    Parameters
-    ----------
-    ax : Axes
-        Where to draw; the loss and the norms, on a logarithmic axis, by their geometric mean.
-    runs : pandas.DataFrame
-        Rows of networks at the rates to be shown.
-    column : str
-        The measurement.
-    arms : collection of str
-        The networks.
-    """
+    """Draw a measurement of networks against training steps, mean and 95 % interval over seeds."""
     for arm in arms:
         style.draw_band(ax, _band(runs[runs["arm"] == arm], "step", column), arm, label=arm)
     first = runs.loc[runs["step"] > 0, "step"].min()
@@ -118,21 +76,7 @@ def draw_course(ax: Axes, runs: pd.DataFrame, column: str, arms: Collection[str]
 def draw_rates(
     ax: Axes, runs: pd.DataFrame, column: str, rates: Mapping[str, float], unit: float = 1
 ) -> None:
-    """Draw a final measurement against learning rate, mean and 95 % interval over seeds.
-
-    Parameters
-    ----------
-    ax : Axes
-        Where to draw; the loss and the norms, on a logarithmic axis, by their geometric mean.
-    runs : pandas.DataFrame
-        Rows of networks.
-    column : str
-        The measurement.
-    rates : mapping
-        Arm -> its tuned rate, ringed.
-    unit : float
-        Factor of the axis.
-    """
+    """Draw a final measurement against learning rate, mean and 95 % interval over seeds."""
     last = tuning.final(runs)
     for arm, chosen in rates.items():
         band = unit * _band(last[last["arm"] == arm], "learning_rate", column)

@@ -36,20 +36,7 @@ def by_nonlinearity(table: pd.DataFrame) -> dict[str, dict[str, float]]:
 
 
 def placement_gap(table: pd.DataFrame, nonlinearity: str = SIGMOID) -> pd.Series:
-    """Final test accuracy, BN before minus after the nonlinearity, points, per seed.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        The experiment's table.
-    nonlinearity : str
-        The paper's network has `SIGMOID`.
-
-    Returns
-    -------
-    pandas.Series
-        Index seed; each placement at its tuned rate.
-    """
+    """Final test accuracy, BN before minus after the nonlinearity, points, per seed."""
     rows, rates = under(table, nonlinearity), tuned_rates(table, nonlinearity)
     final = tuning.final_by_arm(rows, rates, "test_accuracy")
     return pd.Series(100 * (final[WITH] - final[AFTER]))
@@ -91,18 +78,7 @@ CLAIMS = (
 
 
 def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """Return the numbers that the chapter quotes beside the claims.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        The experiment's table.
-
-    Returns
-    -------
-    dict
-        Name -> ``value``, ``digits``, ``unit`` and, for means over seeds, ``low``, ``high``.
-    """
+    """Return the numbers that the chapter quotes beside the claims."""
     grid = sorted(table["learning_rate"].unique())
     found = {
         "seeds": claims.fact([table["seed"].nunique()], 0),
@@ -137,20 +113,7 @@ def _placements(table: pd.DataFrame, nonlinearity: str) -> dict[str, dict[str, A
 
 
 def moments_of(table: pd.DataFrame, nonlinearity: str) -> pd.DataFrame:
-    """Skewness, excess kurtosis and sparsity of u and of Wu, BN before the nonlinearity.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        The experiment's table.
-    nonlinearity : str
-        The network's.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Index seed; columns ``u_skewness`` to ``wu_sparsity``, at the tuned rate.
-    """
+    """Skewness, excess kurtosis and sparsity of u and of Wu, BN before the nonlinearity."""
     rows, rate = under(table, nonlinearity), tuned_rates(table, nonlinearity)[WITH]
     last = tuning.final(tuning.at_rates(rows, {WITH: rate}))
     columns = [f"{of}_{moment}" for of in ("u", "wu") for moment in MOMENTS]

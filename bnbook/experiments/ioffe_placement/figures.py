@@ -23,19 +23,7 @@ _MOMENTS = (
 def draw_rates(
     ax: Axes, table: pd.DataFrame, nonlinearity: str, tuned: Mapping[str, float]
 ) -> None:
-    """Draw final test accuracy against learning rate, mean and 95 % interval over seeds.
-
-    Parameters
-    ----------
-    ax : Axes
-        Where to draw.
-    table : pandas.DataFrame
-        The experiment's table.
-    nonlinearity : str
-        Of the networks drawn.
-    tuned : mapping
-        Arm -> its tuned rate, ringed.
-    """
+    """Draw final test accuracy against learning rate, mean and 95 % interval over seeds."""
     rows = table[table["nonlinearity"] == nonlinearity]
     for arm, label in _LABELS.items():
         band = 100 * style.mean_band(rows[rows["arm"] == arm], "learning_rate", "test_accuracy")
@@ -51,17 +39,7 @@ def draw_rates(
 
 
 def draw_moments(ax: Axes, measured: Mapping[str, pd.DataFrame], moment: str) -> None:
-    """Draw one shape of u and of Wu in both networks with BN before the nonlinearity.
-
-    Parameters
-    ----------
-    ax : Axes
-        Where to draw.
-    measured : mapping
-        Nonlinearity -> table of one row a seed with columns such as ``u_skewness``.
-    moment : {"skewness", "kurtosis", "sparsity"}
-        The last one is drawn in per cent.
-    """
+    """Draw one shape of u and of Wu in both networks with BN before the nonlinearity."""
     factor = 100 if moment == "sparsity" else 1
     kinds = ((-0.15, "u", "u", "s", "#E69F00"), (0.15, "wu", "Wu", "o", "#0072B2"))
     for at, nonlinearity in enumerate((SIGMOID, RELU)):

@@ -22,18 +22,7 @@ ROUNDING = 1e-12
 
 
 def invariance_errors(table: pd.DataFrame) -> pd.Series:
-    """Relative error of the three identities, eps neglected or rescaled, one value for each case.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        The experiment's table.
-
-    Returns
-    -------
-    pandas.Series
-        Index ``seed``, ``layer``, ``rule``, ``eps``, ``a``: the largest of the three.
-    """
+    """Relative error of the three identities in each case, eps neglected or rescaled."""
     cases = table[table["rule"].isin((NEGLECTED, RESCALED))]
     return _by_case(cases, list(IDENTITIES))
 
@@ -119,18 +108,7 @@ def departure(table: pd.DataFrame, a: float, eps: float) -> pd.Series:
 
 
 def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """Return the numbers that the chapter quotes beside the claims.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        The experiment's table.
-
-    Returns
-    -------
-    dict
-        Name -> ``value``, ``digits``, ``unit`` and, for means over seeds, ``low``, ``high``.
-    """
+    """Return the numbers that the chapter quotes beside the claims."""
     fixed = table[table["rule"] == FIXED]
     small, large = fixed["eps"].min(), fixed["eps"].max()
     found = {

@@ -19,19 +19,7 @@ EPS_STYLES = (("#0072B2", "o", ()), ("#D55E00", "s", (4, 1.5)))
 
 
 def draw_sizes(ax: Axes, table: pd.DataFrame, rule: str, eps: float | None = None) -> None:
-    """Draw the norms of output and gradients of the linear layer against the factor a.
-
-    Parameters
-    ----------
-    ax : Axes
-        Where to draw.
-    table : pandas.DataFrame
-        The experiment's table.
-    rule : str
-        What becomes of eps: ``neglected`` or ``fixed``.
-    eps : float, optional
-        Which, where it is fixed; the largest unless told otherwise.
-    """
+    """Draw the norms of output and gradients of the linear layer against the factor a."""
     rows = table[(table["rule"] == rule) & (table["layer"] == "linear")]
     rows = rows[rows["eps"] == (rows["eps"].max() if eps is None else eps)]
     for column, (label, colour, marker, dashes) in SIZES.items():
@@ -44,15 +32,7 @@ def draw_sizes(ax: Axes, table: pd.DataFrame, rule: str, eps: float | None = Non
 
 
 def draw_departure(ax: Axes, table: pd.DataFrame) -> None:
-    """Draw how far BN(aWu) departs from BN(Wu) at a fixed eps, both layers, against a.
-
-    Parameters
-    ----------
-    ax : Axes
-        Where to draw.
-    table : pandas.DataFrame
-        The experiment's table; the mean over seeds is drawn, a = 1 left out, where it is 0.
-    """
+    """Draw how far BN(aWu) departs from BN(Wu) at a fixed eps, both layers, against a."""
     rows = table[(table["rule"] == "fixed") & (table["a"] != 1)]
     for (colour, marker, dashes), (eps, own) in zip(EPS_STYLES, rows.groupby("eps"), strict=False):
         for layer, fill in (("linear", colour), ("convolution", "white")):

@@ -22,20 +22,7 @@ FITTED = 3
 
 
 def seconds(table: pd.DataFrame, of: tuple[str, ...] = ("forward", "backward")) -> pd.DataFrame:
-    """Return the time of one forward and backward pass, or of one of the two.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        The experiment's table.
-    of : tuple of str
-        Which passes to add.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Index seed (a repetition) and width; columns the layers; seconds.
-    """
+    """Return the time of one forward and backward pass, or of one of the two."""
     timed = table[table["kind"] == "time"]
     taken = timed[list(of)].sum(axis="columns", skipna=False)
     both = timed.assign(seconds=taken, width=timed["width"].astype(int))
@@ -56,20 +43,7 @@ def cost_ratio(table: pd.DataFrame) -> pd.Series:
 
 
 def exponents(table: pd.DataFrame, arm: str) -> pd.Series:
-    """Return the slope of log time against log width over the largest widths, by repetition.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        The experiment's table.
-    arm : str
-        A layer.
-
-    Returns
-    -------
-    pandas.Series
-        Index seed.
-    """
+    """Return the slope of log time against log width over the largest widths, by repetition."""
     by_width = seconds(table)[arm].unstack("width")
     widths = np.sort(by_width.columns.to_numpy(dtype=float))[-FITTED:]
     logs = np.log(by_width[widths].to_numpy(dtype=float))
@@ -130,18 +104,7 @@ CLAIMS = (
 
 
 def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """Return the numbers that the chapter quotes beside the claim.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        The experiment's table.
-
-    Returns
-    -------
-    dict
-        Name -> ``value``, ``digits``, ``unit`` and, for means over repetitions, ``low``, ``high``.
-    """
+    """Return the numbers that the chapter quotes beside the claim."""
     widest, timed, found = at_widest(table), table[table["kind"] == "time"], ranks(table)
     ahead, back = at_widest(table, ("forward",)), at_widest(table, ("backward",))
     gaps, gains = gradient_errors(table), sensitivities(table)

@@ -16,17 +16,7 @@ SIZES = {8: ("#E69F00", "o"), 32: ("#009E73", "s"), 128: ("#0072B2", "^")}
 
 
 def draw_times(ax: Axes, seconds: pd.DataFrame, over: str | None = None) -> None:
-    """Draw the time of a forward and backward pass against width, on log axes.
-
-    Parameters
-    ----------
-    ax : Axes
-        Where to draw.
-    seconds : pandas.DataFrame
-        From `bnbook.experiments.ioffe_whitening.claims.seconds`.
-    over : str, optional
-        A layer by whose time the others are divided; milliseconds otherwise.
-    """
+    """Draw the time of a forward and backward pass against width, on log axes."""
     shown = 1e3 * seconds if over is None else seconds.div(seconds[over], axis="index")
     for arm in ORDER:
         logs = np.log10(shown[arm]).rename("logs").reset_index()
@@ -40,15 +30,7 @@ def draw_times(ax: Axes, seconds: pd.DataFrame, over: str | None = None) -> None
 
 
 def draw_ranks(ax: Axes, ranks: pd.DataFrame) -> None:
-    """Draw the rank of a minibatch's covariance against width, with min(m - 1, d).
-
-    Parameters
-    ----------
-    ax : Axes
-        Where to draw.
-    ranks : pandas.DataFrame
-        From `bnbook.experiments.ioffe_whitening.claims.ranks`.
-    """
+    """Draw the rank of a minibatch's covariance against width, with min(m - 1, d)."""
     looks = [*SIZES.values(), ("#CC79A7", "D"), ("#D55E00", "v")]
     widths = np.sort(ranks["width"].unique())
     ax.plot(widths, widths, color="0.6", lw=1, ls=(0, (4, 3)))
@@ -68,15 +50,7 @@ def draw_ranks(ax: Axes, ranks: pd.DataFrame) -> None:
 
 
 def draw_gaps(ax: Axes, errors: pd.DataFrame) -> None:
-    """Draw the error of dx against the gap of two eigenvalues, every repetition.
-
-    Parameters
-    ----------
-    ax : Axes
-        Where to draw.
-    errors : pandas.DataFrame
-        From `bnbook.experiments.ioffe_whitening.claims.gradient_errors`.
-    """
+    """Draw the error of dx against the gap of two eigenvalues, every repetition."""
     gaps = errors.index.get_level_values("gap")
     for way, (colour, marker) in LOOKS.items():
         ax.plot(gaps, errors[way], marker, ms=4, mfc="none", color=colour, label=way)
@@ -88,15 +62,7 @@ def draw_gaps(ax: Axes, errors: pd.DataFrame) -> None:
 
 
 def draw_gains(ax: Axes, gains: pd.DataFrame) -> None:
-    r"""Draw the largest gain of the gradient against the smallest eigenvalue, with its -1/2 power.
-
-    Parameters
-    ----------
-    ax : Axes
-        Where to draw.
-    gains : pandas.DataFrame
-        From `bnbook.experiments.ioffe_whitening.claims.sensitivities`.
-    """
+    r"""Draw the largest gain of the gradient against the smallest eigenvalue and its -1/2 power."""
     for arm in (ZCA, CHOLESKY, BN):
         middle = gains[arm].groupby("eigenvalue").median()
         style.draw_line(ax, middle, arm, marker=style.MARKERS[arm], ms=5, mfc="none", label=arm)

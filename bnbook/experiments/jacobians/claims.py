@@ -27,18 +27,7 @@ TOLERANCE = 0.05
 
 
 def layer_spread(table: pd.DataFrame) -> pd.DataFrame:
-    """Median over layers and examples of s_90 / s_10 of the BN networks' layers.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        The experiment's table.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Index seed, columns the nonlinearities; zero singular values are left out.
-    """
+    """Median over layers and examples of s_90 / s_10 of the BN networks' layers."""
     rows = spectra(table, LAYER)
     return rows.assign(spread=rows["s90"] / rows["s10"]).pivot_table(
         index="seed", columns="nonlinearity", values="spread", aggfunc="median"
@@ -60,19 +49,7 @@ def least_spread(table: pd.DataFrame) -> pd.Series:
 
 
 def growth(table: pd.DataFrame) -> pd.Series:
-    """Growth of the squared gradient norm a layer towards the input, of every network.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        The experiment's table.
-
-    Returns
-    -------
-    pandas.Series
-        Index ``arm``, ``nonlinearity``, ``width``, ``batch``, ``seed``: the factor a layer, from a
-        line of least squares through the logarithm at all layers.
-    """
+    """Growth of the squared gradient norm a layer towards the input, of every network."""
     keys = ["arm", "nonlinearity", "width", "batch", "seed"]
     rows = table[table["measured"] == GRADIENT]
     found = {
@@ -106,15 +83,6 @@ def expected_growth(nonlinearity: str) -> float:
     Derived here: the input of the nonlinearity is normalised, W spreads the gradient evenly, and
     BN divides by the deviation of Wu. Never below 1 (the Gaussian Poincare inequality), and 1 for
     linear g alone. For ReLU it is `bnbook.formulas.gradient_growth_relu`.
-
-    Parameters
-    ----------
-    nonlinearity : str
-        One of `NONLINEARITIES`.
-
-    Returns
-    -------
-    float
     """
     if nonlinearity == "ReLU":
         return gradient_growth_relu()
@@ -200,18 +168,7 @@ CLAIMS = (
 
 
 def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """Return the numbers that the chapter quotes beside the claims.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        The experiment's table.
-
-    Returns
-    -------
-    dict
-        Name -> ``value``, ``digits``, ``unit`` and, for means over seeds, ``low``, ``high``.
-    """
+    """Return the numbers that the chapter quotes beside the claims."""
     return {
         **_setting(table),
         **_spectrum_facts(table),

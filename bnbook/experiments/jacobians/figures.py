@@ -24,16 +24,7 @@ STYLES = {
 
 
 def draw_ranges(ax: Axes, table: pd.DataFrame) -> None:
-    """Draw where a layer's singular values lie, for every kind of network.
-
-    Parameters
-    ----------
-    ax : Axes
-        Where to draw.
-    table : pandas.DataFrame
-        The experiment's table. A bar goes from the 10th to the 90th percentile of the singular
-        values that are not zero, a mark is the 50th: medians over seeds, layers and examples.
-    """
+    """Draw where a layer's singular values lie, for every kind of network."""
     rows = table[table["measured"] == "layer"]
     kinds = [(arm, g, "gaussian") for g in STYLES for arm in (WITH, WITHOUT)]
     kinds.append((WITH, "linear", "orthogonal"))
@@ -51,16 +42,7 @@ def draw_ranges(ax: Axes, table: pd.DataFrame) -> None:
 
 
 def draw_conditioning(ax: Axes, table: pd.DataFrame) -> None:
-    """Draw the spread of the singular values of BN networks against their depth.
-
-    Parameters
-    ----------
-    ax : Axes
-        Where to draw.
-    table : pandas.DataFrame
-        The experiment's table. Median over seeds and examples of s_90 / s_10, zeros left out, of
-        the Jacobian from the first layer's output to that of each layer.
-    """
+    """Draw the spread of the singular values of BN networks against their depth."""
     rows = table[(table["measured"] == "network") & (table["arm"] == WITH)]
     rows = rows.assign(spread=rows["s90"] / rows["s10"])
     for g, (colour, marker, dashes) in STYLES.items():
@@ -81,19 +63,7 @@ def draw_conditioning(ax: Axes, table: pd.DataFrame) -> None:
 def draw_gradients(
     ax: Axes, table: pd.DataFrame, arm: str, expected: Callable[[str], float] | None = None
 ) -> None:
-    """Draw the squared gradient norm of every layer, widest network, largest batch.
-
-    Parameters
-    ----------
-    ax : Axes
-        Where to draw.
-    table : pandas.DataFrame
-        The experiment's table. Geometric mean over seeds.
-    arm : str
-        The network.
-    expected : callable, optional
-        Nonlinearity -> growth a layer in the limit, drawn as thin lines.
-    """
+    """Draw the squared gradient norm of every layer, widest network, largest batch."""
     rows = table[(table["measured"] == "gradient") & (table["arm"] == arm)]
     rows = rows[(rows["width"] == rows["width"].max()) & (rows["batch"] == rows["batch"].max())]
     last = rows["layer"].max()
@@ -110,15 +80,7 @@ def draw_gradients(
 
 
 def draw_widths(ax: Axes, growth: pd.Series) -> None:
-    """Draw the ReLU network's growth a layer against its width, mean and interval over seeds.
-
-    Parameters
-    ----------
-    ax : Axes
-        Where to draw.
-    growth : pandas.Series
-        Of `bnbook.experiments.jacobians.claims.growth`.
-    """
+    """Draw the ReLU network's growth a layer against its width, mean and interval over seeds."""
     found = growth.rename("growth").reset_index()
     own = found[(found["arm"] == WITH) & (found["nonlinearity"] == "ReLU")]
     own = own[own["batch"] == own["batch"].max()]
@@ -133,15 +95,7 @@ def draw_widths(ax: Axes, growth: pd.Series) -> None:
 
 
 def draw_batches(ax: Axes, growth: pd.Series) -> None:
-    """Draw the linear network's growth a layer against the batch, mean and interval over seeds.
-
-    Parameters
-    ----------
-    ax : Axes
-        Where to draw.
-    growth : pandas.Series
-        Of `bnbook.experiments.jacobians.claims.growth`.
-    """
+    """Draw the linear network's growth a layer against the batch, mean and interval over seeds."""
     found = growth.rename("growth").reset_index()
     own = found[(found["arm"] == WITH) & (found["nonlinearity"] == "linear")]
     own = own[own["width"] == own["width"].max()]
