@@ -8,14 +8,14 @@ import pytest
 
 from bnbook.book import judging
 from bnbook.evidence import claims, records
-from bnbook.experiments.ioffe_fig1 import experiment as ioffe_fig1
+from bnbook.experiments.ioffe_fig1.experiment import EXPERIMENT as ioffe_fig1
 from tests import matrix
 from tests.book.test_judging import FACTS
 
 RUN = """
 import sys
 import torch
-from bnbook.experiments.ioffe_fig1 import experiment as ioffe_fig1
+from bnbook.experiments.ioffe_fig1.experiment import EXPERIMENT as ioffe_fig1
 
 torch.set_num_threads(int(sys.argv[2]))
 config = ioffe_fig1.configure(
