@@ -1,10 +1,11 @@
 # One line per target; CI calls the same targets. `make help` lists them.
 PYTHON ?= python3
 NAME ?= ioffe_fig1
+BUDGET ?= 100m
 BIN := .venv/bin
 .DEFAULT_GOAL := help
 
-.PHONY: help book test matrix check quick judge serve fix clean
+.PHONY: help book test matrix check quick records judge serve fix clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1	\2/' | expand -t 18
@@ -40,6 +41,9 @@ fix: .venv/.installed ## format the code and mend what lint can mend
 
 quick: .venv/.installed ## run one experiment at the quick profile: make quick NAME=ioffe_fig1
 	@$(BIN)/bnbook run $(NAME) --profile quick
+
+records: .venv/.installed ## record what queue.toml lists, for a time: make records BUDGET=100m
+	@$(BIN)/bnbook queue run --budget $(BUDGET)
 
 judge: .venv/.installed ## make results/claims and the README's table from the recorded tables
 	@$(BIN)/bnbook judge

@@ -1,8 +1,7 @@
-"""The command line: ``bnbook run | build | check | judge | records | bench | conformance ...``."""
+"""The command line: ``bnbook run | build | check | judge | records | queue | bench ...``."""
 
 from __future__ import annotations
 
-import re
 import sys
 from types import ModuleType
 from typing import Annotated, Any
@@ -13,10 +12,11 @@ from rich.table import Table
 from bnbook import __version__, experiments, files
 from bnbook.book import judging
 from bnbook.cli import data as data_cli
+from bnbook.cli import queueing
 from bnbook.cli import records as records_cli
 from bnbook.cli.bench import bench
 from bnbook.cli.conformance import conformance
-from bnbook.cli.console import out
+from bnbook.cli.console import duration, out
 from bnbook.cli.doctor import doctor
 from bnbook.errors import BnbookError
 from bnbook.evidence import claims, records
@@ -30,6 +30,7 @@ app = typer.Typer(
 )
 app.add_typer(data_cli.app, name="data")
 app.add_typer(records_cli.app, name="records")
+app.add_typer(queueing.app, name="queue")
 app.command()(doctor)
 app.command()(bench)
 app.command()(conformance)
@@ -117,7 +118,7 @@ def run(
         "executor": executor,
         "scheduler": scheduler,
         "members": members,
-        "budget": None if budget is None else _duration(budget),
+        "budget": None if budget is None else duration(budget),
         "quiet": quiet,
     }
     folder = records.recorded() if record else records.fresh()
@@ -153,14 +154,6 @@ def _sweep() -> ModuleType:
     from bnbook.sweeps import sweep
 
     return sweep
-
-
-def _duration(text: str) -> float:
-    """Read a time such as 90s, 9m or 1.5h, in seconds."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text)
-    if not found or not float(found[1]):
-        raise BnbookError(f"--budget must be a time such as 90s, 9m or 1.5h, found {text!r}.")
-    return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
 
 
 @app.command()

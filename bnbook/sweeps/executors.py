@@ -78,10 +78,12 @@ class ProcessExecutor(ProcessPoolExecutor):
     ----------
     workers : int
         Number of processes.
+    threads : int, optional
+        Of each; a share of the cores by default.
     """
 
-    def __init__(self, workers: int) -> None:
-        threads = max(1, records.cores() // workers)
+    def __init__(self, workers: int, threads: int | None = None) -> None:
+        threads = threads or max(1, records.cores() // workers)
         self._others = set(active_children())
         super().__init__(
             workers, get_context("spawn"), initializer=_prepare_process, initargs=(threads,)
@@ -149,7 +151,9 @@ def named(executor: str | None, workers: int, scheduler: str | None) -> str:
 
 
 @contextmanager
-def opened(name: str, workers: int, scheduler: str | None, device: str) -> Iterator[Crew]:
+def opened(
+    name: str, workers: int, scheduler: str | None, device: str, threads: int | None = None
+) -> Iterator[Crew]:
     """Open an executor; what it still runs when the block is left by an exception is stopped.
 
     Parameters
@@ -159,6 +163,8 @@ def opened(name: str, workers: int, scheduler: str | None, device: str) -> Itera
     device : str
         ``auto``, ``cpu`` or ``cuda``. On Dask, ``auto`` is ``cuda`` when a worker offers the
         resource ``GPU``, and a batch on ``cuda`` takes one such resource.
+    threads : int, optional
+        Of each process, where there are several.
 
     Yields
     ------
@@ -176,7 +182,7 @@ def opened(name: str, workers: int, scheduler: str | None, device: str) -> Itera
     from bnbook.training import fit
 
     kind = fit.choose_device(device).type
-    executor = ProcessExecutor(workers) if name == "processes" else InlineExecutor()
+    executor = ProcessExecutor(workers, threads) if name == "processes" else InlineExecutor()
     with executor:
         yield Crew(executor, kind, workers, apart=name == "processes", elsewhere=False)
 

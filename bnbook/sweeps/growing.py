@@ -251,8 +251,10 @@ class Growing:
         if not self.path.is_file():
             return self.path, None
         standing = records.read(self.path)
-        if standing.provenance.get("missing") or self._stands(standing):
+        if standing.provenance.get("missing"):
             return self._join(self.path, standing)
+        if self._goes_on(standing):
+            return self.path, standing
         if not self.replace:
             self._check_covers(standing)
         return self._join_aside()
@@ -263,13 +265,18 @@ class Growing:
         return self._join(self.aside, records.read(self.aside))
 
     def _join(self, file: Path, record: records.Record) -> tuple[Path, records.Record | None]:
-        """Go on with a record, under the larger of the two configs, or begin anew if allowed."""
-        if self._stands(record) and (config := self._larger(record)) is not None:
-            self.config = config
+        """Go on with a record that is not whole, or begin it anew where that is allowed."""
+        if self._goes_on(record):
             return file, record
         if not self.replace:
             raise BnbookError(self._refusal(file, record))
-        return (file, None) if record.provenance.get("missing") else self._join_aside()
+        return file, None
+
+    def _goes_on(self, record: records.Record) -> bool:
+        """Take the larger of a record's config and this one, if its members may stay at all."""
+        config = self._larger(record) if self._stands(record) else None
+        self.config = config or self.config
+        return config is not None
 
     def _stands(self, record: records.Record) -> bool:
         """Whether all members of a record would be used today under the record's own config."""
@@ -308,17 +315,18 @@ class Growing:
         )
 
     def _check_covers(self, standing: records.Record) -> None:
-        """Refuse to replace a whole record by one with fewer seeds or members."""
+        """Refuse to replace a whole record by one that lacks a seed of it or has fewer members."""
         about = standing.provenance
-        config = _revived(self.config, about.get("config") or {})
-        ours, seeds = len(self.experiment.parts(self.config)), len(self.config.seeds)
+        stored = about.get("config") or {}
+        config = _revived(self.config, stored)
+        ours, seeds = len(self.experiment.parts(self.config)), list(self.config.seeds)
         theirs = len(self.experiment.parts(config)) if config else about.get("members", 0)
-        had = about.get("seeds", 0)
-        had = had if isinstance(had, int) else len(had)
-        if seeds < had or ours < theirs:
+        had = stored.get("seeds", [])
+        if not set(had) <= set(seeds) or len(seeds) < about.get("seeds", 0) or ours < theirs:
             raise BnbookError(
-                f"{self.path} holds {had} seeds ({theirs} members), this run would have {seeds}"
-                f" ({ours}). It was left as it is; run as many, or replace it with `--replace`."
+                f"{self.path} holds {theirs} members with seeds {had or about.get('seeds')}, this"
+                f" run would have {ours} with seeds {seeds}. It was left as it is; run what covers"
+                " it, or replace it with `--replace`."
             )
 
 

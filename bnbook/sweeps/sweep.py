@@ -113,6 +113,7 @@ def sweep(
     cache: Path | None = None,
     quiet: bool | None = None,
     growing: Growing | None = None,
+    threads: int | None = None,
 ) -> Outcome:
     """Run the members of one or several configs that the cache does not hold.
 
@@ -140,6 +141,8 @@ def sweep(
         Whether to say nothing on stderr; by default only a terminal is told how far the sweep is.
     growing : Growing, optional
         A record from which to take members, and to which to add them as they finish.
+    threads : int, optional
+        Of each process, where there are several; a share of the cores by default.
 
     Returns
     -------
@@ -158,7 +161,7 @@ def sweep(
     deadline = None if budget is None else session.now() + budget - _reserve(budget)
     with (
         executors.explained(name),
-        executors.opened(kind, workers, scheduler, device) as crew,
+        executors.opened(kind, workers, scheduler, device, threads) as crew,
     ):
         run = _Sweep(experiment, parts, crew, Store(folder / name), deadline)
         run.choose_plan(folder, members)

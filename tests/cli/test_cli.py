@@ -12,7 +12,7 @@ import pytest
 
 from bnbook import __version__, experiments
 from bnbook.book import judging
-from bnbook.cli.main import _duration
+from bnbook.cli import console
 from bnbook.evidence import records
 from bnbook.sweeps import sweep
 from bnbook.training import session
@@ -186,7 +186,7 @@ def test_ctrl_c_says_that_nothing_is_lost(made_up_run, bnbook, monkeypatch):
 
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("9m", 540), ("1.5h", 5400)])
 def test_times(text, seconds):
-    assert _duration(text) == seconds
+    assert console.duration(text) == seconds
 
 
 def test_a_measurement_without_claims_has_a_ledger_entry(project, bnbook):
