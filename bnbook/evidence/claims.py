@@ -380,7 +380,7 @@ def fact(samples: Iterable[float], digits: int | None, unit: str = "") -> dict[s
     Parameters
     ----------
     samples : iterable of float
-        One per seed, or a single number that has no interval.
+        One per seed, or a single number that has no interval and may be missing (NaN).
     digits : int or None
         Decimals shown; None writes the number with a power of ten.
     unit : str
@@ -389,11 +389,12 @@ def fact(samples: Iterable[float], digits: int | None, unit: str = "") -> dict[s
     Returns
     -------
     dict
-        ``value`` (the mean; None without samples), ``low`` and ``high`` (95 % interval; None with
-        fewer than two samples), ``digits``, ``unit``.
+        ``value`` (the mean; None where there is none), ``low`` and ``high`` (95 % interval; None
+        with fewer than two samples), ``digits``, ``unit``.
     """
     x = [float(sample) for sample in samples]
-    value, low, high = interval(x) if len(x) > 1 else (x[0] if x else None, None, None)
+    alone = None if not x or math.isnan(x[0]) else x[0]
+    value, low, high = interval(x) if len(x) > 1 else (alone, None, None)
     return {"value": value, "low": low, "high": high, "digits": digits, "unit": unit}
 
 

@@ -268,6 +268,24 @@ def check_distinct(config: Any, names: Iterable[str]) -> None:
             raise BnbookError(f"{name} must be distinct and not empty, found {values}.")
 
 
+def check_known(config: Any, field: str, values: Sequence[Any]) -> None:
+    """Refuse a field that holds other values than these.
+
+    Raises
+    ------
+    BnbookError
+        With the field, the values expected and what was found.
+    """
+    found = getattr(config, field)
+    if set(found) - set(values):
+        raise BnbookError(f"{field} must be among {', '.join(map(str, values))}, found {found}.")
+
+
+def is_single(config: Any, axes: Sequence[str]) -> bool:
+    """Whether a config is a single run: one value on each axis."""
+    return all(len(getattr(config, axis)) == 1 for axis in axes)
+
+
 def single_runs(config: C, axes: Sequence[str]) -> list[C]:
     """Split a config into runs: every combination of the values of some fields.
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
@@ -23,6 +23,7 @@ from bnbook.errors import BnbookError
 from bnbook.layers import ensemble, norm
 from bnbook.networks import models, unnormalised
 from bnbook.probes import measurements
+from bnbook.setups.settings import ResidualSetting
 from bnbook.tables.arms import (
     CLIPPED,
     FIXUP,
@@ -41,74 +42,6 @@ THRESHOLD = 1e3
 
 Split = tuple[Tensor, Tensor]
 """Images (N, C, H, W) and labels (N,)."""
-
-
-class Setting(Protocol):
-    """What a single run says of its training; configs of experiments have these fields."""
-
-    @property
-    def data(self) -> str:
-        """Name of a data set of images."""
-
-    @property
-    def side(self) -> int:
-        """Rows and columns of the images; larger ones are averaged down, smaller ones enlarged."""
-
-    @property
-    def train_images(self) -> int:
-        """Training images, at most; 0 takes all."""
-
-    @property
-    def validation(self) -> int:
-        """Training images set aside to choose rates."""
-
-    @property
-    def test_images(self) -> int:
-        """Test images, at most; 0 takes all."""
-
-    @property
-    def pad(self) -> int:
-        """Zeros around an image from which its crop is taken, pixels; 0: neither crop nor flip."""
-
-    @property
-    def steps(self) -> int:
-        """Steps of SGD."""
-
-    @property
-    def batch_size(self) -> int:
-        """Images in a minibatch."""
-
-    @property
-    def momentum(self) -> float:
-        """Of SGD."""
-
-    @property
-    def weight_decay(self) -> float:
-        """Of SGD, on all parameters."""
-
-    @property
-    def warm_up(self) -> float:
-        """Share of the steps over which the rate rises, in the arm with a warm-up."""
-
-    @property
-    def clip_norm(self) -> float:
-        """Largest norm of the gradient, in the arm that is clipped."""
-
-    @property
-    def arms(self) -> tuple[str, ...]:
-        """The network, one name."""
-
-    @property
-    def seeds(self) -> tuple[int, ...]:
-        """Of initial weights and minibatches, one."""
-
-    @property
-    def learning_rates(self) -> tuple[float, ...]:
-        """Of SGD, one."""
-
-    @property
-    def points(self) -> int:
-        """Measurements, evenly spread over the steps."""
 
 
 class Splits(NamedTuple):
@@ -136,7 +69,7 @@ def splits(
     data : str
         Name of a data set of images (see `bnbook.datasets`).
     side, train_images, validation, test_images : int
-        See `Setting`.
+        See `bnbook.setups.settings.ResidualSetting`.
     device : str
         Where to put them.
 
@@ -228,7 +161,7 @@ def schedule(steps: int, warm_up: float = 0.0) -> Tensor:
     return factors * ramp
 
 
-def optimiser(runs: Sequence[Setting]) -> fit.SGD:
+def optimiser(runs: Sequence[ResidualSetting]) -> fit.SGD:
     """Return the settings of SGD for runs of one arm, each with its rate."""
     one = runs[0]
     arm = one.arms[0]
@@ -292,7 +225,7 @@ def measured_steps(steps: int, points: int) -> list[int]:
 
 
 def train(
-    runs: Sequence[Setting],
+    runs: Sequence[ResidualSetting],
     session: Session,
     make: Callable[..., models.ResNet],
     probes: Callable[[models.ResNet, Splits], Sequence[fit.Probe]] = lambda *_: (),
@@ -301,7 +234,7 @@ def train(
 
     Parameters
     ----------
-    runs : sequence of Setting
+    runs : sequence of ResidualSetting
         Of one arm and one setting.
     session : Session
         Device, plan, checkpoint, deadline and progress.
@@ -351,12 +284,14 @@ def _accuracies(model: nn.Module, images: Splits) -> fit.Probe:
     return lambda: {name: measurements.accuracy(model, *of) for name, of in measured.items()}
 
 
-def table(run: Setting, history: Sequence[Mapping[str, Tensor]], member: int) -> pd.DataFrame:
+def table(
+    run: ResidualSetting, history: Sequence[Mapping[str, Tensor]], member: int
+) -> pd.DataFrame:
     """Return the rows of one run.
 
     Parameters
     ----------
-    run : Setting
+    run : ResidualSetting
         The run.
     history : sequence of mapping
         From `train`, with one number for each member in every column shown.
@@ -382,3 +317,11 @@ def table(run: Setting, history: Sequence[Mapping[str, Tensor]], member: int) ->
     )
     rows.loc[rows["diverged_at"] >= 0, list(names[1:])] = 0.1
     return rows
+
+
+def tables(
+    runs: Sequence[ResidualSetting], session: Session, make: Callable[..., models.ResNet]
+) -> list[pd.DataFrame]:
+    """Train runs that differ in seed and rate as one ensemble: the `table` of each."""
+    history = train(runs, session, make)
+    return [table(run, history, member) for member, run in enumerate(runs)]

@@ -8,7 +8,7 @@ import pytest
 
 from bnbook.errors import BnbookError
 from bnbook.experiments.bjorck_depth import claims as analysis
-from bnbook.experiments.bjorck_depth import experiment as bjorck_depth
+from bnbook.experiments.bjorck_depth.experiment import EXPERIMENT as bjorck_depth
 from bnbook.setups import residual
 from bnbook.tables.arms import WITH, WITHOUT
 from tests.judging import criterion
@@ -187,8 +187,7 @@ def test_facts():
         ({"n": (1, 2)}, "three values or more"),
         ({"n": (3, 2, 1)}, "n must be positive and rising"),
         ({"learning_rates": (0.1, 0.0)}, "learning_rates must be positive and rising"),
-        ({"arms": (WITH,)}, "arms must be"),
-        ({"seeds": (1, 1)}, "seeds must be distinct"),
+        ({"arms": (WITH,)}, "arms must hold without BN"),
         ({"side": 0}, "side must be at least 1"),
     ],
 )
@@ -210,11 +209,9 @@ def table():
     return bjorck_depth.run(bjorck_depth.configure("quick", **SMALL), "cpu")
 
 
-def test_a_small_run_is_tidy_and_repeats(table):
+def test_a_small_run_has_a_row_for_each_run_and_measured_step(table):
     assert len(table) == 2 * 3 * 2 * 2 * table["step"].nunique()
     assert not table.duplicated(["arm", "n", "seed", "learning_rate", "step"]).any()
-    again = bjorck_depth.run(bjorck_depth.configure("quick", **{**SMALL, "n": (1, 2, 3)}), "cpu")
-    pd.testing.assert_frame_equal(again, table)
     assert bjorck_depth.facts(table)["shallowest"]["value"] == 8
 
 

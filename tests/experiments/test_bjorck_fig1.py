@@ -9,8 +9,8 @@ import pytest
 from bnbook.errors import BnbookError
 from bnbook.evidence import claims
 from bnbook.experiments.bjorck_fig1 import claims as analysis
-from bnbook.experiments.bjorck_fig1 import experiment as bjorck_fig1
 from bnbook.experiments.bjorck_fig1 import figures
+from bnbook.experiments.bjorck_fig1.experiment import EXPERIMENT as bjorck_fig1
 from bnbook.setups import residual
 from bnbook.tables import rate_map
 from bnbook.tables.arms import WITH, WITHOUT
@@ -203,12 +203,10 @@ def small_table():
     return bjorck_fig1.run(bjorck_fig1.configure("quick", **SMALL), "cpu")
 
 
-def test_a_small_run_is_tidy_and_repeats(small_table):
+def test_a_small_run_has_a_row_for_each_run_and_measured_step(small_table):
     assert len(small_table) == 2 * 2 * 2 * 3
     assert not small_table.duplicated(["arm", "learning_rate", "seed", "step"]).any()
     assert small_table.filter(like="accuracy").stack().between(0, 1).all()
-    again = bjorck_fig1.run(bjorck_fig1.configure("quick", **SMALL), "cpu")
-    pd.testing.assert_frame_equal(again, small_table)
 
 
 def test_a_network_without_bn_in_bns_place_gains_nothing(monkeypatch):
@@ -245,17 +243,12 @@ def test_the_gap_is_drawn_pair_by_pair():
     assert ax.lines[0].get_ydata() == pytest.approx([10, 0, 75.1])
 
 
-def test_figures_of_a_run_that_reached_nothing(small_table):
-    for draw in bjorck_fig1.FIGURES.values():
-        assert draw(small_table).axes
-
-
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
         ({"steps": 0}, "steps must be at least 1, found 0"),
-        ({"learning_rates": ()}, "learning_rates must be distinct"),
-        ({"arms": (WITH,)}, r"arms must be \('without BN', 'with BN'\)"),
+        ({"arms": (WITH,)}, "arms must hold without BN"),
+        ({"arms": (WITH, WITHOUT, "GroupNorm")}, "arms must be among without BN, with BN"),
     ],
 )
 def test_impossible_configs(changes, says):

@@ -9,7 +9,8 @@ import pytest
 from bnbook.errors import BnbookError
 from bnbook.evidence import claims
 from bnbook.experiments.bjorck_last import claims as analysis
-from bnbook.experiments.bjorck_last import experiment as bjorck_last
+from bnbook.experiments.bjorck_last.experiment import EXPERIMENT as bjorck_last
+from bnbook.experiments.bjorck_last.experiment import chosen
 from bnbook.tables import usable
 from bnbook.tables.arms import LAST_ONLY, WITH, WITHOUT
 from tests.judging import criterion
@@ -17,7 +18,7 @@ from tests.judging import criterion
 SMALL = {
     "steps": 4, "seeds": (0, 1), "n": 1, "learning_rates": (0.03, 0.3), "train_images": 100,
     "validation": 30, "test_images": 30, "widths": (2, 2, 4), "points": 2,
-    "arms": bjorck_last.chosen((1, 7), (3,), (4,), (2,)),
+    "arms": chosen((1, 7), (3,), (4,), (2,)),
 }  # fmt: skip
 """Changes to the quick profile that make it a matter of a second."""
 
@@ -117,9 +118,8 @@ def test_places():
     ("changes", "says"),
     [
         ({"arms": (WITH, WITHOUT, LAST_ONLY)}, "one with BN at one convolution"),
-        ({"arms": (WITH, WITHOUT, analysis.name("only", 1))}, "found none of"),
+        ({"arms": (WITH, WITHOUT, analysis.name("only", 1))}, "arms must hold BN at the last"),
         ({"arms": (*SMALL["arms"], "LN")}, "found 'LN'"),
-        ({"learning_rates": (0.1, 0.1)}, "learning_rates must be distinct"),
         ({"learning_rates": (0.0, 0.1)}, "must be positive"),
         ({"steps": 0}, "steps must be at least 1"),
     ],
@@ -145,12 +145,10 @@ def table():
     return bjorck_last.run(bjorck_last.configure("quick", **SMALL), "cpu")
 
 
-def test_a_small_run_is_tidy(table):
+def test_a_small_run_has_a_row_for_each_run_and_measured_step(table):
     assert len(table) == len(SMALL["arms"]) * 2 * 2 * table["step"].nunique()
     assert not table.duplicated(["arm", "seed", "learning_rate", "step"]).any()
     assert table["test_accuracy"].between(0, 1).all()
-    for value in bjorck_last.facts(table).values():
-        assert set(value) - {"unbounded"} == {"value", "low", "high", "digits", "unit"}
 
 
 def test_without_bn_at_any_place_nothing_is_reproduced(monkeypatch):

@@ -9,8 +9,9 @@ import torch
 
 from bnbook.errors import BnbookError
 from bnbook.experiments.bjorck_noise import claims as analysis
-from bnbook.experiments.bjorck_noise import experiment as bjorck_noise
 from bnbook.experiments.bjorck_noise.claims import NOISE, RUN
+from bnbook.experiments.bjorck_noise.experiment import EXPERIMENT as bjorck_noise
+from bnbook.experiments.bjorck_noise.experiment import _probes
 from bnbook.probes import gradient_noise
 from bnbook.setups import residual
 from bnbook.tables.arms import WITH, WITHOUT
@@ -164,9 +165,7 @@ def test_measuring_changes_no_bit_of_the_training(monkeypatch):
     plain = residual.train(runs, Session("cpu"), make)
     state = torch.random.get_rng_state()
     torch.manual_seed(0)
-    probed = residual.train(
-        runs, Session("cpu"), make, lambda *of: bjorck_noise._probes(runs[0], *of)
-    )
+    probed = residual.train(runs, Session("cpu"), make, lambda *of: _probes(runs[0], *of))
     assert torch.equal(torch.random.get_rng_state(), state)
     for without, with_probes in zip(plain, probed, strict=True):
         for name, values in without.items():
@@ -187,13 +186,6 @@ def test_noise_without_the_division_by_the_size_breaks_the_bound(monkeypatch):
     monkeypatch.setattr(gradient_noise, "over_bound", summed)
     table = bjorck_noise.run(bjorck_noise.configure("quick", **SMALL), "cpu")
     assert criterion(BOUND, table).verdict == "not reproduced"
-
-
-@pytest.mark.parametrize("name", bjorck_noise.FIGURES)
-def test_figures_draw_every_panel(name, small_table):
-    for table in (made_up(), small_table):
-        for ax in bjorck_noise.FIGURES[name](table).axes:
-            assert ax.lines, name
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bnbook.errors import BnbookError
-from bnbook.experiments.bjorck_map import experiment as bjorck_map
+from bnbook.experiments.bjorck_map.experiment import EXPERIMENT as bjorck_map
 from bnbook.layers import norm
 from bnbook.setups import residual
 from bnbook.tables.arms import (

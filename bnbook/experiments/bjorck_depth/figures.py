@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -11,7 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import NullLocator
 
+from bnbook.experiments.bjorck_depth import claims
 from bnbook.plots import style
+from bnbook.tables import tuning
 from bnbook.tables.arms import WITH, WITHOUT
 
 LAWS = {"power": (0, (1, 1.5)), "exponential": (0, (5, 1.5, 1, 1.5))}
@@ -83,19 +83,20 @@ def draw_map(ax: Axes, shares: pd.DataFrame) -> AxesImage:
     return image
 
 
-def rates(largest: Mapping[str, pd.DataFrame], curves: pd.DataFrame) -> Figure:
+def rates(table: pd.DataFrame) -> Figure:
     """Largest usable rate against depth, with the fitted laws."""
     figure = style.new_figure(1, 1, 6.4, 4)
     ax = figure.axes[0]
-    for arm, each in largest.items():
-        draw_rates(ax, each, arm)
-    draw_laws(ax, curves)
+    for arm in (WITHOUT, WITH):
+        draw_rates(ax, claims.largest(table, arm), arm)
+    draw_laws(ax, claims.curves(table))
     figure.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=4)
     return figure
 
 
-def maps(shares: pd.DataFrame) -> Figure:
+def maps(table: pd.DataFrame) -> Figure:
     """Share of usable seeds over depth and rate, without BN and with."""
+    shares = claims.usable_shares(table)
     figure = style.new_figure(1, 2, 8, 4, sharey=True)
     for ax, arm in zip(figure.axes[:2], (WITHOUT, WITH), strict=True):
         image = draw_map(ax, pd.DataFrame(shares.xs(arm, level="arm")))
@@ -123,8 +124,9 @@ def draw_accuracy(ax: Axes, last: pd.DataFrame, arm: str) -> None:
     ax.set(xscale="log", xlabel="learning rate")
 
 
-def accuracy(last: pd.DataFrame) -> Figure:
+def accuracy(table: pd.DataFrame) -> Figure:
     """Final test accuracy against the learning rate, a panel for each depth."""
+    last = tuning.final(table)
     depths = sorted(last["n"].unique())
     figure = style.new_figure(1, len(depths), 8, 3, sharex=True, sharey=True)
     for ax, n in zip(figure.axes, depths, strict=True):

@@ -196,7 +196,8 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
 def _least_trained(table: pd.DataFrame) -> float:
     """Smallest final training accuracy in per cent of the runs that the claims compare."""
     runs = {run for of_claim in rate_map.compared(table).values() for run in of_claim}
-    return 100 * min(at(table, arm, rate, "training_accuracy").min() for arm, rate in sorted(runs))
+    ends = [at(table, arm, rate, "training_accuracy").min() for arm, rate in sorted(runs)]
+    return 100 * float(min(ends))
 
 
 def _most_trained(table: pd.DataFrame) -> float:

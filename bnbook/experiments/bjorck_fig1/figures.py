@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import pandas as pd
@@ -11,15 +11,15 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
+from bnbook.experiments.bjorck_fig1.claims import target
 from bnbook.plots import style
 from bnbook.plots.rate_map import SPLITS, accuracy_limits, draw_accuracy, draw_diverged
 from bnbook.tables import tuning
 from bnbook.tables.arms import WITH, WITHOUT
+from bnbook.tables.rate_map import FAILED, large_rate, small_rate, tuned_gap
 
 _MARKS = ("o", "v", "^", "D", "P")
 _PALEST = 0.55
-LEARNED = 0.2
-"""Final test accuracy from which a run has learned something: twice that of guessing."""
 
 
 def draw_curves(
@@ -84,21 +84,22 @@ def shown_runs(table: pd.DataFrame, small: float, large: float) -> list[tuple[st
     middle = between[len(between) // 2 : len(between) // 2 + 1]
     chosen = {WITHOUT: {small}, WITH: {small, *middle, large}}
     for arm, rates in chosen.items():
-        rates |= {rate for rate in tuning.learned(table, arm, LEARNED)[-1:] if rate > small}
+        rates |= {rate for rate in tuning.learned(table, arm, FAILED)[-1:] if rate > small}
     return [(arm, rate) for arm, rates in chosen.items() for rate in sorted(rates) if rate == rate]
 
 
-def curves(table: pd.DataFrame, small: float, large: float) -> Figure:
+def curves(table: pd.DataFrame) -> Figure:
     """Training accuracy on the left, test accuracy on the right, as in the paper's figure 1."""
     figure = style.new_figure(1, 2, 8, 3.6, sharey=True)
+    runs = shown_runs(table, small_rate(table), large_rate(table))
     for ax, column in zip(figure.axes, SPLITS, strict=True):
-        draw_curves(ax, table, shown_runs(table, small, large), column)
+        draw_curves(ax, table, runs, column)
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3)
     return figure
 
 
-def draw_gap(ax: Axes, table: pd.DataFrame, small: float, tuned_gap: float) -> None:
+def draw_gap(ax: Axes, table: pd.DataFrame, small: float, tuned: float) -> None:
     """Draw the lead of BN at one and the same rate against the rate: mean and 95 % interval.
 
     Parameters
@@ -109,7 +110,7 @@ def draw_gap(ax: Axes, table: pd.DataFrame, small: float, tuned_gap: float) -> N
         The experiment's table.
     small : float
         The rate that suits the network without BN, ringed.
-    tuned_gap : float
+    tuned : float
         BN's mean lead when each network has its own rate, in points; a dashed line.
     """
     last = tuning.final(table)
@@ -118,21 +119,21 @@ def draw_gap(ax: Axes, table: pd.DataFrame, small: float, tuned_gap: float) -> N
     band = style.mean_band(leads, "learning_rate", "lead")
     style.draw_band(ax, band, WITH, marker="o", ms=4, label="both at this rate")
     ax.plot(small, band["mean"][small], "o", ms=12, mfc="none", mec=style.COLOURS[WITHOUT], mew=1.4)
-    ax.axhline(tuned_gap, color="0.4", lw=1, ls="--", label="each at its tuned rate")
+    ax.axhline(tuned, color="0.4", lw=1, ls="--", label="each at its tuned rate")
     ax.axhline(0, color="0.8", lw=0.8, zorder=0)
     ax.set(xscale="log", xlabel="learning rate", ylabel="lead of BN (points of test accuracy)")
 
 
-def gap(table: pd.DataFrame, small: float, tuned_gap: float) -> Figure:
+def gap(table: pd.DataFrame) -> Figure:
     """The lead of BN at one and the same rate, over all rates."""
     figure = style.new_figure(1, 1, 6.4, 3.4)
     ax = figure.axes[0]
-    draw_gap(ax, table, small, tuned_gap)
+    draw_gap(ax, table, small_rate(table), float(tuned_gap(table).mean()))
     figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 
 
-def draw_steps(ax: Axes, table: pd.DataFrame, arms: Collection[str], target: float) -> None:
+def draw_steps(ax: Axes, table: pd.DataFrame, arms: Collection[str], level: float) -> None:
     """Draw the steps to a validation accuracy against learning rate, where all seeds get there.
 
     Parameters
@@ -143,10 +144,10 @@ def draw_steps(ax: Axes, table: pd.DataFrame, arms: Collection[str], target: flo
         The experiment's table.
     arms : collection of str
         The networks.
-    target : float
+    level : float
         The accuracy, in [0, 1]. Geometric mean and 95 % interval over seeds.
     """
-    needed = tuning.steps_to_reach(table, "validation_accuracy", target)
+    needed = tuning.steps_to_reach(table, "validation_accuracy", level)
     for arm in arms:
         reached = needed.loc[:, [arm]].droplevel("arm", axis="columns").dropna(axis="columns")
         runs = reached.melt(value_name="steps")
@@ -154,7 +155,7 @@ def draw_steps(ax: Axes, table: pd.DataFrame, arms: Collection[str], target: flo
         band = 10 ** style.mean_band(runs, "learning_rate", "steps")
         style.draw_band(ax, band, arm, marker=style.MARKERS[arm], ms=4)
     ax.set(
-        xscale="log", yscale="log", xlabel="learning rate", ylabel=f"steps to {100 * target:.0f} %",
+        xscale="log", yscale="log", xlabel="learning rate", ylabel=f"steps to {100 * level:.0f} %",
         ylim=(max(1, 0.5 * table.loc[table["step"] > 0, "step"].min()), 1.5 * table["step"].max()),
     )  # fmt: skip
     ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -162,14 +163,14 @@ def draw_steps(ax: Axes, table: pd.DataFrame, arms: Collection[str], target: flo
     ax.yaxis.set_minor_locator(NullLocator())
 
 
-def rate_map(table: pd.DataFrame, tuned: Mapping[str, float], target: float) -> Figure:
+def rate_map(table: pd.DataFrame) -> Figure:
     """The learning-rate map: how well, how fast, and how often each rate diverges."""
     figure = style.new_figure(3, 1, 6.4, 7, sharex=True, height_ratios=(3, 2, 1.2))
     accuracy, steps, diverged = figure.axes
     arms = (WITHOUT, WITH)
-    draw_accuracy(accuracy, table, arms, tuned)
+    draw_accuracy(accuracy, table, arms, tuning.tuned_rates(table, arms))
     accuracy.legend(loc="best")
-    draw_steps(steps, table, arms, target)
+    draw_steps(steps, table, arms, target(table))
     draw_diverged(diverged, table, arms)
     for ax in (accuracy, steps):
         ax.set_xlabel("")

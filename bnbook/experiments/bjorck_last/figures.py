@@ -10,9 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
+from bnbook.experiments.bjorck_last import claims
 from bnbook.plots import style
 from bnbook.plots.rate_map import accuracy_limits
-from bnbook.tables import tuning
+from bnbook.tables import tuning, usable
 from bnbook.tables.arms import LAST_ONLY
 
 AXES = {
@@ -105,28 +106,28 @@ def draw_family(ax: Axes, placed: pd.DataFrame, extremes: pd.DataFrame, family: 
     ax.yaxis.set_minor_locator(NullLocator())
 
 
-def rates(table: pd.DataFrame, tuned: Mapping[str, float], usable: pd.DataFrame) -> Figure:
+def rates(table: pd.DataFrame) -> Figure:
     """Test accuracy and usable seeds against the rate, for the paper's three networks."""
     figure = style.new_figure(2, 1, 6.4, 5.4, sharex=True, height_ratios=(3, 1.6))
-    draw_rates(figure.axes[0], table, tuned)
-    draw_usable(figure.axes[1], usable)
+    draw_rates(figure.axes[0], table, claims.tuned_rates(table))
+    draw_usable(figure.axes[1], usable.shares(table)[list(claims.MAIN)])
     figure.axes[0].set_xlabel("")
     return figure
 
 
-def places(placed: pd.DataFrame, extremes: pd.DataFrame) -> Figure:
+def places(table: pd.DataFrame) -> Figure:
     """Largest usable rate with BN at one layer only, against the layer."""
     figure = style.new_figure(1, 1, 7, 3.8)
-    draw_family(figure.axes[0], placed, extremes, "only")
+    draw_family(figure.axes[0], claims.placed(table), claims.extremes(table), "only")
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return figure
 
 
-def families(placed: pd.DataFrame, extremes: pd.DataFrame) -> Figure:
+def families(table: pd.DataFrame) -> Figure:
     """Largest usable rate with one layer left out, with BN from a layer on, with every k-th."""
     figure = style.new_figure(1, 3, 8, 3.4, sharey=True)
     for ax, family in zip(figure.axes, ("but", "since", "every"), strict=True):
-        draw_family(ax, placed, extremes, family)
+        draw_family(ax, claims.placed(table), claims.extremes(table), family)
     for ax in figure.axes[1:]:
         ax.set_ylabel("")
     handles = figure.axes[0].get_legend_handles_labels()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from bnbook.experiments.bjorck_map.claims import ARMS
 from bnbook.plots import style
 from bnbook.plots.rate_map import draw_accuracy, draw_diverged
 from bnbook.tables import tuning
@@ -32,8 +32,9 @@ PANELS = {
 """Titles and the arms that each panel adds to the networks with and without BN."""
 
 
-def rates(table: pd.DataFrame, tuned: Mapping[str, float]) -> Figure:
+def rates(table: pd.DataFrame) -> Figure:
     """Final test accuracy against learning rate: one panel for each objection."""
+    tuned = tuning.tuned_rates(table, ARMS)
     figure = style.new_figure(1, 3, 8, 3.4, sharey=True)
     for ax, (title, arms) in zip(figure.axes, PANELS.items(), strict=True):
         draw_accuracy(ax, table, (WITHOUT, WITH, *arms), tuned)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import matplotlib as mpl
@@ -11,15 +10,14 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from bnbook.experiments.bjorck_noise import claims
 from bnbook.plots import style
 from bnbook.tables.arms import WITH, WITHOUT
 
 _MARKS = ("v", "o", "^", "D", "P")
 
 
-def draw_bound(
-    ax: Axes, noise: pd.DataFrame, column: str, factor: Callable[[Any, Any], Any]
-) -> None:
+def draw_bound(ax: Axes, noise: pd.DataFrame, column: str) -> None:
     """Draw the noise over its bound against the size of the minibatch, one mark a network.
 
     Parameters
@@ -30,8 +28,6 @@ def draw_bound(
         Rows of the noise.
     column : str
         ``ratio`` or ``ratio_as_trained``.
-    factor : callable
-        N, b -> what the noise is over its bound when minibatches are drawn without replacement.
     """
     total = int(noise["images"].max())
     sizes = np.linspace(1, total, 200)
@@ -42,7 +38,8 @@ def draw_bound(
                 rows["size"] / total + shift, rows[column], style.MARKERS[arm], ms=4, mfc="none",
                 color=style.COLOURS[arm], alpha=0.6, label=arm,
             )  # fmt: skip
-    ax.plot(sizes / total, factor(total, sizes), color="k", lw=1, label="(N − b)/(N − 1)")
+    expected = claims.finite_population(total, sizes)
+    ax.plot(sizes / total, expected, color="k", lw=1, label="(N − b)/(N − 1)")
     ax.axhline(1, color="0.4", lw=1, ls="--", label="bound")
     ax.set(xlabel="share of the images in a minibatch, b/N", ylabel="noise over bound")
     most = float(noise[column].max())
@@ -53,12 +50,12 @@ def draw_bound(
         ax.set(ylim=(0, max(1.3, 1.1 * most)))
 
 
-def bound(noise: pd.DataFrame, factor: Callable[[Any, Any], Any]) -> Figure:
+def bound(table: pd.DataFrame) -> Figure:
     """Noise over its bound: with fixed statistics, and as training makes the steps with BN."""
     figure = style.new_figure(1, 2, 8, 3.4)
     titles = {"ratio": "fixed statistics", "ratio_as_trained": "statistics of the minibatch"}
     for ax, (column, title) in zip(figure.axes, titles.items(), strict=True):
-        draw_bound(ax, noise, column, factor)
+        draw_bound(ax, claims.noise(table), column)
         ax.set_title(title)
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4)
@@ -124,13 +121,13 @@ def draw_lines(ax: Axes, along: pd.DataFrame) -> None:
     ax.legend(fontsize=7)
 
 
-def lines(runs: pd.DataFrame, along: pd.DataFrame) -> Figure:
+def lines(table: pd.DataFrame) -> Figure:
     """Test accuracy by rate, by rate over size, and along lines of equal rate over size."""
     figure = style.new_figure(1, 3, 8, 3.2, sharey=True)
     left, middle, right = figure.axes
-    draw_by_rate(left, runs)
-    draw_by_rate(middle, runs, scaled=True)
-    draw_lines(right, along)
+    draw_by_rate(left, claims.runs(table))
+    draw_by_rate(middle, claims.runs(table), scaled=True)
+    draw_lines(right, claims.along_lines(table))
     for ax in (middle, right):
         ax.set_ylabel("")
     handles, labels = left.get_legend_handles_labels()
@@ -175,10 +172,10 @@ def draw_flatness(ax: Axes, runs: pd.DataFrame) -> None:
     ax.set(ylabel="final test accuracy (%)")
 
 
-def flatness(runs: pd.DataFrame) -> Figure:
+def flatness(table: pd.DataFrame) -> Figure:
     """Largest eigenvalue against noise scale, and test accuracy against the eigenvalue."""
     figure = style.new_figure(1, 2, 8, 3.2)
-    draw_eigenvalues(figure.axes[0], runs)
-    draw_flatness(figure.axes[1], runs)
+    draw_eigenvalues(figure.axes[0], claims.runs(table))
+    draw_flatness(figure.axes[1], claims.runs(table))
     figure.axes[0].legend(fontsize=8)
     return figure
