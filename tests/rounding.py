@@ -42,3 +42,28 @@ def assert_close(found, expected, terms, roundings, dtype=None):
         f"{exact(found).flat[worst]} and {exact(expected).flat[worst]} differ by"
         f" {difference.flat[worst]:.3g}, rounding accounts for {allowed.flat[worst]:.3g}"
     )
+
+
+def gradient_terms(x, dxhat, s):
+    """Sum of the absolute values of the three terms of BN's input gradient, which may cancel.
+
+    Parameters
+    ----------
+    x, dxhat : array or Tensor, (m, C)
+        Inputs, and gradient by the normalised ones.
+    s : array or Tensor, (C,)
+        Root of variance and eps. Inputs that are large beside it are rounded on its scale.
+    """
+    x, dxhat, s = map(exact, (x, dxhat, s))
+    xhat = (x - x.mean(0)) / s
+    terms = np.abs(dxhat) + np.abs(dxhat).mean(0) + np.abs(xhat) * np.abs(dxhat * xhat).mean(0)
+    return terms / s * (1 + np.abs(x).max(0) / s)
+
+
+def of_training(steps, longest_sum, dtype):
+    """How far rounding moves parameters of size 1 in some steps, relative to them.
+
+    A sum of n terms rounds by some sqrt(n) eps (Higham & Mary 2019), in each of the steps. What
+    training makes of it is another matter: move the initial parameters so and train again.
+    """
+    return steps * longest_sum**0.5 * epsilon(dtype)

@@ -14,6 +14,7 @@ from bnbook.experiments.ioffe_alg2 import claims as analysis
 from bnbook.experiments.ioffe_alg2 import experiment as ioffe_alg2
 from bnbook.layers import norm
 from bnbook.training.session import Session
+from tests import rounding
 from tests.judging import criterion
 
 SMALL = {
@@ -91,7 +92,9 @@ def test_wrong_statistics_of_feature_maps_turn_the_claim_red(monkeypatch, mutant
 
 
 def test_one_pair_a_position_does_not_commute_with_shifts(table):
-    assert table.loc[table["check"] == "shift", "error"].max() < 1e-14
+    # Relative to the largest of them; the sums over positions go round in another order.
+    shifts = table[table["check"] == "shift"]
+    assert (shifts["error"] <= shifts["m"] * rounding.epsilon(float)).all()
     assert table.loc[table["check"] == "shift, one pair a position", "error"].min() > 0.1
 
 

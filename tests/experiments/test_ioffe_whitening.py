@@ -16,6 +16,7 @@ from bnbook.experiments.ioffe_whitening import claims as analysis
 from bnbook.experiments.ioffe_whitening import experiment
 from bnbook.layers import whitening
 from bnbook.tables.arms import BN, BN_KERNEL, CHOLESKY, LINEAR, ZCA
+from tests import rounding
 from tests.judging import criterion
 
 SMALL = {
@@ -174,7 +175,7 @@ def test_threads_are_given_back():
 def test_covariances_are_as_asked_for():
     cov = np.array([[2.0, 0.3], [0.3, 1.0]])
     x = experiment._with_covariance(np.random.default_rng(0), cov, 12)
-    np.testing.assert_allclose(formulas.covariance(x), cov, atol=1e-14)
+    rounding.assert_close(formulas.covariance(x), cov, terms=2, roundings=4 * 12)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from torch import nn
 from bnbook import formulas
 from bnbook.errors import BnbookError
 from bnbook.layers.norm import BatchNorm
+from tests import rounding
 
 EPS = 1e-5
 
@@ -59,9 +60,10 @@ def test_the_four_lines_worked_out_by_hand():
     y = formulas.scale_and_shift(xhat, np.array([3.0, 2.0]), np.array([5.0, 0.0]))
     # Means 0 and 2.5; biased variances 3 and 2.25; roots 2 and sqrt(3.25).
     half, other = math.sqrt(3) / 2, 1.5 / math.sqrt(3.25)
-    np.testing.assert_allclose(mu, [0, 2.5], atol=1e-15)
-    np.testing.assert_allclose(var, [3, 2.25], rtol=1e-15)
-    np.testing.assert_allclose(xhat, [[-half, -other], [half, other]], rtol=1e-15)
+    expected = np.array([[-half, -other], [half, other]])
+    rounding.assert_close(mu, np.array([0, 2.5]), np.abs(x).mean(0), roundings=2)
+    rounding.assert_close(var, np.array([3, 2.25]), terms=3, roundings=4)
+    rounding.assert_close(xhat, expected, np.abs(expected), roundings=8)
     np.testing.assert_allclose(y, [[5 - 3 * half, -2 * other], [5 + 3 * half, 2 * other]])
     whole, _ = formulas.batch_norm_forward(x, np.array([3.0, 2.0]), np.array([5.0, 0.0]), 1.0)
     np.testing.assert_array_equal(whole, y)
@@ -140,12 +142,13 @@ def test_two_examples_in_closed_form(eps):
     x, dy = np.array([[3.0], [1.0]]), np.array([[0.4], [-1.1]])
     s = math.sqrt(1 + eps)
     y, cache = formulas.batch_norm_forward(x, np.array([2.0]), np.array([0.5]), eps)
-    np.testing.assert_allclose(y, [[2 / s + 0.5], [-2 / s + 0.5]], rtol=1e-15)
+    rounding.assert_close(y, np.array([[2 / s + 0.5], [-2 / s + 0.5]]), 2 / s + 0.5, roundings=8)
     dx, dgamma, dbeta = formulas.batch_norm_backward(dy, cache)
     expected = 2 * 1.5 / 2 * eps / s**3
-    np.testing.assert_allclose(dx, [[expected], [-expected]], rtol=1e-9, atol=1e-15)
-    np.testing.assert_allclose(dgamma, [1.5 / s], rtol=1e-14)
-    np.testing.assert_allclose(dbeta, [-0.7], rtol=1e-14)
+    terms = rounding.gradient_terms(x, 2 * dy, np.array([s]))
+    rounding.assert_close(dx, np.array([[expected], [-expected]]), terms, roundings=16)
+    rounding.assert_close(dgamma, np.array([1.5 / s]), 1.5 / s, roundings=16)
+    rounding.assert_close(dbeta, np.array([-0.7]), terms=1.5, roundings=4)
 
 
 # The backward equations
@@ -207,7 +210,8 @@ def test_the_second_term_of_the_mean_is_zero_up_to_rounding():
     dvar = formulas.gradient_var(dxhat, x, c.mu, c.var, EPS)
     first, second = formulas.gradient_mu_terms(dxhat, dvar, x, c.mu, c.var, EPS)
     assert (np.abs(first) > 1e-2).all()
-    assert (np.abs(second) < 1e-14 * np.abs(x).max() * np.abs(dvar)).all()
+    terms = 2 * np.abs(dvar) * (np.abs(x).mean(0) + np.abs(c.mu))
+    rounding.assert_close(second, 0 * second, terms, roundings=2 * len(x))
     # Away from the mean it is not: the zero is a property of the mean, not of the line.
     _, away = formulas.gradient_mu_terms(dxhat, dvar, x, c.mu + 1, c.var, EPS)
     np.testing.assert_allclose(away, 2 * dvar, rtol=1e-10)
@@ -218,14 +222,15 @@ def test_the_gradient_of_a_summed_output_is_zero_and_proves_nothing():
     _, cache = formulas.batch_norm_forward(x, gamma, beta, EPS)
     through_sum, _, _ = formulas.batch_norm_backward(np.ones_like(x), cache)
     through_cotangent, _, _ = formulas.batch_norm_backward(dy, cache)
-    np.testing.assert_allclose(through_sum, 0, atol=1e-14)
+    terms = rounding.gradient_terms(x, gamma + 0 * x, np.sqrt(cache.var + EPS))
+    rounding.assert_close(through_sum, 0 * x, terms, roundings=3 * len(x) + 20)
     assert np.abs(through_cotangent).max() > 1e-2
 
     def wrong(dy):
         """Three times dx, with its last term dropped."""
         return 3 * gamma / np.sqrt(cache.var + EPS) * (dy - dy.mean(0))
 
-    np.testing.assert_allclose(wrong(np.ones_like(x)), through_sum, atol=1e-14)
+    rounding.assert_close(wrong(np.ones_like(x)), through_sum, 3 * terms, 3 * len(x) + 20)
     assert np.abs(wrong(dy) - through_cotangent).max() > 1e-2
 
 
@@ -294,7 +299,7 @@ def test_feature_maps_against_the_layers(layer_class):
 
 def test_one_image_with_many_positions_is_a_batch():
     y, _ = formulas.conv_batch_norm_forward(normal(1, 2, 3, 3), np.ones(2), np.zeros(2), EPS)
-    np.testing.assert_allclose(y.mean((0, 2, 3)), 0, atol=1e-14)
+    rounding.assert_close(y.mean((0, 2, 3)), np.zeros(2), terms=1 + np.abs(y).max(), roundings=20)
 
 
 # Section 2
@@ -353,11 +358,12 @@ def test_whitening_matrices_by_hand():
     # Eigenvalues 9 and 1 along (1, 1) and (1, -1); L = [[sqrt 5, 0], [4 / sqrt 5, 3 / sqrt 5]].
     cov = np.array([[5.0, 4.0], [4.0, 5.0]])
     zca = np.array([[2.0, -1.0], [-1.0, 2.0]]) / 3
-    np.testing.assert_allclose(formulas.whitening_matrix(cov, "zca"), zca, atol=1e-14)
+    # Roots of eigenvalues that are 9 apart, from sums of four products.
+    rounding.assert_close(formulas.whitening_matrix(cov, "zca"), zca, terms=9, roundings=16)
     root = math.sqrt(5)
     lower = np.array([[1 / root, 0], [-4 / (3 * root), root / 3]])
-    np.testing.assert_allclose(formulas.whitening_matrix(cov, "cholesky"), lower, atol=1e-14)
-    np.testing.assert_allclose(formulas.whitening_matrix(np.eye(3)), np.eye(3), atol=1e-15)
+    rounding.assert_close(formulas.whitening_matrix(cov, "cholesky"), lower, 9, roundings=16)
+    rounding.assert_close(formulas.whitening_matrix(np.eye(3)), np.eye(3), 1, roundings=16)
 
 
 @pytest.mark.parametrize("eps", [None, 0.1])
@@ -520,7 +526,10 @@ def test_scale_invariance_as_the_paper_has_it_without_eps():
     expected = formulas.linear_batch_norm_backward(dy, u, W, other)
     np.testing.assert_allclose(found[0], expected[0], rtol=1e-9, atol=1e-13)
     np.testing.assert_allclose(found[1], expected[1] / a, rtol=1e-9, atol=1e-13)
-    np.testing.assert_allclose((found[1] * W).sum(1), 0, atol=1e-13)  # orthogonal to each row
+    # Orthogonal to each row: the product's terms, with those of the gradient in them.
+    dx = rounding.gradient_terms(u @ (a * W).T, dy, np.sqrt(cache.var + eps))
+    terms = (dx.T @ np.abs(u) * np.abs(W)).sum(1)
+    rounding.assert_close((found[1] * W).sum(1), np.zeros(3), terms, roundings=4 * 9 + 5 + 20)
 
 
 def test_linear_gradients_by_differences():

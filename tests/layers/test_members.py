@@ -4,8 +4,7 @@ Rounding differs between a fused and a plain operation, and training amplifies i
 matter of rate, size and luck, not of correctness: after 100 steps in float32 two ResNets with BN
 were 1.6e-2 apart on one processor, and 1e-6 on another, while the float64 pair stayed within 4e-15.
 So members are compared after 100 steps in float64 and after 4 in float32, and by a bound that the
-network itself gives. All the rounding of a run is made at its start, at once: a sum of n terms
-rounds by some sqrt(n) eps of their size (Higham & Mary 2019), in each of the steps. By as much the
+network itself gives. All the rounding of a run is made at its start, at once: by as much the
 initial parameters of a second run in float64 are moved, and what that changes at the end bounds
 what rounding may change. A wrong rate shows: members 0 and 2 differ in nothing but a factor of 2 in
 the rate, and end further apart.
@@ -19,6 +18,7 @@ import torch
 from bnbook.layers import ensemble, members, norm
 from bnbook.networks.models import MLP, ConvNet, ResNet, RNNClassifier
 from bnbook.training import fit
+from tests import rounding
 
 SEEDS = (3, 4, 3)
 RATES = (0.002, 0.004, 0.001)
@@ -84,8 +84,8 @@ def test_a_member_equals_its_run_alone(make, normalisation, dtype, own):
     one = (batches[:, 1:2] if own else batches, (1,))  # another seed and rate than its neighbours
     together = trained(make, normalisation, dtype, batches, (0, 1, 2))
     alone = trained(make, normalisation, dtype, *one)
-    rounding = steps * LONGEST_SUM**0.5 * torch.finfo(dtype).eps
-    still, moved = (trained(make, normalisation, torch.float64, *one, m) for m in (0.0, rounding))
+    by = rounding.of_training(steps, LONGEST_SUM, dtype)
+    still, moved = (trained(make, normalisation, torch.float64, *one, m) for m in (0.0, by))
     allowed = 2 * largest(still, moved)  # two computations, each off by as much
     assert largest(member(together, 1), alone) <= allowed
     assert largest(member(together, 0), member(together, 2)) > 4 * allowed
