@@ -260,6 +260,18 @@ class ResNet(_Classifier):
         """The convolutions, first layer first."""
         return [layer for layer in self.modules() if isinstance(layer, ensemble.Conv2d)]
 
+    def residual_layers(self) -> list[tuple[ensemble.Conv2d, nn.Module]]:
+        """Return the convolutions, each with its norm, for `bnbook.training.deep`.
+
+        Nothing where the blocks are of another kind or a norm comes once, at the end.
+        """
+        blocks = [block for block in self.blocks if type(block) is Block]
+        plain = isinstance(self.last_norm, nn.Identity) and type(self).forward is ResNet.forward
+        if len(blocks) < len(self.blocks) or not plain:
+            return []
+        inner = [pair for b in blocks for pair in ((b.conv1, b.norm1), (b.conv2, b.norm2))]
+        return [(self.stem, self.stem_norm), *inner]
+
     @property
     def depth(self) -> int:
         """Layers with weights: the convolutions and the linear layer."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import shutil
 from collections.abc import Hashable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
@@ -20,6 +19,7 @@ from bnbook import experiments, files
 from bnbook.errors import BnbookError
 from bnbook.evidence import records
 from bnbook.experiments import Experiment
+from bnbook.training import kernels
 from bnbook.training.session import OutOfTimeError, Plan, Session, Trial
 
 MOST_MEMBERS = {"cpu": 32, "cuda": 512}
@@ -63,7 +63,7 @@ def choose(
     if members is not None and members < 1:
         raise BnbookError(f"members must be at least 1, found {members}.")
     group = _fusing(experiment, parts, device)
-    tried = candidates(experiment, len(group), members)
+    tried = candidates(experiment, len(group), members, device)
     if len(tried) == 1:
         return tried[0]
     kept = folder / f"plan-{_key(experiment, group, device, tried)}.json"
@@ -78,17 +78,27 @@ def choose(
     return best
 
 
-def candidates(experiment: Experiment, count: int, members: int | None = None) -> list[Plan]:
-    """Return the plans to try for runs of which `count` fuse, each once."""
+def candidates(
+    experiment: Experiment, count: int, members: int | None = None, device: str = "cpu"
+) -> list[Plan]:
+    """Return the plans to try for runs of which `count` fuse, each once.
+
+    On a CPU a plan that is compiled and channels-last is for single networks, which the kernels of
+    `bnbook.training.deep` serve: to compile ensembles would take minutes.
+    """
     sizes = (members,) if members is not None else (count, 1)
-    plans = [replace(p, members=n) for p in getattr(experiment, "PLANS", (Plan(),)) for n in sizes]
+    plans = [
+        replace(plan, members=n)
+        for plan in getattr(experiment, "PLANS", (Plan(),))
+        for n in ((1,) if device == "cpu" and plan.compiled and plan.channels_last else sizes)
+    ]
     possible = [plan for plan in plans if not plan.compiled or has_compiler()]
     return list(dict.fromkeys(possible or plans))
 
 
 def has_compiler() -> bool:
-    """Whether there is a C++ compiler, which torch.compile needs on a CPU."""
-    return any(map(shutil.which, ("g++", "clang++", "c++")))
+    """Whether there is a C++ compiler, which compiled plans need on a CPU."""
+    return kernels.compiler() is not None
 
 
 def _fusing(experiment: Experiment, parts: Sequence[Any], device: str) -> list[Any]:

@@ -17,6 +17,7 @@ import functools
 import math
 import re
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -193,6 +194,10 @@ class ChainStep:
         )
         self.blocks: list[_Block] = []
         self.velocity: list[Tensor] = []  # it has no momentum
+
+    def evaluating(self) -> AbstractContextManager[None]:
+        """Change nothing: the model computes in the step's precision."""
+        return nullcontext()
 
     @torch.no_grad()
     def __call__(self, x: Tensor, y: Tensor, factor: Tensor | None = None) -> Tensor:

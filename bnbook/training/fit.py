@@ -17,8 +17,8 @@ from bnbook import files
 from bnbook.errors import BnbookError
 from bnbook.layers import ensemble, members
 from bnbook.training import steps
+from bnbook.training.descent import SGD, Loss
 from bnbook.training.session import Every, OutOfTimeError, Session
-from bnbook.training.steps import SGD, Loss
 
 __all__ = ["SGD", "choose_device", "fit", "minibatches", "streams"]
 
@@ -300,7 +300,7 @@ class _Run:
         row["diverged_at"] = self.diverged_at.clone()
         if self.kept:
             self.model.eval()
-            with torch.no_grad():
+            with torch.no_grad(), self.update.evaluating():
                 found = {name: value for probe in self.probes for name, value in probe().items()}
             row |= {name: self._full(name, value) for name, value in found.items()}
         else:

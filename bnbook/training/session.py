@@ -44,9 +44,12 @@ class Plan:
     channels_last : bool
         Whether images and convolution kernels keep their channels innermost in memory.
     precision : str
-        ``float32``; ``tf32`` (matrix products of a GPU); ``bfloat16`` (autocast).
+        ``float32``; ``tf32`` (matrix products of a GPU); ``bfloat16`` (images and the factors of
+        products; sums and parameters stay float32).
     compiled : bool
-        Whether the step is compiled: CUDA graphs on a GPU, torch.compile on a CPU.
+        Whether the step is compiled: CUDA graphs on a GPU; on a CPU the kernels of
+        `bnbook.training.deep` where they apply and `channels_last` holds, else torch.compile.
+        Without a C++ compiler it is not.
     handwritten : bool
         Whether `bnbook.training.chain` is used where it applies, rather than autograd.
     """

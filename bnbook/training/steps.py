@@ -2,127 +2,18 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from bnbook.errors import BnbookError
-from bnbook.training import chain
+from bnbook.training import chain, deep, kernels
+from bnbook.training.descent import SGD, Descent, Loss, Step
 from bnbook.training.session import Plan
 
-Loss = Callable[[Tensor, Tensor], Tensor]
-"""Maps outputs and labels to the losses of the members, (E,)."""
-
 PRECISIONS = ("float32", "tf32", "bfloat16")
-
-
-@dataclass(frozen=True)
-class SGD:
-    r"""Stochastic gradient descent, its settings a number or one for each of the E members.
-
-    .. math::
-        g = \nabla_\theta l + \lambda\theta, \quad v \leftarrow \mu v + g, \quad
-        \theta \leftarrow \theta - \alpha\, s_t v
-
-    Weight decay and momentum are those of `torch.optim.SGD`: the decay joins the gradient, and the
-    momentum buffer does not hold the learning rate. Clipping scales the gradient of a member's loss
-    down to a norm of `clip_norm`, before the decay joins it.
-
-    Attributes
-    ----------
-    learning_rate : sequence of float, length E
-        :math:`\alpha`.
-    momentum, weight_decay : float or sequence of float
-        :math:`\mu` and :math:`\lambda`.
-    weights_only : bool
-        Whether only the weights of linear maps and convolutions decay, and neither biases nor the
-        scales and shifts of normalisation layers.
-    clip_norm : float or sequence of float
-        Largest norm of a member's gradient, over all its parameters; infinity clips nothing.
-    schedule : Tensor, (steps,) or (steps, E), or None
-        :math:`s_t`, a factor for each step, on the CPU; None is 1 throughout.
-    """
-
-    learning_rate: Sequence[float]
-    momentum: float | Sequence[float] = 0.0
-    weight_decay: float | Sequence[float] = 0.0
-    schedule: Tensor | None = None
-    weights_only: bool = False
-    clip_norm: float | Sequence[float] = math.inf
-
-    @property
-    def plain(self) -> bool:
-        """Whether there is neither momentum nor weight decay, and nothing is clipped."""
-        return not (_any(self.momentum) or _any(self.weight_decay) or self.clips)
-
-    @property
-    def clips(self) -> bool:
-        """Whether any member's gradient is clipped."""
-        norms = self.clip_norm if isinstance(self.clip_norm, Sequence) else [self.clip_norm]
-        return any(norm < math.inf for norm in norms)
-
-    def check(self, steps: int) -> None:
-        """Refuse settings that do not fit each other or the number of steps.
-
-        Raises
-        ------
-        BnbookError
-            With the field, what was expected and what was found.
-        """
-        members = len(self.learning_rate)
-        if members < 1:
-            raise BnbookError("learning_rate needs one value for each member, found none.")
-        for name in ("momentum", "weight_decay", "clip_norm"):
-            value = getattr(self, name)
-            if isinstance(value, Sequence) and len(value) != members:
-                raise BnbookError(
-                    f"{name} must be a number or one for each of {members} members,"
-                    f" found {len(value)}."
-                )
-        shapes = ((steps,), (steps, members))
-        if self.schedule is not None and tuple(self.schedule.shape) not in shapes:
-            raise BnbookError(
-                f"schedule must have shape {shapes[0]} or {shapes[1]}, found"
-                f" {tuple(self.schedule.shape)}."
-            )
-
-    def of(self, kept: Sequence[int]) -> SGD:
-        """Return the settings of some members."""
-
-        def some(value: float | Sequence[float]) -> float | Sequence[float]:
-            return [value[e] for e in kept] if isinstance(value, Sequence) else value
-
-        schedule = self.schedule
-        if schedule is not None and schedule.dim() == 2:
-            schedule = schedule[:, list(kept)]
-        return replace(
-            self,
-            learning_rate=[self.learning_rate[e] for e in kept],
-            momentum=some(self.momentum),
-            weight_decay=some(self.weight_decay),
-            schedule=schedule,
-            clip_norm=some(self.clip_norm),
-        )
-
-
-def _any(value: float | Sequence[float]) -> bool:
-    return any(value) if isinstance(value, Sequence) else bool(value)
-
-
-class Step(Protocol):
-    """Updates the members on one minibatch and returns their losses before the update, (E,)."""
-
-    @property
-    def velocity(self) -> list[Tensor]:
-        """Momentum buffers, one for each parameter; none where no member has momentum."""
-
-    def __call__(self, x: Tensor, y: Tensor, factor: Tensor | None = None) -> Tensor:
-        """Make one step; ``factor`` multiplies the learning rates."""
 
 
 class AutogradStep:
@@ -163,90 +54,39 @@ class AutogradStep:
             raise BnbookError(
                 f"precision must be one of {', '.join(PRECISIONS)}, found {precision!r}."
             )
-        self.parameters = list(model.parameters())
-        self.loss, self.members = loss, len(optimiser.learning_rate)
+        self.loss, self.descent = loss, Descent(list(model.parameters()), optimiser)
         self.forward = torch.compile(model) if compiled else model
         self.bfloat16 = precision == "bfloat16"
-        self.alpha = self._shaped(optimiser.learning_rate)
-        self.rates = [alpha.clone() for alpha in self.alpha]
-        self.decay = self._shaped(optimiser.weight_decay)
-        if optimiser.weights_only:  # biases have two axes, scales and shifts one
-            for each, p in zip(self.decay, self.parameters, strict=bool(self.decay)):
-                each.mul_(p.dim() > 2)
-        self.clip_norm = self._shaped(optimiser.clip_norm) if optimiser.clips else []
-        self.momentum = self._shaped(optimiser.momentum)
-        self.velocity = [torch.zeros_like(p) for p in self.parameters] if self.momentum else []
-        self.factor: Tensor | None = None
 
-    def _shaped(self, values: float | Sequence[float]) -> list[Tensor]:
-        """Shape the members' values to multiply each parameter; nothing where all are zero."""
-        if not _any(values) and not isinstance(values, Sequence):
-            return []
-        each = values if isinstance(values, Sequence) else [values] * self.members
-        shaped = []
-        for p in self.parameters:
-            if p.shape[0] % self.members:
-                raise BnbookError(
-                    f"learning_rate has {self.members} members, a parameter has shape"
-                    f" {tuple(p.shape)}: its first axis must be a multiple."
-                )
-            shaped.append(_along_members(torch.tensor(each, dtype=p.dtype, device=p.device), p))
-        return shaped
+    @property
+    def velocity(self) -> list[Tensor]:
+        """Momentum buffers; see `Descent`."""
+        return self.descent.velocity
 
     def __call__(self, x: Tensor, y: Tensor, factor: Tensor | None = None) -> Tensor:
         """Make one step; see `Step`. Images and labels that are each member's own have E first."""
-        self.scale(factor)
+        self.descent.scale(factor)
         return self.update(x, y)
 
-    def scale(self, factor: Tensor | None) -> None:
-        """Set the learning rates to the optimiser's times a factor, () or (E,)."""
-        if factor is None or (self.factor is not None and torch.equal(factor, self.factor)):
-            return
-        self.factor = factor
-        for rate, alpha in zip(self.rates, self.alpha, strict=True):
-            each = _along_members(factor.to(alpha).expand(self.members), alpha)
-            torch.mul(alpha, each, out=rate)
-
     def update(self, x: Tensor, y: Tensor) -> Tensor:
-        """Make one step at the rates that `scale` set."""
+        """Make one step at the rates that the descent is at."""
         if y.dim() == 2:
             x, y = x.transpose(0, 1).flatten(1, 2), y.mT
         with self._autocast(x.device):
             outputs = self.forward(x)
         losses = self.loss(outputs.float() if self.bfloat16 else outputs, y)
-        gradients = torch.autograd.grad(losses.sum(), self.parameters)
-        self._descend(gradients)
+        gradients = torch.autograd.grad(losses.sum(), self.descent.parameters)
+        self.descent.descend(gradients)
         return losses.detach()
+
+    def evaluating(self) -> AbstractContextManager[Any]:
+        """Change nothing: measurements are taken in float32."""
+        return nullcontext()
 
     def _autocast(self, device: torch.device) -> AbstractContextManager[Any]:
         if not self.bfloat16:
             return nullcontext()
         return torch.autocast(device.type, torch.bfloat16)
-
-    def _clipped(self, gradients: Sequence[Tensor]) -> list[Tensor]:
-        """Scale each member's gradient down to a norm of `clip_norm` where it is longer."""
-        flat = [g.reshape(self.members, -1).square().sum(1) for g in gradients]
-        norm = torch.stack(flat).sum(0).sqrt()
-        return [
-            g * (most / _along_members(norm, g)).clamp(max=1)
-            for g, most in zip(gradients, self.clip_norm, strict=True)
-        ]
-
-    @torch.no_grad()
-    def _descend(self, gradients: Sequence[Tensor]) -> None:
-        if self.clip_norm:
-            gradients = self._clipped(gradients)
-        for at, (p, g) in enumerate(zip(self.parameters, gradients, strict=True)):
-            step = g.addcmul(p, self.decay[at]) if self.decay else g
-            if self.velocity:
-                step = self.velocity[at].mul_(self.momentum[at]).add_(step)
-            p.addcmul_(step, self.rates[at], value=-1)
-
-
-def _along_members(values: Tensor, p: Tensor) -> Tensor:
-    """Shape values, (E,), to multiply a parameter whose first axis holds the members."""
-    each = values.repeat_interleave(p.shape[0] // len(values))
-    return each.view(-1, *(1,) * (p.dim() - 1))
 
 
 class CapturedStep:
@@ -273,7 +113,7 @@ class CapturedStep:
 
     def __call__(self, x: Tensor, y: Tensor, factor: Tensor | None = None) -> Tensor:
         """Make one step; see `Step`."""
-        self.step.scale(factor)
+        self.step.descent.scale(factor)
         if self.graph is None:
             self._capture(x, y)
         assert self.graph is not None
@@ -281,6 +121,10 @@ class CapturedStep:
         self.y.copy_(y)
         self.graph.replay()
         return self.losses
+
+    def evaluating(self) -> AbstractContextManager[Any]:
+        """Change nothing; see `Step`."""
+        return nullcontext()
 
     def _capture(self, x: Tensor, y: Tensor) -> None:
         self.x, self.y = x.clone(), y.clone()
@@ -304,7 +148,9 @@ def choose(model: nn.Module, loss: Loss, optimiser: SGD, plan: Plan) -> Step:
     """Return the step that a plan names, for a model in training mode.
 
     The hand-written chain serves plain SGD in float32 or float64 where
-    `bnbook.training.chain.applies`; autograd serves the rest.
+    `bnbook.training.chain.applies`. On a CPU a plan that is compiled and channels-last takes our
+    kernels where `bnbook.training.deep.applies`. Autograd serves the rest, and everything where
+    there is no C++ compiler.
 
     Parameters
     ----------
@@ -326,7 +172,14 @@ def choose(model: nn.Module, loss: Loss, optimiser: SGD, plan: Plan) -> Step:
     if plan.handwritten and exact and optimiser.plain and chain.applies(model, loss):
         rates = torch.tensor(optimiser.learning_rate, dtype=first.dtype, device=first.device)
         return chain.ChainStep(model, rates)
+    if _is_deep(model, optimiser, plan):
+        return deep.DeepStep(model, loss, optimiser, plan.precision)
     on_gpu = first.is_cuda
-    compiled = plan.compiled and not on_gpu
+    compiled = plan.compiled and not on_gpu and kernels.compiler() is not None
     step = AutogradStep(model, loss, optimiser, plan.precision, compiled)
     return CapturedStep(step, model) if plan.compiled and on_gpu else step
+
+
+def _is_deep(model: nn.Module, optimiser: SGD, plan: Plan) -> bool:
+    wanted = plan.compiled and plan.channels_last and plan.precision in deep.PRECISIONS
+    return wanted and deep.applies(model, optimiser) and kernels.library() is not None
