@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any
 
@@ -165,15 +166,34 @@ def build(
     from bnbook.book import build as book
 
     root = records.root()
-    executed = book.run_notebooks(root, profile, workers)
-    out.print(f"notebooks: {len(executed)} run, {len(book.notebooks(root))} in all")
+    with book.alone(root):
+        if book.nothing_to_do(root, profile):
+            out.print("nothing changed since the last build")
+        else:
+            _build(root, profile, workers)
+    out.print(f"open {root / book.HTML / 'index.html'}", soft_wrap=True)
+
+
+def _build(root: Path, profile: str, workers: int) -> None:
+    from bnbook.book import build as book
+    from bnbook.book import notebooks
+
+    try:
+        executed = notebooks.run_notebooks(root, profile, workers)
+    except KeyboardInterrupt:
+        print(  # noqa: T201
+            "bnbook: stopped. Notebooks that had ended are kept; the same command goes on.",
+            file=sys.stderr,
+        )
+        raise typer.Exit(130) from None
+    out.print(f"notebooks: {len(executed)} run, {len(notebooks.notebooks(root))} in all")
     rows = list(judging.rows(root / "results", records.fresh()))
     if executed:
         _print_rows([row for row in rows if row.source == "fresh"])
     _exit_on_conflict(rows)
     out.print(f"figures: {len(book.draw_figures(root))} drawn")
     out.print("pages: " + ("built" if book.make_pages(root) else "unchanged"))
-    out.print(f"open {root / book.HTML / 'index.html'}", soft_wrap=True)
+    book.finished(root, profile)
 
 
 @app.command()

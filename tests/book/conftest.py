@@ -47,7 +47,7 @@ class Site:
         log = self.root / "_build" / "warnings.txt"
         log.parent.mkdir(exist_ok=True)
         out = str(self.root / "_build" / "html")
-        options = ["-q", "-n", "-W", "--keep-going", "-w", str(log)]
+        options = ["-q", "-n", "-W", "-E", "-a", "--keep-going", "-w", str(log)]
         with contextlib.redirect_stderr(io.StringIO()):
             status = build_main([*options, str(self.root), out])
         return status, log.read_text("utf-8")

@@ -3,10 +3,16 @@
 A small project in a folder of its own: one notebook, one page that cites a claim, one figure.
 """
 
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import nbformat
 import pytest
 
-from bnbook.book import build, judging
+from bnbook.book import build, judging, notebooks
 from bnbook.errors import BnbookError
 from bnbook.evidence import records
 from tests.book.test_judging import FACTS
@@ -67,7 +73,7 @@ def fails(call, *says):
 @pytest.mark.slow
 class TestNotebooks:
     def run(self, root):
-        return build.run_notebooks(root, "quick")
+        return notebooks.run_notebooks(root, "quick")
 
     def test_runs_once_and_again_only_when_it_changed(self, project):
         path = project / "notebooks" / "11-it.ipynb"
@@ -109,12 +115,75 @@ class TestNotebooks:
         path.write_text(path.read_text().replace('"parameters"', '"other"'))
         fails(lambda: self.run(project), "one code cell tagged `parameters`, found 0")
 
+    def test_an_annotated_parameter_is_one_and_a_magic_is_none(self, project):
+        write_notebook(project, parameters='profile: str = "quick"')
+        assert len(self.run(project)) == 1
+        write_notebook(project, parameters="%matplotlib inline")
+        fails(lambda: self.run(project), "11-it.ipynb", "plain Python", "%matplotlib inline")
+
+    def test_cells_after_the_injected_one_are_counted_as_written(self, project):
+        write_notebook(project, "1 / 0")
+        path = project / "notebooks" / "11-it.ipynb"
+        notebook = nbformat.read(path, as_version=4)
+        notebook.cells.insert(2, nbformat.v4.new_code_cell("2 + 2"))
+        nbformat.write(notebook, path)
+        fails(lambda: self.run(project), "11-it.ipynb, cell 4 raised ZeroDivisionError")
+
+    def test_what_is_no_notebook_is_named_and_the_others_run(self, project):
+        bad = project / "notebooks" / "12-bad.ipynb"
+        bad.write_text("<<<<<<< HEAD\n{}\n=======\n")
+        fails(lambda: self.run(project), "12-bad.ipynb is no notebook", "conflict markers")
+        assert (project / build.EXECUTED / "11-it.ipynb").exists()
+
+    def test_a_kernel_that_dies(self, project):
+        write_notebook(project, "import os\nos._exit(1)")
+        fails(lambda: self.run(project), "11-it.ipynb, cell 3: the kernel died")
+
+    def test_an_endless_cell(self, project, monkeypatch):
+        monkeypatch.setattr(notebooks, "TIME_LIMIT", {"quick": 2})
+        write_notebook(project, "while True:\n    pass")
+        with pytest.raises(BnbookError, match=r"11-it.ipynb, cell 3 took more than 2 s"):
+            self.run(project)
+
+    def test_an_output_that_was_altered_or_deleted_is_made_again(self, project):
+        self.run(project)
+        executed = project / build.EXECUTED / "11-it.ipynb"
+        before = executed.read_bytes()
+        executed.write_text("{}")
+        assert len(self.run(project)) == 1
+        assert executed.read_bytes() == before
+        executed.unlink()
+        assert len(self.run(project)) == 1
+
+    def test_only_the_records_of_its_own_experiments_run_it_again(self, project):
+        write_notebook(project, "from bnbook.experiments.ioffe_fig1 import claims\nclaims.CLAIMS;")
+        self.run(project)
+        records.write(records.path(project / "results", "other", "quick"), made_up(), FACTS)
+        assert self.run(project) == []
+        changed = made_up(gap=0.2)
+        records.write(records.path(project / "results", "ioffe_fig1", "quick"), changed, FACTS)
+        assert len(self.run(project)) == 1
+
+    def test_an_interrupt_ends_it_within_seconds(self, project):
+        write_notebook(project, "import time\ntime.sleep(100)")
+        code = "import sys; sys.argv = ['bnbook', 'build']; from bnbook.cli import main; main()"
+        started = subprocess.Popen(
+            [sys.executable, "-c", code], cwd=project, stderr=subprocess.PIPE, text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )  # fmt: skip
+        aside = project / build.EXECUTED
+        while not list(aside.glob(".running-*")) and started.poll() is None:
+            time.sleep(0.1)
+        started.send_signal(signal.SIGINT)
+        assert "Notebooks that had ended are kept" in started.communicate(timeout=60)[1]
+        assert started.returncode == 130
+
 
 @pytest.mark.slow
 class TestPages:
     @pytest.fixture(autouse=True)
     def _executed(self, project):
-        build.run_notebooks(project, "quick")
+        notebooks.run_notebooks(project, "quick")
         build.draw_figures(project)
 
     def test_builds_once_and_again_only_when_it_changed(self, project):
@@ -143,6 +212,48 @@ class TestPages:
         fails(lambda: build.make_pages(project), "index.md", says)
         (project / "index.md").write_text(PAGE)
         assert build.make_pages(project)
+
+    def test_a_changed_title_reaches_the_other_pages(self, project):
+        build.make_pages(project)
+        (project / "book" / "ledger.md").write_text("# All claims\n\n```{ledger}\n```\n")
+        assert build.make_pages(project)
+        assert "All claims" in (project / build.HTML / "index.html").read_text()
+
+    def test_a_page_that_was_dropped_leaves_and_one_that_is_missing_is_named(self, project):
+        build.make_pages(project)
+        toc = project / "_toc.yml"
+        text = toc.read_text()
+        (project / "book" / "references.md").unlink()
+        fails(lambda: build.make_pages(project), "references")
+        assert (project / build.HTML / "book/references.html").exists()  # the last whole book
+        (project / "index.md").write_text("# A page\n")
+        toc.write_text(text.replace("- file: book/references\n", ""))
+        assert build.make_pages(project)
+        assert not (project / build.HTML / "book/references.html").exists()
+
+    def test_an_altered_page_is_made_again(self, project):
+        build.make_pages(project)
+        index = project / build.HTML / "index.html"
+        before = index.read_bytes()
+        index.write_bytes(b"")
+        assert build.make_pages(project)
+        assert index.read_bytes() == before
+
+    def test_nothing_to_do_is_known_until_something_changes(self, project):
+        build.make_pages(project)
+        build.finished(project, "quick")
+        assert build.nothing_to_do(project, "quick")
+        assert not build.nothing_to_do(project, "standard")
+        (project / build.HTML / "index.html").write_bytes(b"")
+        assert not build.nothing_to_do(project, "quick")
+
+    def test_two_builds_take_turns(self, project):
+        def one(_):
+            with build.alone(project):
+                return build.make_pages(project)
+
+        with ThreadPoolExecutor(2) as pool:
+            assert sorted(pool.map(one, range(2))) == [False, True]
 
     def test_figures_are_drawn_once(self, project):
         assert build.draw_figures(project) == []

@@ -8,11 +8,11 @@ import nbformat
 import pytest
 
 from bnbook import experiments
-from bnbook.book import build
+from bnbook.book import notebooks
 from bnbook.evidence import records
 
 ROOT = records.root()
-NOTEBOOKS = build.notebooks(ROOT)
+NOTEBOOKS = notebooks.notebooks(ROOT)
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)

@@ -27,7 +27,7 @@ from typing import Any
 from sphinx.application import Sphinx
 
 import bnbook
-from bnbook.book.pages import accessible, assets, overlay, rereads, roles, speed, tables
+from bnbook.book.pages import accessible, assets, overlay, roles, speed, tables
 from bnbook.evidence import sources
 
 
@@ -36,7 +36,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_config_value("bnbook_results", "results", "env", str)
     app.add_config_value("bnbook_executed", "_build/executed", "env", str)
     app.add_config_value("bnbook_ledger_page", "book/ledger", "env", str)
-    for part in (rereads, overlay, accessible, roles, tables, speed, assets):
+    for part in (overlay, accessible, roles, tables, speed, assets):
         part.setup(app)
     # Pages that other code has read are read again.
     version = int(sources.source_digest(__name__)[:12], 16)

@@ -5,7 +5,6 @@ Of MathJax only what is used is copied from the installed wheel.
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -39,14 +38,6 @@ def mathjax_folder() -> Path:
     raise ExtensionError(f"expected {SCRIPT} in the package {WHEEL}, found none.")
 
 
-def note_static_files(app: Sphinx, config: Config) -> None:
-    """Have every page written again when a static file changed; Sphinx would not copy it."""
-    folders = (Path(app.confdir) / folder for folder in config.html_static_path)
-    files = sorted(file for folder in folders for file in folder.rglob("*") if file.is_file())
-    contents = (file.name.encode() + file.read_bytes() for file in files)
-    config.bnbook_static_digest = hashlib.sha256(b"".join(contents)).hexdigest()
-
-
 def use_local_mathjax(_app: Sphinx, config: Config) -> None:
     """Point pages at the copy under ``_static``, by a relative path that file:// serves too."""
     config.mathjax_path = f"mathjax/{SCRIPT}"
@@ -64,7 +55,5 @@ def copy_mathjax(app: Sphinx, error: Exception | None) -> None:
 
 def setup(app: Sphinx) -> None:
     """Connect the copying."""
-    app.add_config_value("bnbook_static_digest", "", "html", str)
-    app.connect("config-inited", note_static_files)
     app.connect("config-inited", use_local_mathjax)
     app.connect("build-finished", copy_mathjax)
