@@ -247,12 +247,11 @@ def _number(executed: Path, before: int) -> int:
 
 
 def _running(executed: Path) -> int:
-    """Number of the cell that papermill noted as running or failed, or would have run next."""
+    """Number of the last cell that papermill began: only those have noted an exception or none."""
     cells = nbformat.read(executed, as_version=4).cells if executed.is_file() else []
-    states = [cell.metadata.get("papermill", {}).get("status") for cell in cells]
-    ended = [state == "completed" for state in states]
-    at = ended.index(False) if False in ended else 0
-    return sum(not _is_injected(cell) for cell in cells[:at]) + 1
+    begun = [c.metadata.get("papermill", {}).get("exception") is not None for c in cells]
+    last = max((at for at, began in enumerate(begun) if began), default=0)
+    return sum(not _is_injected(cell) for cell in cells[:last]) + 1
 
 
 def _is_injected(cell: Any) -> bool:
