@@ -51,13 +51,29 @@ def accuracy(model: nn.Module, images: Tensor, labels: Tensor, chunk: int = 1000
     Tensor, (E,)
         In [0, 1]. A member with logits that are not numbers scores the share of class 0.
     """
+    return share(right(model, images, labels, chunk))
+
+
+def share(right: Tensor) -> Tensor:
+    """Return the share that is true of each row, (E, N) -> (E,)."""
+    return right.sum(1).to(torch.float64) / right.shape[1]
+
+
+@torch.no_grad()
+def right(model: nn.Module, images: Tensor, labels: Tensor, chunk: int = 1000) -> Tensor:
+    """Say which images are classified correctly, in evaluation mode; see `accuracy`.
+
+    Returns
+    -------
+    Tensor, (E, N), bool
+    """
     with undisturbed(model):
         model.eval()
-        right = sum(
-            (model(x).nan_to_num().argmax(-1) == y[:, None]).sum(0)
+        found = [
+            model(x).nan_to_num().argmax(-1) == y[:, None]
             for x, y in zip(images.split(chunk), labels.split(chunk), strict=True)
-        )
-    return torch.as_tensor(right, dtype=torch.float64) / len(images)
+        ]
+    return torch.cat(found).T
 
 
 @torch.no_grad()

@@ -23,7 +23,10 @@ from bnbook.errors import BnbookError
 from bnbook.layers import ensemble, norm
 from bnbook.networks import models, unnormalised
 from bnbook.probes import measurements
+from bnbook.setups import dead
+from bnbook.setups.dead import THRESHOLD
 from bnbook.setups.settings import ResidualSetting
+from bnbook.tables import right
 from bnbook.tables.arms import (
     CLIPPED,
     FIXUP,
@@ -37,11 +40,12 @@ from bnbook.tables.arms import (
 from bnbook.training import augment, fit
 from bnbook.training.session import Session
 
-THRESHOLD = 1e3
-"""Loss of a minibatch, in nats, above which a run has diverged (Bjorck et al. 2018, section 3)."""
-
 Split = tuple[Tensor, Tensor]
 """Images (N, C, H, W) and labels (N,)."""
+
+
+CLASSES = 10
+"""Of every data set of images."""
 
 
 class Splits(NamedTuple):
@@ -248,7 +252,7 @@ def train(
     list of dict
         The rows of `bnbook.training.fit.fit`, with ``training_accuracy`` (of as many training
         images, as they are, as there are for validation), ``validation_accuracy``,
-        ``test_accuracy``.
+        ``test_accuracy``; with ``keep_right`` also ``right``, for each test image.
     """
     one = runs[0]
     device = fit.choose_device(session.device)
@@ -260,28 +264,37 @@ def train(
     total = len(images.train[1])
     batches, streams = fit.streams(total, one.batch_size, one.steps, seeds)
     crops = augment.crops(one.steps, one.batch_size, 0, one.pad).to(device)
+    end_dead = getattr(one, "end_dead", False)
     return fit.fit(
         model,
         *images.train,
         batches,
         optimiser(runs),
-        cross_entropy,
-        probes=(_accuracies(model, images), *probes(model, images)),
+        ensemble.cross_entropy if end_dead else cross_entropy,
+        probes=(_accuracies(one, model, images), *probes(model, images)),
         at=measured_steps(one.steps, one.points),
         streams=streams,
         transform=shaken(crops, one.pad) if one.pad else None,
+        ends=functools.partial(dead.ends, classes=CLASSES, steps=one.steps) if end_dead else None,
         session=session,
     )
 
 
-def _accuracies(model: nn.Module, images: Splits) -> fit.Probe:
+def _accuracies(run: ResidualSetting, model: nn.Module, images: Splits) -> fit.Probe:
     shown = [part[: len(images.validation[1])] for part in images.train]
     measured = {
         "training_accuracy": (shown[0], shown[1]),
         "validation_accuracy": images.validation,
         "test_accuracy": images.test,
     }
-    return lambda: {name: measurements.accuracy(model, *of) for name, of in measured.items()}
+    keep_right = getattr(run, "keep_right", False)
+
+    def probe() -> dict[str, Tensor]:
+        found = {name: measurements.right(model, *of) for name, of in measured.items()}
+        kept = {"right": found["test_accuracy"]} if keep_right else {}
+        return kept | {name: measurements.share(each) for name, each in found.items()}
+
+    return probe
 
 
 def table(
@@ -302,7 +315,11 @@ def table(
     -------
     pandas.DataFrame
         ``arm``, ``seed``, ``learning_rate``, ``step``, ``loss``, ``diverged_at`` and the three
-        accuracies. From its divergence on, a run has those of guessing among ten classes.
+        accuracies. From its divergence on, a run has those of guessing among ten classes. With
+        ``end_dead`` also ``jumped_at``, the other reading of divergence, ``dead_at`` and
+        ``dead_by``; from its death on, a run has the accuracies of guessing, too. With
+        ``keep_right``, the last row of a run that lived has which test images were right, as
+        `bnbook.tables.right.pack` writes it.
     """
     names = ("loss", "training_accuracy", "validation_accuracy", "test_accuracy")
     rows = pd.DataFrame(
@@ -315,8 +332,28 @@ def table(
             **{name: [float(row[name][member]) for row in history] for name in names},
         }
     )
-    rows.loc[rows["diverged_at"] >= 0, list(names[1:])] = 0.1
+    over = rows["diverged_at"] >= 0
+    if getattr(run, "end_dead", False):
+        rows = rows.assign(**_ends(history[-1]["losses"][member], rows["step"].tolist(), run.steps))
+        over = (rows["diverged_at"] >= 0) | (rows["dead_at"] >= 0)
+    rows.loc[over, list(names[1:])] = 1 / CLASSES
+    if getattr(run, "keep_right", False):
+        last = "" if over.iloc[-1] else right.pack(history[-1]["right"][member].tolist())
+        rows["right"] = [""] * (len(rows) - 1) + [last]
     return rows
+
+
+def _ends(losses: Tensor, measured: Sequence[int], steps: int) -> dict[str, list[Any]]:
+    """Return the columns that say how a run ended, as known at each measured step."""
+    end = dead.dead(losses, CLASSES, steps)
+    losses = losses[: end.step] if end else losses
+    found = {
+        "diverged_at": dead.diverged_at(losses),
+        "jumped_at": dead.jumped_at(losses),
+        "dead_at": end.step if end else -1,
+    }
+    by = {n: [at if 0 <= at <= step else -1 for step in measured] for n, at in found.items()}
+    return {**by, "dead_by": [end.rule if end and end.step <= step else "" for step in measured]}
 
 
 def tables(

@@ -64,6 +64,22 @@ class ResidualSetting:
     points: int = 10
 
 
+@dataclass(frozen=True, kw_only=True)
+class WatchedSetting(ResidualSetting):
+    """A `ResidualSetting` whose runs are watched.
+
+    Attributes
+    ----------
+    end_dead : bool
+        Whether a run ends where it is dead, by the rule of `bnbook.setups.dead`.
+    keep_right : bool
+        Whether it is kept which test images a run that lived had right.
+    """
+
+    end_dead: bool = True
+    keep_right: bool = True
+
+
 RESIDUAL_SIZES = ("side", "validation", "steps", "batch_size", "points")
 """Fields of `ResidualSetting` that are 1 or more."""
 
@@ -80,6 +96,17 @@ RESIDUAL_COLUMNS: Mapping[str, str] = {
     "test_accuracy": "of the test images, in [0, 1]",
 }
 """Columns of the tables of `bnbook.setups.residual.table`: one row per run and measured step."""
+
+WATCHED_COLUMNS: Mapping[str, str] = {
+    **RESIDUAL_COLUMNS,
+    "jumped_at": "step whose minibatch loss was above 10³ times the one before or no number; -1 for"
+    " none so far",
+    "dead_at": "step at which the run was dead and ended, -1 for none so far",
+    "dead_by": "the rule by which it was dead, of `bnbook.setups.dead.RULES`",
+    "right": "in the last row of a run that lived, which test images were right; see"
+    " `bnbook.tables.right`",
+}
+"""Columns of the tables of watched runs."""
 
 RATE_MAPS: Mapping[str, Mapping[str, Any]] = {
     "quick": {

@@ -30,6 +30,9 @@ _CHUNK = 50  # steps between looks at the clock
 Probe = Callable[[], Mapping[str, Tensor]]
 """Measures the model as it stands: names -> tensors whose first axis is the member."""
 
+Ends = Callable[[Tensor], Tensor]
+"""Losses of the steps so far, (t, E) -> which members' runs end there, (E,)."""
+
 Row = dict[str, Tensor]
 
 
@@ -121,6 +124,7 @@ def fit(
     streams: Sequence[int] | None = None,
     transform: Callable[[Tensor, int], Tensor] | None = None,
     drop: bool = True,
+    ends: Ends | None = None,
     session: Session = Session(),  # noqa: B008, it is frozen
 ) -> list[Row]:
     r"""Train E members on the minibatches given, and measure them on the way.
@@ -154,6 +158,10 @@ def fit(
         ``(images of a batch, step) -> images``: augmentation.
     drop : bool
         Whether diverged members leave the computation.
+    ends : callable, optional
+        ``(losses (t, E) of the steps so far) -> (E,)``, whether a member's run ends there. Asked
+        every few steps; a member that ends leaves the computation at once, unmeasured, and its
+        later rows repeat the last measurement.
     session : Session
         Plan, checkpoint, deadline and progress. With a checkpoint file an interrupted run goes on
         where it was and ends, on a CPU, with the same bits; the file stays for its owner to remove.
@@ -163,8 +171,9 @@ def fit(
     list of dict
         One per step in `at`: ``step``, ``loss`` (E,) (mean training loss since the row before; NaN
         for the row of step 0), ``diverged_at`` (E,) (the step, from 1, whose loss was not finite;
-        -1 for none) and what the probes return, all detached. The model is left as trained; members
-        that were dropped are no longer in it.
+        -1 for none) and what the probes return, all detached. With `ends`, the last row has
+        ``losses`` (E, steps), NaN after a run's end. The model is left as trained; members that
+        were dropped are no longer in it.
 
     Raises
     ------
@@ -185,7 +194,7 @@ def fit(
         images = images.contiguous(memory_format=torch.channels_last)
     batches = batches.to(images.device)
     of = list(streams or range(len(optimiser.learning_rate)))
-    run = _Run(model, optimiser, loss, probes, at, drop, session)
+    run = _Run(model, optimiser, loss, probes, at, drop, ends, session)
 
     def advance(first: int, stop: int) -> None:
         model.train()
@@ -194,6 +203,8 @@ def fit(
             batch = batches[step] if batches.dim() == 2 else batches[step, own]
             x = images[batch]
             run.step(step, x if transform is None else transform(x, step), labels[batch])
+            if step + 1 < stop and session.out_of_time():
+                run.pause(step + 1)
 
     with _matmul_precision(session.plan.precision):
         if session.trial is not None:
@@ -232,10 +243,12 @@ class _Run:
         probes: Sequence[Probe],
         at: Sequence[int],
         drop: bool,
+        ends: Ends | None,
         session: Session,
     ) -> None:
         self.model, self.optimiser, self.loss = model, optimiser, loss
-        self.probes, self.at, self.drop, self.session = probes, at, drop, session
+        self.probes, self.at, self.drop, self.ends = probes, at, drop, ends
+        self.session = session
         first, count = next(model.parameters()), len(optimiser.learning_rate)
         self.kept = list(range(count))  # members that still train
         self.held = self.kept  # members in the model: the last to leave stay in it
@@ -244,6 +257,7 @@ class _Run:
         self.diverged_at = torch.full((count,), -1, device=first.device)
         self.history: list[Row] = []
         self.losses: list[Tensor] = []
+        self.all_losses = torch.empty(0, count, dtype=first.dtype, device=first.device)
         self.update = steps.choose(model, loss, optimiser, session.plan)
         self.safe, self.beat = Every(session.interval), Every(1.0)
 
@@ -266,28 +280,40 @@ class _Run:
     def close(self, stop: int) -> None:
         """Account for the steps since the last call; measure, report and save as is due."""
         if self.losses:
-            self._account(torch.stack(self.losses))
+            self._account(torch.stack(self.losses), stop - len(self.losses))
             self.losses = []
         self.done = stop
         if stop in self.at:
             self._measure(stop)
+        if self.ends is not None:
+            self._end(self.ends)
         if self.beat.due():
             diverged = int((self.diverged_at >= 0).sum())
             self.session.report(stop, len(self.diverged_at), diverged)
-        if stop < self.count and (self.session.out_of_time() or self.safe.due()):
+        if stop < self.count and self.session.out_of_time():
+            self.pause(stop)
+        if stop < self.count and self.safe.due():
             self._save()
-            if self.session.out_of_time():
-                raise OutOfTimeError(
-                    f"the time was up after {stop} of {self.count} steps. Run the same command"
-                    " again to go on from there."
-                )
 
-    def _account(self, losses: Tensor) -> None:
+    def pause(self, done: int) -> None:
+        """Leave the state in the checkpoint and stop, in the midst of a chunk if need be."""
+        self.done = done
+        self._save()
+        raise OutOfTimeError(
+            f"the time was up after {done} of {self.count} steps. Run the same command again to go"
+            " on from there."
+        )
+
+    def _account(self, losses: Tensor, before_them: int) -> None:
         """Add up losses, (steps, E kept), and mark the members that diverged in these steps."""
         kept = torch.tensor(self.kept, device=losses.device)
         self.total[kept] += losses.cumsum(0)[-1]  # in order, whatever the number of members
+        if self.ends is not None:
+            every = torch.full((len(losses), len(self.total)), torch.nan).to(losses)
+            every[:, kept] = losses
+            self.all_losses = torch.cat((self.all_losses, every))
         bad = ~losses.isfinite()
-        first = self.done + 1 + bad.to(torch.uint8).argmax(0)
+        first = before_them + 1 + bad.to(torch.uint8).argmax(0)
         before = self.diverged_at[kept]
         self.diverged_at[kept] = torch.where((before < 0) & bad.any(0), first, before)
 
@@ -310,6 +336,18 @@ class _Run:
         self.measured = stop
         if self.drop:
             self._drop()
+
+    def _end(self, ends: Ends) -> None:
+        """Let the members leave whose run ends here; with the last row give all their losses."""
+        if self.kept:
+            over = ends(self.all_losses)[self.held].tolist()
+            if any(over):
+                self._narrow([i for i, is_over in enumerate(over) if not is_over])
+        if self.done == self.count:
+            missing = self.count - len(self.all_losses)
+            self.history[-1]["losses"] = nn.functional.pad(
+                self.all_losses.T, (0, missing), value=torch.nan
+            )
 
     def _full(self, name: str, value: Tensor) -> Tensor:
         """Complete a measurement of the members kept by the last one of those dropped."""
@@ -355,6 +393,8 @@ class _Run:
             "count": self.count,
             "kept": self.kept,
             "held": self.held,
+            "losses": [loss.cpu() for loss in self.losses],
+            "all_losses": self.all_losses.cpu(),
             "state": [tensor.detach().cpu() for tensor in self._state()],
             "history": [{k: v.cpu() for k, v in row.items()} for row in self.history],
         }
@@ -377,6 +417,8 @@ class _Run:
             for tensor, value in zip(self._state(), content["state"], strict=True):
                 tensor.copy_(value)
         self.history = [{k: v.to(device) for k, v in row.items()} for row in content["history"]]
+        self.losses = [loss.to(device) for loss in content["losses"]]
+        self.all_losses = content["all_losses"].to(device)
         self.done, self.measured = content["done"], content["measured"]
 
     def _check_sizes(self, state: Sequence[Tensor]) -> None:

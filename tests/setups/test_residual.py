@@ -2,15 +2,19 @@
 
 import functools
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
+import pandas as pd
 import pytest
 import torch
 
 from bnbook.errors import BnbookError
 from bnbook.experiments.bjorck_map.experiment import EXPERIMENT as bjorck_map
+from bnbook.experiments.bjorck_map.experiment import Config
 from bnbook.layers import norm
 from bnbook.setups import residual
+from bnbook.setups.settings import WATCHED_COLUMNS, WatchedSetting
+from bnbook.tables import right
 from bnbook.tables.arms import (
     CLIPPED,
     FIXUP,
@@ -162,3 +166,45 @@ def test_a_hand_written_loop_has_the_same_losses(pad):
         losses.append(loss.item())
     assert history[1]["loss"].item() == pytest.approx(sum(losses[:4]) / 4, rel=1e-4)
     assert history[2]["loss"].item() == pytest.approx(sum(losses[4:]) / 4, rel=1e-4)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watched(Config, WatchedSetting):
+    """As the map of figure 1, and watched."""
+
+
+def watched(arm, rates, steps=40):
+    config = Watched(**{**vars(CONFIG), "steps": steps, "learning_rates": rates})
+    found = [run for run in bjorck_map.parts(config) if run.arms == (arm,) and run.seeds == (0,)]
+    return found, train(found)
+
+
+def test_a_dead_run_ends_and_says_where_and_by_which_rule():
+    found, history = watched(WITHOUT, (1e-9, 1e9))
+    slow, wild = (residual.table(run, history, e) for e, run in enumerate(found))
+    assert slow["step"].tolist() == [0, 20, 40]
+    assert slow["dead_by"].tolist()[-1] == "guessing"
+    assert slow["dead_at"].tolist() == [-1, 8, 8]  # a tenth of 40 steps, twice
+    assert set(slow["diverged_at"]) == set(slow["jumped_at"]) == {-1}
+    assert wild["dead_by"].iloc[-1] in ("not finite", "above 1000")
+    first = wild["dead_at"].iloc[-1]
+    assert 1 < first < 8
+    assert wild["diverged_at"].tolist() == [-1, first, first]
+    assert wild["jumped_at"].iloc[-1] >= first or wild["jumped_at"].iloc[-1] == -1
+    for table in (slow, wild):
+        assert set(table) == WATCHED_COLUMNS.keys()
+        assert table["test_accuracy"].tolist()[1:] == [0.1, 0.1]
+        assert table["right"].tolist() == ["", "", ""]
+
+
+def test_a_run_that_lives_has_the_numbers_of_one_that_is_not_watched_and_what_was_right():
+    found, history = watched(WITH, (0.1,), steps=60)
+    table = residual.table(found[0], history, 0)
+    plain = [run for run in bjorck_map.parts(replace(CONFIG, steps=60)) if run.arms == (WITH,)][1:2]
+    expected = residual.table(plain[0], train(plain), 0)
+    assert table["dead_at"].tolist() == [-1, -1, -1]
+    pd.testing.assert_frame_equal(table[expected.columns], expected, check_exact=True)
+    assert table["right"].tolist()[:-1] == ["", ""]
+    kept = right.unpack(table["right"].iloc[-1])
+    assert len(kept) == 20
+    assert kept.mean() == table["test_accuracy"].iloc[-1]

@@ -1,7 +1,8 @@
 """The training loop on problems with known answers."""
 
+import re
 import time
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
@@ -265,7 +266,9 @@ def sessions(tmp_path, **more):
     return Session(checkpoint=tmp_path / "run.checkpoint", interval=0.0, **more)
 
 
-def small_run(session, interrupt_at=None, handwritten=True, rates=(0.1, 1e200, 0.7), schedule=None):
+def small_run(
+    session, interrupt_at=None, handwritten=True, rates=(0.1, 1e200, 0.7), schedule=None, ends=None
+):
     torch.manual_seed(0)
     images, labels = torch.rand(90, 16), torch.randint(0, 3, (90,))
     model = MLP(BatchNorm, (1, 1, 2), num_inputs=16, hidden=(8,), num_classes=3)
@@ -287,7 +290,7 @@ def small_run(session, interrupt_at=None, handwritten=True, rates=(0.1, 1e200, 0
     history = fit.fit(
         model, images, labels, batches, optimiser,
         ensemble.cross_entropy, [weights], (0, 130, 310, 400), transform=interrupt,
-        session=session,
+        ends=ends, session=session,
     )  # fmt: skip
     small_run.model = model
     return history
@@ -328,14 +331,33 @@ def test_a_captured_step_loses_no_momentum(tmp_path, step, monkeypatch):
     same(small_run(session, handwritten=False), whole)
 
 
-STOPS = (50, 100, 130, 150, 200, 250, 300, 310, 350)
-"""Where `small_run` looks at the clock."""
+@dataclass(frozen=True)
+class Late(Session):
+    """A session whose time is up when it is asked for the n-th time: after n steps."""
+
+    after: int = 1
+    asked: list = field(default_factory=list)
+
+    def out_of_time(self):
+        self.asked.append(True)
+        return len(self.asked) == self.after
+
+
+def in_sittings(tmp_path, after, **more):
+    """Run as often as it takes when the time is up so many steps later; also, where it stopped."""
+    stops = []
+    while True:
+        session = Late(checkpoint=tmp_path / "run.checkpoint", interval=1e9, after=after)
+        try:
+            return small_run(session, **more), stops
+        except OutOfTimeError as error:
+            stops.append(int(re.search(r"after (\d+) of 400 steps", str(error))[1]))
 
 
 @pytest.mark.parametrize("handwritten", [True, False])
-@pytest.mark.parametrize("done", [150, 250, 310, 350])
+@pytest.mark.parametrize("after", [17, 50, 111, 310])
 def test_a_run_whose_members_diverge_in_stages_until_none_is_left_goes_on(
-    tmp_path, done, handwritten
+    tmp_path, after, handwritten
 ):
     """One leaves after step 130, the others, at infinite rates from 200 on, after step 310."""
     late = torch.ones(400, 3)
@@ -348,21 +370,57 @@ def test_a_run_whose_members_diverge_in_stages_until_none_is_left_goes_on(
     assert (second > 0).all()
     assert second[[0, 2]].min() > 200
     left = [tensor.clone() for tensor in small_run.model.state_dict().values()]
-    session = sessions(tmp_path, deadline=time.monotonic() - 1)
-    for stop in STOPS[: STOPS.index(done) + 1]:
-        with pytest.raises(OutOfTimeError, match=f"after {stop} of 400 steps"):
-            small_run(session, **more)
-    same(small_run(sessions(tmp_path), **more), whole)
+    again, stops = in_sittings(tmp_path, after, **more)
+    assert stops[0] == after
+    same(again, whole)
     for mine, theirs in zip(small_run.model.state_dict().values(), left, strict=True):
         assert torch.equal(mine.nan_to_num(), theirs.nan_to_num())
 
 
-def test_a_deadline_stops_with_a_checkpoint(tmp_path):
+def test_a_deadline_stops_within_a_step_with_a_checkpoint(tmp_path):
     session = sessions(tmp_path, deadline=time.monotonic() - 1)
-    for done in STOPS:
+    for done in range(1, 4):
         with pytest.raises(OutOfTimeError, match=f"after {done} of 400 steps"):
             small_run(session)
-    same(small_run(session), small_run(Session()))
+    same(small_run(sessions(tmp_path)), small_run(Session()))
+
+
+@pytest.mark.parametrize("after", [7, 50, 133])
+def test_stopped_anywhere_again_and_again_it_ends_with_the_same_bits(tmp_path, after):
+    again, stops = in_sittings(tmp_path, after)
+    assert stops == list(range(after, 400, after))
+    same(again, small_run(Session()))
+
+
+@pytest.mark.parametrize("after", [1000, 13, 50, 210])
+def test_a_run_that_ends_leaves_at_once_and_its_losses_stay(tmp_path, after):
+    """The rule: the loss of the step is below 1 / 2, asked every 50 steps and where measured."""
+
+    def low(losses):
+        return (losses < 0.5).any(0)
+
+    more = {"rates": (0.05, 0.7, 0.01), "ends": low}
+    history, _ = in_sittings(tmp_path, after, **more)
+    whole = small_run(Session(), **{**more, "ends": lambda losses: losses[-1] < -1})
+    losses, full = history[-1]["losses"], whole[-1]["losses"]
+    assert losses.shape == full.shape == (3, 400)
+    assert not full.isnan().any()
+    asked = sorted({*range(50, 401, 50), 130, 310})
+    lasts = []
+    for mine, theirs in zip(losses, full, strict=True):
+        first = 1 + int((theirs < 0.5).to(torch.uint8).argmax()) if (theirs < 0.5).any() else 400
+        last = next(stop for stop in asked if stop >= first)
+        assert mine[:last].equal(theirs[:last])
+        assert mine[last:].isnan().all()
+        lasts.append(last)
+    assert min(lasts) < 400
+    for e, last in enumerate(lasts):
+        for row, other in zip(history, whole, strict=True):
+            if int(row["step"]) <= last:
+                assert row["output"][e].equal(other["output"][e])
+            else:
+                assert row["loss"][e].isnan()
+                assert row["output"][e].equal(history[(last >= 130) + (last >= 310)]["output"][e])
 
 
 def test_progress_is_reported(tmp_path, monkeypatch):
