@@ -197,7 +197,7 @@ class TestWorkflow:
 @pytest.mark.parametrize(
     ("workflow", "targets", "verbs"),
     [
-        ("check", ["check", "test"], []),
+        ("check", ["check", "test", "matrix"], []),
         ("notebooks", ["book"], ["check"]),
         ("book", ["clean", "book"], ["check"]),
         ("canary", ["check", "book", "test"], []),

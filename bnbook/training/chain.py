@@ -85,12 +85,7 @@ def _one_by_one(product: Callable[..., Tensor], out: Tensor, *given: Tensor) -> 
 
 
 @functools.cache
-def _alike(
-    shape: tuple[int, int, int, int],
-    shared: bool,
-    dtype: torch.dtype,
-    threads: int,  # noqa: ARG001
-) -> bool:
+def _alike(shape: tuple[int, int, int, int], shared: bool, dtype: torch.dtype) -> bool:
     """Whether E products at once have the bits of each alone, tried out on random numbers.
 
     Libraries choose their code by the sizes, the number and the alignment of the matrices, and by
@@ -285,12 +280,15 @@ def _whole(tensor: Tensor) -> Tensor:
 
 
 def _linear(layer: ensemble.Linear, x: Tensor, *, shared: bool) -> _Linear:
-    """Choose a layer's products for batches like x, (E, N, ...)."""
+    """Choose a layer's products for batches like x, (E, N, ...).
+
+    Several threads, or a GPU, divide a batch of products otherwise than one at any width.
+    """
     members, n = x.shape[:2]
-    if members == 1 or x.device.type != "cpu":
+    if members == 1 or x.device.type != "cpu" or torch.get_num_threads() > 1:
         return _Linear(layer, together=True)
     shape = (members, n, layer.in_features, layer.out_features)
-    return _Linear(layer, _alike(shape, shared, x.dtype, torch.get_num_threads()))
+    return _Linear(layer, _alike(shape, shared, x.dtype))
 
 
 def _forward(block: _Block, u: Tensor) -> Tensor:
