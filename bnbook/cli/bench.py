@@ -35,6 +35,8 @@ def bench(
     """
     if record and only:
         raise BnbookError("--record keeps whole runs: leave out --only.")
+    if record:
+        records.repository()
     from bnbook import bench as benchmark
     from bnbook.bench import recording
 

@@ -18,6 +18,7 @@ from bnbook.cli import records as records_cli
 from bnbook.cli.bench import bench
 from bnbook.cli.conformance import conformance
 from bnbook.cli.console import duration, out
+from bnbook.cli.diagnose import diagnose
 from bnbook.cli.doctor import doctor
 from bnbook.errors import BnbookError
 from bnbook.evidence import claims, records
@@ -35,6 +36,7 @@ app.add_typer(queueing.app, name="queue")
 app.command()(doctor)
 app.command()(bench)
 app.command()(conformance)
+app.command()(diagnose)
 
 Profile = Annotated[str, typer.Option(help="quick, standard or paper.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -122,7 +124,7 @@ def run(
         "budget": None if budget is None else duration(budget),
         "quiet": quiet,
     }
-    folder = records.recorded() if record else records.fresh()
+    folder = records.repository() / "results" if record else records.fresh()
     try:
         if record:
             _grow(experiment, profile, config, replace=replace, **how)
@@ -163,9 +165,9 @@ def build(
     workers: Annotated[int, typer.Option(help="Notebooks at a time.")] = 2,
 ) -> None:
     """Run the notebooks, judge the claims, draw the figures and build the pages."""
+    root = records.repository()
     from bnbook.book import build as book
 
-    root = records.root()
     with book.alone(root):
         if book.nothing_to_do(root, profile):
             out.print("nothing changed since the last build")
@@ -202,7 +204,7 @@ def check(as_json: Json = False) -> None:
 
     Exits with 1 when a fresh verdict contradicts the recorded one beyond the intervals.
     """
-    rows = list(judging.rows(records.recorded(), records.fresh()))
+    rows = list(judging.rows(records.repository() / "results", records.fresh()))
     if as_json:
         print(files.as_json([row.as_dict() for row in rows]))  # noqa: T201
     else:
@@ -248,7 +250,7 @@ def compare(
     Exits with 1 when a verdict is contradicted beyond the intervals.
     """
     experiment = experiments.find(name)
-    folders = records.recorded(), records.fresh()
+    folders = records.repository() / "results", records.fresh()
     table = Table("claim", "ours", "95 % interval", "yours", "95 % interval", "verdicts")
     conflicts = False
     for claim, ours, yours, conflict in judging.compare(experiment, profile, *folders):
@@ -274,11 +276,11 @@ def compare(
 @app.command()
 def judge() -> None:
     """Make results/claims, and the README's table and picture, from the recorded tables."""
+    root = records.repository()
     from bnbook.bench import recording
     from bnbook.book import build as book
     from bnbook.book import way
 
-    root = records.root()
     for path in (*judging.rewrite_ledger(root / "results"), *recording.rewrite(root / "results")):
         out.print(f"wrote {path.relative_to(root)}")
     out.print(f"wrote {way.write(root).relative_to(root)}")

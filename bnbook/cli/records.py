@@ -20,6 +20,12 @@ app = typer.Typer(help="List, explain, export and prune records.", no_args_is_he
 Profile = Annotated[str, typer.Option(help="quick, standard or paper.")]
 
 
+@app.callback()
+def _in_a_repository() -> None:
+    """List, explain, export and prune records."""
+    records.repository()
+
+
 def _console() -> Console:
     return Console(highlight=False, width=None if sys.stdout.isatty() else 160, soft_wrap=True)
 

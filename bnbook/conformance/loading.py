@@ -42,7 +42,7 @@ def load(target: str) -> Make:
             "the layer must be given as MODULE:CLASS or PATH.py:CLASS, such as torch.nn:BatchNorm1d"
             f" or mine.py:BatchNorm, found {target!r}."
         )
-    found = _member(_import(place), place, name)
+    found = _member(imported(place), place, name)
     try:
         layer = found(FEATURES)
     except Exception as error:
@@ -69,7 +69,14 @@ def _member(module: ModuleType, place: str, name: str) -> Any:
     raise BnbookError(f"{place} must have a class {name}, found {what}. Its layers: {some}.")
 
 
-def _import(place: str) -> ModuleType:
+def imported(place: str) -> ModuleType:
+    """Import a module by its name, from here or installed, or a file by its path.
+
+    Raises
+    ------
+    BnbookError
+        When there is no such file or module, or importing it fails.
+    """
     path = Path(place)
     if place.endswith(".py") and not path.is_file():
         raise BnbookError(f"{place} must be a Python file, found none at {path.resolve()}.")

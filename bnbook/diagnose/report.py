@@ -188,10 +188,10 @@ def _found(report: Report) -> Table:
 
 
 def _summary(report: Report) -> str:
-    live = sum(row.use == "live" for row in report.layers)
+    count, live = len(report.findings), sum(row.use == "live" for row in report.layers)
     said = (
-        f"{len(report.findings)} findings in {live} layers that normalise with the batch, of"
-        f" {len(report.layers)} normalisation layers; {report.batches} batches,"
+        f"{count} finding{'' if count == 1 else 's'} in {live} layers that normalise with the"
+        f" batch, of {len(report.layers)} normalisation layers; {report.batches} batches,"
         f" {report.examples} examples, {report.passes:.1f} forward passes,"
         f" {report.seconds:.1f} s.\n"
         f"Outputs: running statistics {report.stale:.1%} of their spread away from the"
@@ -201,7 +201,8 @@ def _summary(report: Report) -> str:
     if losses:
         said += "\nLoss: " + ", ".join(f"{name} {loss:.4g}" for name, loss in losses.items())
     if not math.isnan(report.edge):
-        said += f"\nLargest step along the gradient that still helps: {report.edge:.2g}"
+        edge = f"{report.edge:.2g}" if math.isfinite(report.edge) else "beyond all that were tried"
+        said += f"\nLargest step along the gradient that still helps: {edge}"
     return said
 
 

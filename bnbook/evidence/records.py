@@ -54,6 +54,24 @@ def root() -> Path:
     return next((p for p in (here, *here.parents) if (p / "_toc.yml").is_file()), here)
 
 
+def repository() -> Path:
+    """Return the folder of a copy of the book's repository, at or above here.
+
+    Raises
+    ------
+    BnbookError
+        When there is none: an installed package has neither pages nor records.
+    """
+    found = root()
+    if not (found / "_toc.yml").is_file():
+        raise BnbookError(
+            "this command works on a copy of the book's repository, a folder with _toc.yml at or"
+            f" above the working folder; found none from {Path.cwd()} up. Nothing was written. Try:"
+            " git clone https://github.com/bnbook/bnbook && cd bnbook"
+        )
+    return found
+
+
 def recorded() -> Path:
     """Return the folder of the committed results."""
     return root() / "results"

@@ -52,8 +52,11 @@ def test_a_planted_fault_is_named(architecture, fault, seed):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fault", list(planted.faults("resnet-18")), ids=lambda fault: fault.name)
+@pytest.mark.parametrize(
+    "fault", list(planted.faults("resnet-18"))[::6], ids=lambda fault: fault.name
+)
 def test_a_planted_fault_is_named_in_resnet_18(fault):
+    """Every sixth; all of them are in the experiment ``diagnose_faults`` at ``standard``."""
     check("resnet-18", 0, fault)
 
 
