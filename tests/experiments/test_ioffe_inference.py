@@ -1,6 +1,5 @@
 """Statistics for inference: the aggregates against closed forms, and small real runs."""
 
-import math
 from functools import partial
 
 import pandas as pd
@@ -12,6 +11,7 @@ from bnbook import formulas
 from bnbook.errors import BnbookError
 from bnbook.experiments.ioffe_inference import claims as analysis
 from bnbook.experiments.ioffe_inference import experiment as inference
+from bnbook.experiments.ioffe_inference.experiment import EXPERIMENT as INFERENCE
 from bnbook.layers import norm
 from bnbook.layers.precise import PreciseBN
 from bnbook.networks import models
@@ -24,7 +24,7 @@ SMALL = {
     "learning_rates": (0.1, 0.3), "batch_sizes": (2, 8), "momenta": (0.01, 0.1, 1.0),
     "widths": (4, 4), "pool": 2, "population": 200,
 }  # fmt: skip
-(GAP,) = inference.CLAIMS
+(GAP,) = INFERENCE.claims
 KINDS = (arms.ALGORITHM_2, arms.NO_FACTOR, arms.POOLED, arms.BOTH)
 
 
@@ -171,7 +171,7 @@ def test_running_averages_at_several_momenta_are_those_of_plain_layers():
 
 
 def test_shifts():
-    config = inference.configure("quick", **SMALL)
+    config = INFERENCE.configure("quick", **SMALL)
     images = torch.rand(3, 1, 4, 4)
     assert torch.equal(inference.shifted(images, "inversion", config, 1), 1 - images)
     assert torch.equal(inference.shifted(images, "contrast", config, 1), 0.3 * images)
@@ -183,19 +183,16 @@ def test_shifts():
 
 @pytest.fixture(scope="module")
 def small_table():
-    return inference.run(inference.configure("quick", **SMALL), "cpu")
+    return INFERENCE.run(INFERENCE.configure("quick", **SMALL), "cpu")
 
 
-def test_a_small_run_is_tidy_and_repeats(small_table):
+def test_a_small_run_has_every_statistics_and_shift(small_table):
     keys = ["batch_size", "seed", "learning_rate", "statistics", "momentum", "shift"]
     assert not small_table.duplicated(keys).any()
     assert len(small_table) == 2 * 2 * 2 * (3 + 6 + 2 + 2 * len(arms.SHIFTS))
-    assert small_table["test_accuracy"].between(0, 1).all()
     assert (small_table["diverged_at"] == -1).all()
     whole = small_table[small_table["statistics"] == arms.WHOLE]
     assert whole["mean_error"].max() == 0 == whole["variance_error"].max()
-    again = inference.run(inference.configure("quick", **SMALL), "cpu")
-    pd.testing.assert_frame_equal(again, small_table)
 
 
 def test_the_mean_over_disjoint_minibatches_is_the_whole_sets(small_table):
@@ -206,7 +203,7 @@ def test_the_mean_over_disjoint_minibatches_is_the_whole_sets(small_table):
 
 def test_less_contrast_is_undone_by_new_statistics():
     """A positive factor on the images changes no normalised value, but for eps."""
-    config = inference.configure("quick", **{**SMALL, "contrast": 0.3})
+    config = INFERENCE.configure("quick", **{**SMALL, "contrast": 0.3})
     model = models.ConvNet(partial(norm.BatchNorm, eps=1e-12), (0,), in_channels=1, widths=(4, 4))
     images = torch.rand(16, 1, 8, 8)
     with torch.no_grad():
@@ -218,15 +215,15 @@ def test_less_contrast_is_undone_by_new_statistics():
 
 
 def test_accuracy_is_that_of_a_plain_torch_network_with_the_same_statistics():
-    config = inference.configure(
+    config = INFERENCE.configure(
         "quick", **{**SMALL, "seeds": (0,), "learning_rates": (0.1,), "batch_sizes": (2,)}
     )
-    table = inference.run(config, "cpu")
+    table = INFERENCE.run(config, "cpu")
     from bnbook.layers import ensemble
     from bnbook.training import fit
 
-    splits = inference._splits(config, torch.device("cpu"))
-    images, labels = splits["train"]
+    split = inference.splits(config, torch.device("cpu"))
+    images, labels = split.train
     net = nn.Sequential(
         nn.Conv2d(1, 4, 3, 1, 1, bias=False), nn.BatchNorm2d(4), nn.ReLU(),
         nn.Conv2d(4, 4, 3, 2, 1, bias=False), nn.BatchNorm2d(4), nn.ReLU(),
@@ -243,49 +240,36 @@ def test_accuracy_is_that_of_a_plain_torch_network_with_the_same_statistics():
         nn.functional.cross_entropy(net(images[batch]), labels[batch]).backward()
         optimiser.step()
     net.eval()
-    right = (net(splits["test"][0]).argmax(1) == splits["test"][1]).float().mean().item()
+    right = (net(split.test[0]).argmax(1) == split.test[1]).float().mean().item()
     row = table.query("statistics == @arms.RUNNING and momentum == 0.1")
     assert row["test_accuracy"].item() == pytest.approx(right, abs=0.02)
 
 
 def test_facts(small_table):
-    facts = inference.facts(small_table)
+    facts = INFERENCE.facts(small_table)
     assert facts["smallest_batch"]["value"] == 2
-    assert facts["gap_2"]["value"] == pytest.approx(analysis.inference_gap(small_table).mean())
+    gap = facts["small_algorithm_2"]["value"] - facts["small_running"]["value"]
+    assert gap == pytest.approx(analysis.inference_gap(small_table).mean())
     assert facts["small_no_factor_variance"]["value"] > 1
     assert all(fact["value"] is not None for fact in facts.values())
-
-
-def test_figures_draw(small_table):
-    for name, draw in inference.FIGURES.items():
-        for ax in draw(small_table).axes:
-            assert ax.lines, name
-            assert all(map(math.isfinite, ax.lines[0].get_ydata())), name
 
 
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
         ({"batch_sizes": (4, 8)}, "batch_sizes must hold 2"),
-        ({"batch_sizes": (1, 2)}, "batch_sizes must hold 2"),
+        ({"batch_sizes": (1, 2)}, "batch_sizes must be at least 2"),
         ({"momenta": (0.01,)}, r"momenta must hold 0.1"),
-        ({"momenta": (0.0, 0.1)}, r"be above 0"),
-        ({"momenta": (0.1, 1.5)}, r"momenta must be at most 1"),
+        ({"momenta": (0.0, 0.1)}, r"must lie in \(0, 1\]"),
+        ({"momenta": (0.1, 1.5)}, r"must lie in \(0, 1\]"),
         ({"batch_sizes": (2, 5000)}, "at most examples, validation and population"),
-        ({"seeds": (1, 1)}, "seeds must be distinct"),
     ],
 )
 def test_impossible_configs(changes, says):
     with pytest.raises(BnbookError, match=says):
-        inference.configure("quick", **changes)
+        INFERENCE.configure("quick", **changes)
 
 
 def test_too_much_validation():
-    with pytest.raises(BnbookError, match=r"validation must lie in \[1, 1437\) for digits"):
-        inference.run(inference.configure("quick", **{**SMALL, "validation": 1437}))
-
-
-def test_runs_that_do_not_fuse():
-    parts = inference.parts(inference.configure("quick", **SMALL))
-    with pytest.raises(BnbookError, match="differ in seed and rate alone"):
-        inference.train([parts[0], parts[-1]], inference.Session())
+    with pytest.raises(BnbookError, match="set aside from 1 to 1436 of the 1437"):
+        INFERENCE.run(INFERENCE.configure("quick", **{**SMALL, "validation": 1437}))

@@ -9,7 +9,8 @@ from torch import nn
 
 from bnbook.errors import BnbookError
 from bnbook.experiments.ioffe_placement import claims as analysis
-from bnbook.experiments.ioffe_placement import experiment as placement
+from bnbook.experiments.ioffe_placement import experiment
+from bnbook.experiments.ioffe_placement.experiment import EXPERIMENT as PLACEMENT
 from bnbook.layers import norm
 from bnbook.tables.arms import AFTER, RELU, SIGMOID, WITH
 from bnbook.training.session import Session
@@ -19,7 +20,7 @@ SMALL = {
     "data": "digits", "steps": 12, "seeds": (0, 1), "learning_rates": (0.3, 1.0),
     "validation": 100, "probe_images": 50, "hidden": (10, 8, 6),
 }  # fmt: skip
-(CLAIM,) = placement.CLAIMS
+(CLAIM,) = PLACEMENT.claims
 
 
 def made_up(gap=0.02):
@@ -78,10 +79,9 @@ def test_each_network_is_tuned_on_its_own_validation_accuracy():
 
 
 def test_facts():
-    facts = placement.facts(made_up())
+    facts = PLACEMENT.facts(made_up())
     assert facts["sigmoid_before_accuracy"]["value"] == pytest.approx(92.1)
     assert facts["relu_gap"]["value"] == pytest.approx(-1.02)
-    assert facts["sigmoid_before_on_edge"]["value"] == 0
     assert facts["sigmoid_before_usable"]["value"] == 1
     assert facts["relu_u_sparsity"]["value"] == pytest.approx(50)
     assert facts["relu_wu_skewness"]["value"] == pytest.approx(0.1)
@@ -95,7 +95,7 @@ def test_shapes_of_known_distributions():
     exponential = -torch.rand(n, generator=generator, dtype=torch.float64).log()
     points = torch.where(torch.rand(n, generator=generator) < 0.5, 1.0, -1.0).double()
     units = torch.stack([normal, exponential, points, torch.zeros(n)], 1)[..., None]
-    found = {k: v.tolist() for k, v in placement.shape_of(units).items()}
+    found = {k: v.tolist() for k, v in experiment.shape_of(units).items()}
     assert found["skewness"][:3] == pytest.approx([0, 2, 0], abs=0.1)
     assert found["kurtosis"][:3] == pytest.approx([0, 6, 2], abs=0.3)
     assert found["sparsity"][0] == pytest.approx(math.erf(0.05 / 2**0.5), abs=0.002)
@@ -106,23 +106,19 @@ def test_shapes_are_medians_over_units():
     generator = torch.Generator().manual_seed(0)
     x = torch.randn((5000, 1, 3), generator=generator)
     x[:, :, 2] = x[:, :, 2].exp()
-    assert placement.shape_of(x)["skewness"].item() < 0.2
+    assert experiment.shape_of(x)["skewness"].item() < 0.2
 
 
 @pytest.fixture(scope="module")
 def small_table():
-    return placement.run(placement.configure("quick", **SMALL), "cpu")
+    return PLACEMENT.run(PLACEMENT.configure("quick", **SMALL), "cpu")
 
 
-def test_a_small_run_is_tidy_and_repeats(small_table):
-    keys = ["nonlinearity", "arm", "seed", "learning_rate"]
-    assert not small_table.duplicated(keys).any()
+def test_a_small_run_measures_every_shape(small_table):
+    assert not small_table.duplicated(["nonlinearity", "arm", "seed", "learning_rate"]).any()
     assert len(small_table) == 2 * 2 * 2 * 2
-    assert small_table["test_accuracy"].between(0, 1).all()
     columns = [f"{of}_{moment}" for of in ("u", "wu") for moment in analysis.MOMENTS]
     assert small_table[columns].notna().all().all()
-    again = placement.run(placement.configure("quick", **SMALL), "cpu")
-    pd.testing.assert_frame_equal(again, small_table)
 
 
 @pytest.mark.parametrize(
@@ -135,29 +131,29 @@ def test_a_small_run_is_tidy_and_repeats(small_table):
     ],
 )
 def test_where_bn_stands(nonlinearity, arm, order):
-    config = placement.configure("quick", **SMALL)
+    config = PLACEMENT.configure("quick", **SMALL)
     (part, *_) = [
         p
-        for p in placement.parts(config)
+        for p in PLACEMENT.parts(config)
         if p.arms == (arm,) and p.nonlinearities == (nonlinearity,)
     ]
-    model = placement._network(part, (0,), 64)
+    model = experiment._network(part, (0,), 64)
     assert [type(layer).__name__ for layer in model.hidden] == 3 * order
     # A bias only where BN does not cancel it.
     assert (model.hidden[0].bias is None) == (arm == WITH)
 
 
 def test_u_and_wu_are_what_a_linear_layer_takes_and_gives():
-    config = placement.configure("quick", **{**SMALL, "hidden": (10, 8)})
-    (part, *_) = placement.parts(config)
-    model = placement._network(part, (0,), 64)
+    config = PLACEMENT.configure("quick", **{**SMALL, "hidden": (10, 8)})
+    (part, *_) = PLACEMENT.parts(config)
+    model = experiment._network(part, (0,), 64)
     images = torch.rand(50, 1, 8, 8)
-    found = placement.distributions(model, images)
+    found = experiment.distributions(model, images)
     first, bn, g, second = model.hidden[:4]
     with torch.no_grad():
         u = g(bn(first(images.flatten(1))))
         for name, values in (("u", u), ("wu", second(u))):
-            for moment, value in placement.shape_of(values.view(50, 1, -1)).items():
+            for moment, value in experiment.shape_of(values.view(50, 1, -1)).items():
                 assert found[f"{name}_{moment}"].item() == pytest.approx(value.item(), rel=1e-5)
 
 
@@ -166,13 +162,13 @@ def test_accuracy_is_that_of_a_network_in_torch():
     from bnbook.training import fit
 
     changes = {**SMALL, "seeds": (1,), "learning_rates": (0.3,)}
-    config = placement.configure("quick", **changes)
+    config = PLACEMENT.configure("quick", **changes)
     (part,) = [
-        p for p in placement.parts(config) if p.arms == (AFTER,) and p.nonlinearities == (RELU,)
+        p for p in PLACEMENT.parts(config) if p.arms == (AFTER,) and p.nonlinearities == (RELU,)
     ]
-    (table,) = placement.train([part], Session("cpu"))
-    (images, labels), _, (test_x, test_y) = placement._splits(config, torch.device("cpu"))
-    ours, layers, width = placement._network(part, (1,), 64), [], 64
+    (table,) = experiment.train([part], Session("cpu"))
+    (images, labels), _, (test_x, test_y) = experiment.splits(config, torch.device("cpu"))
+    ours, layers, width = experiment._network(part, (1,), 64), [], 64
     for hidden in config.hidden:
         layers += [nn.Linear(width, hidden), nn.ReLU(), nn.BatchNorm1d(hidden)]
         width = hidden
@@ -195,35 +191,22 @@ def test_accuracy_is_that_of_a_network_in_torch():
     assert isinstance(ours.hidden[2], norm.BatchNorm)
 
 
-def test_figures_draw(small_table):
-    for name, draw in placement.FIGURES.items():
-        for ax in draw(small_table).axes:
-            assert ax.lines, name
-            assert all(map(math.isfinite, ax.lines[0].get_ydata())), name
-
-
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"arms": (WITH,)}, "arms must be"),
-        ({"nonlinearities": (RELU,)}, "nonlinearities must be"),
+        ({"arms": (WITH,)}, "arms must hold BN after the nonlinearity"),
+        ({"arms": ("LN",)}, "arms must be among"),
+        ({"nonlinearities": (RELU,)}, "nonlinearities must hold sigmoid"),
         ({"hidden": (10,)}, "hidden must have two or more layers"),
         ({"steps": 0}, "steps must be at least 1"),
-        ({"learning_rates": ()}, "learning_rates must be distinct"),
     ],
 )
 def test_impossible_configs(changes, says):
     with pytest.raises(BnbookError, match=says):
-        placement.configure("quick", **changes)
+        PLACEMENT.configure("quick", **changes)
 
 
 def test_too_much_validation():
-    config = placement.configure("quick", **{**SMALL, "validation": 1437})
-    with pytest.raises(BnbookError, match=r"validation must lie in \[probe_images, 1437\)"):
-        placement.run(config)
-
-
-def test_runs_that_do_not_fuse():
-    parts = placement.parts(placement.configure("quick", **SMALL))
-    with pytest.raises(BnbookError, match="differ in seed and rate alone"):
-        placement.train([parts[0], parts[-1]], Session())
+    config = PLACEMENT.configure("quick", **{**SMALL, "validation": 1437})
+    with pytest.raises(BnbookError, match=r"set aside from 50 to 1436 of the 1437 training images"):
+        PLACEMENT.run(config)

@@ -133,5 +133,4 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
             f"{name}_roundings": claims.fact([errors(table, checks).max() / ROUNDING], 0)
             for name, checks in whole
         },
-        "zero_term_roundings": claims.fact([errors(table, ("zero term",)).max() / ROUNDING], 0),
     }

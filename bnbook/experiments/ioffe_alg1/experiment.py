@@ -10,7 +10,6 @@ eps = 1e-5; the values, Gaussian; the scales, means and sizes that are tried.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, NamedTuple
@@ -20,143 +19,53 @@ import numpy.typing as npt
 import pandas as pd
 
 from bnbook.errors import BnbookError
-from bnbook.experiments import experiment
+from bnbook.experiments.experiment import Experiment, check_distinct
 from bnbook.experiments.ioffe_alg1 import claims, figures
-from bnbook.training.session import Session
-
-TITLE = "Algorithm 1 and its gradient, to rounding (Ioffe & Szegedy, section 3)"
-
-CLAIMS = claims.CLAIMS
-FIGURES = {
-    "moments": figures.moments,
-    "errors": lambda table: figures.errors(table, claims.CHECKS, claims.BOUND),
-    "trap": lambda table: figures.trap(claims.trap(table), claims.CUSTOMARY),
-}
-facts = claims.facts
 
 Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that a run depends on.
+    """Everything that a run depends on."""
 
-    Attributes
-    ----------
-    seeds : tuple of int
-        Each sets the values, gamma, beta and the cotangent.
-    sizes : tuple of int
-        Examples in a minibatch, m.
-    scales : tuple of float
-        Standard deviations of features, before the minibatch is drawn.
-    means : tuple of float
-        Means of features, in standard deviations.
-    constants : tuple of float
-        Values of features that do not vary.
-    eps : float
-        Added to the variance inside the square root.
-    trap_size : int
-        Examples in the minibatch on which gradient checks are themselves checked.
-    data : str
-        Nothing is read: the numbers are generated.
-    """
-
-    seeds: tuple[int, ...]
-    sizes: tuple[int, ...]
-    scales: tuple[float, ...] = (1e-6, 1e-4, 1e-2, 1.0, 1e3, 1e6)
-    means: tuple[float, ...] = (0.0, 1.0, 1e3, 1e6)
-    constants: tuple[float, ...] = (0.0, 0.1, 1e6)
-    eps: float = 1e-5
-    trap_size: int = 60
+    seeds: tuple[int, ...]  # each sets the values, gamma, beta and the cotangent
+    sizes: tuple[int, ...]  # examples in a minibatch, m
+    scales: tuple[float, ...] = (1e-6, 1e-4, 1e-2, 1.0, 1e3, 1e6)  # standard deviations of features
+    means: tuple[float, ...] = (0.0, 1.0, 1e3, 1e6)  # of features, in standard deviations
+    constants: tuple[float, ...] = (0.0, 0.1, 1e6)  # values of features that do not vary
+    eps: float = 1e-5  # added to the variance inside the square root
+    trap_size: int = 60  # examples in the minibatch on which gradient checks are checked
     data: str = "generated"
 
+    def __post_init__(self) -> None:
+        check_distinct(self, ("seeds", "sizes", "scales", "means", "constants"))
+        if min(self.sizes) < 2 or self.trap_size < 2:
+            raise BnbookError(
+                f"sizes and trap_size must be at least 2, found {self.sizes}, {self.trap_size}."
+            )
+        if min(self.scales) <= 0 or self.eps <= 0:
+            raise BnbookError(f"scales and eps must be above 0, found {self.scales}, {self.eps}.")
 
-PROFILES: Mapping[str, Config] = {
+
+PROFILES = {
     "quick": Config(seeds=(0, 1, 2), sizes=(2, 3, 10, 60, 256)),
     "standard": Config(seeds=tuple(range(10)), sizes=(2, 3, 4, 10, 32, 60, 256, 512)),
 }
 
-
-def configure(profile: str, seed: int = 0, **changes: Any) -> Config:
-    """Return a profile's config, with changes, its fields checked.
-
-    Parameters
-    ----------
-    profile : str
-        ``quick`` or ``standard``.
-    seed : int
-        Added to every seed, for runs that no record holds.
-    **changes
-        Fields of `Config` to replace; None leaves a field as it is.
-
-    Returns
-    -------
-    Config
-
-    Raises
-    ------
-    BnbookError
-        When the profile or a field is unknown, or a value is impossible.
-    """
-    config = experiment.configure("ioffe_alg1", PROFILES, profile, seed, changes)
-    experiment.check_distinct(config, ("seeds", "sizes", "scales", "means", "constants"))
-    if min(config.sizes) < 2 or config.trap_size < 2:
-        raise BnbookError(
-            f"sizes and trap_size must be at least 2, found {config.sizes}, {config.trap_size}."
-        )
-    if min(config.scales) <= 0 or config.eps <= 0:
-        raise BnbookError(f"scales and eps must be above 0, found {config.scales}, {config.eps}.")
-    return config
-
-
-def parts(config: Config) -> list[Config]:
-    """Return one config for each seed."""
-    return experiment.single_runs(config, ("seeds",))
-
-
-def fuses(part: Config) -> Config:
-    """Return the part itself: each is computed alone."""
-    return part
-
-
-def run(config: Config, device: str = "auto") -> pd.DataFrame:
-    """Compute every case of a config.
-
-    Parameters
-    ----------
-    config : Config
-        From `configure`.
-    device : str
-        Taken and not used: float64 on the CPU is what is checked.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row per case and check: ``seed``, ``eps``, ``m``, ``feature``, ``std`` and ``mean`` (of
-        the distribution; 0 and the value for a constant feature), ``variance`` (of the minibatch,
-        exact), ``check`` (one of the names in `bnbook.experiments.ioffe_alg1.claims`),
-        ``candidate`` (whose dx is checked), ``value`` (what was found; of a gradient, its largest
-        component), ``error`` (scale-free).
-    """
-    return pd.concat(train(parts(config), Session(device)), ignore_index=True)
-
-
-def train(runs: Sequence[Config], session: Session) -> list[pd.DataFrame]:  # noqa: ARG001
-    """Compute the cases of some parts.
-
-    Parameters
-    ----------
-    runs : sequence of Config
-        Of `parts`.
-    session : Session
-        Not used.
-
-    Returns
-    -------
-    list of pandas.DataFrame
-        The rows of each part, as `run` describes them.
-    """
-    return [_of_seed(run) for run in runs]
+COLUMNS = {
+    "seed": "of the values, gamma, beta and the cotangent",
+    "eps": "added to the variance",
+    "m": "examples in the minibatch",
+    "feature": "its place in the minibatch, -1 for all",
+    "std": "of the distribution, 0 for a constant feature",
+    "mean": "of the distribution, or the value of a constant feature",
+    "variance": "of the minibatch, exact",
+    "check": "name in `bnbook.experiments.ioffe_alg1.claims`",
+    "candidate": "whose dx is checked",
+    "value": "what was found; of a gradient, its largest component",
+    "error": "in units of the terms that are added up",
+}
 
 
 class _Case(NamedTuple):
@@ -170,7 +79,8 @@ class _Case(NamedTuple):
     mean: Array
 
 
-def _of_seed(config: Config) -> pd.DataFrame:
+def measure(config: Config, device: Any) -> pd.DataFrame:  # noqa: ARG001
+    """Compute the cases of a seed, in float64 on the CPU whatever the device."""
     seed = config.seeds[0]
     tables = []
     for m in config.sizes:
@@ -299,20 +209,7 @@ def _by_complex_step(
 
 
 def candidates(dy: Array, cache: Any) -> dict[str, Array]:
-    """Right and wrong dx of an ordinary minibatch.
-
-    Parameters
-    ----------
-    dy : ndarray, (m, features)
-        Gradient of the loss with respect to y.
-    cache : bnbook.formulas.Cache
-        From `bnbook.formulas.batch_norm_forward`.
-
-    Returns
-    -------
-    dict
-        Name -> dx; the right one first.
-    """
+    """Right and wrong dx of an ordinary minibatch."""
     from bnbook import formulas
 
     right, _, _ = formulas.batch_norm_backward(dy, cache)
@@ -346,3 +243,19 @@ def _trapped(rng: np.random.Generator, config: Config) -> pd.DataFrame:
                 {"check": through, "candidate": name, "value": np.abs(dx).max(), "error": error}
             )
     return pd.DataFrame(rows).assign(feature=-1, std=1.0, mean=0.0, variance=np.nan)
+
+
+EXPERIMENT = Experiment(
+    name="ioffe_alg1",
+    title="Algorithm 1 and its gradient, to rounding (Ioffe & Szegedy, section 3)",
+    profiles=PROFILES,
+    measure=measure,
+    columns=COLUMNS,
+    claims=claims.CLAIMS,
+    facts=claims.facts,
+    figures={
+        "moments": figures.moments,
+        "errors": lambda table: figures.errors(table, claims.CHECKS, claims.BOUND),
+        "trap": lambda table: figures.trap(claims.trap(table), claims.CUSTOMARY),
+    },
+)

@@ -10,172 +10,76 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
 from bnbook.errors import BnbookError
-from bnbook.experiments import experiment
+from bnbook.experiments.experiment import Experiment, check_distinct, check_positive
 from bnbook.experiments.ioffe_alg2 import claims, figures
-from bnbook.training.session import Session
-
-TITLE = "Algorithm 2 and BN of feature maps, exactly (Ioffe & Szegedy, sections 3.1, 3.2 and 3.4)"
-
-CLAIMS = claims.CLAIMS
-FIGURES = {"factor": figures.factor, "mates": lambda table: figures.mates(claims.mates(table))}
-facts = claims.facts
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that a run depends on.
+    """Everything that a run depends on."""
 
-    Attributes
-    ----------
-    seeds : tuple of int
-        Each draws weights, inputs and cotangents.
-    data : str
-        Nothing is loaded.
-    examples : int
-        N, the examples of which all minibatches are formed.
-    with_replacement : int
-        Examples of which all minibatches are formed that may hold one twice.
-    batch_sizes : tuple of int
-        m, from 2 to N.
-    shapes : tuple
-        (m, features, p, q) of the feature maps.
-    crowd : int
-        Examples among which batch mates are drawn.
-    draws : int
-        Times that they are drawn anew.
-    mate_sizes : tuple of int
-        Batch sizes at which this is done; each divides `crowd`.
-    eps : float
-        Added to the variance.
-    """
-
-    seeds: tuple[int, ...]
+    seeds: tuple[int, ...]  # each draws weights, inputs and cotangents
     data: str = "generated"
-    examples: int = 12
-    with_replacement: int = 5
-    batch_sizes: tuple[int, ...] = (2, 3, 6, 11)
-    shapes: tuple[tuple[int, int, int, int], ...] = (
+    examples: int = 12  # N, of which all minibatches are formed
+    with_replacement: int = 5  # examples whose minibatches may hold one twice
+    batch_sizes: tuple[int, ...] = (2, 3, 6, 11)  # m, from 2 to N
+    shapes: tuple[tuple[int, int, int, int], ...] = (  # (m, features, p, q) of feature maps
         (2, 3, 4, 5),
         (8, 4, 3, 3),
         (1, 2, 5, 6),
         (6, 3, 1, 1),
     )
-    crowd: int = 2048
-    draws: int = 24
-    mate_sizes: tuple[int, ...] = (2, 4, 8, 16, 32, 64, 128, 256)
-    eps: float = 1e-5
+    crowd: int = 2048  # examples among which batch mates are drawn
+    draws: int = 24  # times that they are drawn anew
+    mate_sizes: tuple[int, ...] = (2, 4, 8, 16, 32, 64, 128, 256)  # m there, dividing `crowd`
+    eps: float = 1e-5  # added to the variance
+
+    def __post_init__(self) -> None:
+        check_positive(self, ("examples", "with_replacement", "crowd", "draws"))
+        check_distinct(self, ("seeds", "batch_sizes", "shapes", "mate_sizes"))
+        if not 2 <= min(self.batch_sizes) <= max(self.batch_sizes) <= self.examples:
+            raise BnbookError(
+                f"batch_sizes must lie in [2, {self.examples}], the examples that there are, found"
+                f" {self.batch_sizes}."
+            )
+        if odd := [m for m in self.mate_sizes if m < 2 or self.crowd % m]:
+            raise BnbookError(
+                f"mate_sizes must be at least 2 and divide crowd = {self.crowd}, found {odd}."
+            )
+        if small := [shape for shape in self.shapes if shape[0] * shape[2] * shape[3] < 2]:
+            raise BnbookError(f"shapes must have m p q >= 2 values of a feature, found {small}.")
 
 
-PROFILES: Mapping[str, Config] = {
+PROFILES = {
     "quick": Config(seeds=(0, 1, 2)),
     "standard": Config(seeds=tuple(range(10)), crowd=8192, draws=64),
 }
 
-
-def configure(profile: str, seed: int = 0, **changes: Any) -> Config:
-    """Return a profile's config, with changes, its fields checked.
-
-    Parameters
-    ----------
-    profile : str
-        ``quick`` or ``standard``.
-    seed : int
-        Added to every seed.
-    **changes
-        Fields of `Config` to replace; None leaves a field as it is.
-
-    Returns
-    -------
-    Config
-
-    Raises
-    ------
-    BnbookError
-        When the profile or a field is unknown, or a value is impossible.
-    """
-    config = experiment.configure("ioffe_alg2", PROFILES, profile, seed, changes)
-    experiment.check_positive(config, ("examples", "with_replacement", "crowd", "draws"))
-    experiment.check_distinct(config, ("seeds", "batch_sizes", "shapes", "mate_sizes"))
-    _check(config)
-    return config
+COLUMNS = {
+    "seed": "of weights, inputs and cotangents",
+    "count": "minibatches averaged over",
+    "error": "relative; of fold, bias and evaluation in roundings of the type",
+    "value": "a number that theory predicts, else NaN",
+    "theory": "its prediction",
+    "check": "mean, variance, without the factor, with replacement (Algorithm 2); feature maps,"
+    " shift, and shift, one pair a position, which does not hold (section 3.2); fold; bias;"
+    " evaluation; mates",
+    "case": "layer, shape or quantity that is checked",
+    "m": "batch size, or values of a feature",
+}
 
 
-def _check(config: Config) -> None:
-    if not 2 <= min(config.batch_sizes) <= max(config.batch_sizes) <= config.examples:
-        raise BnbookError(
-            f"batch_sizes must lie in [2, {config.examples}], the examples that there are, found"
-            f" {config.batch_sizes}."
-        )
-    if odd := [m for m in config.mate_sizes if m < 2 or config.crowd % m]:
-        raise BnbookError(
-            f"mate_sizes must be at least 2 and divide crowd = {config.crowd}, found {odd}."
-        )
-    if small := [shape for shape in config.shapes if shape[0] * shape[2] * shape[3] < 2]:
-        raise BnbookError(f"shapes must have m p q >= 2 values of a feature, found {small}.")
-
-
-def parts(config: Config) -> list[Config]:
-    """Return one config for each seed."""
-    return experiment.single_runs(config, ("seeds",))
-
-
-def fuses(part: Config) -> Config:
-    """Return the part: each is measured alone."""
-    return part
-
-
-def run(config: Config, device: str = "auto") -> pd.DataFrame:
-    """Measure every seed of a config.
-
-    Parameters
-    ----------
-    config : Config
-        From `configure`.
-    device : str
-        Taken for the sake of the protocol; float64 on the CPU is what the claims are about.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row per case: ``seed``, ``check``, ``case``, ``m`` (batch size, or values of a feature),
-        ``count`` (minibatches averaged over), ``error`` (relative; in roundings of the type for the
-        checks ``fold``, ``bias`` and ``evaluation``), ``value`` and ``theory`` where a number is
-        held against one. Checks: ``mean``, ``variance``, ``without the factor``, ``with
-        replacement`` of Algorithm 2; ``feature maps`` and ``shift`` of section 3.2, ``shift, one
-        pair a position``, which does not hold; ``fold``; ``bias``; ``evaluation``; ``mates``.
-    """
-    tables = [train([part], Session(device))[0] for part in parts(config)]
-    return pd.concat(tables, ignore_index=True)
-
-
-def train(runs: Sequence[Config], session: Session) -> list[pd.DataFrame]:  # noqa: ARG001
-    """Measure runs of one seed each; nothing is trained.
-
-    Parameters
-    ----------
-    runs : sequence of Config
-        Of `parts`.
-    session : Session
-        Not used: there is nothing to resume.
-
-    Returns
-    -------
-    list of pandas.DataFrame
-        The rows of each run, as `run` describes them.
-    """
-    return [_measure(config) for config in runs]
-
-
-def _measure(config: Config) -> pd.DataFrame:
+def measure(config: Config, device: Any) -> pd.DataFrame:  # noqa: ARG001
+    """Measure a seed, in float64 on the CPU whatever the device."""
     import torch
 
     (seed,) = config.seeds
@@ -404,3 +308,17 @@ def _normalised(x: Any, m: int, generator: Any) -> Any:
     normalised = torch.empty_like(x)
     normalised[order] = (centred / (var + 1e-12).sqrt()).view_as(x)
     return normalised
+
+
+EXPERIMENT = Experiment(
+    name="ioffe_alg2",
+    title=(
+        "Algorithm 2 and BN of feature maps, exactly (Ioffe & Szegedy, sections 3.1, 3.2 and 3.4)"
+    ),
+    profiles=PROFILES,
+    measure=measure,
+    columns=COLUMNS,
+    claims=claims.CLAIMS,
+    facts=claims.facts,
+    figures={"factor": figures.factor, "mates": lambda table: figures.mates(claims.mates(table))},
+)

@@ -184,22 +184,15 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         "seeds": claims.fact([table["seed"].nunique()], 0),
         "steps": claims.fact([networks["step"].max()], 0),
         "rates": claims.fact([plain["learning_rate"].nunique()], 0),
-        "smallest_rate": claims.fact([plain["learning_rate"].min()], 2),
-        "largest_rate": claims.fact([plain["learning_rate"].max()], 0),
         "decays": claims.fact([products.index.nunique()], 0),
         "scale": claims.fact([plain["scale"].max()], 0),
         "twin_steps": claims.fact([table.loc[table["role"] != "", "step"].max()], 0),
-        "without_diverged": claims.fact([_diverged(networks, WITHOUT)], 0),
-        "with_diverged": claims.fact([_diverged(networks, WITH)], 0),
-        "log_counterpart_distance": claims.fact(np.log10(distance[COUNTERPART]), 1),
         "unscaled_distance": claims.fact(distance[UNSCALED], 3),
         "settled_runs": claims.fact([len(angles) / table["seed"].nunique()], 0),
         "best_rate_spread": claims.fact([spread], 0, "×"),
         "best_product_spread": claims.fact(
             [products["product"].max() / products["product"].min()], 0, "×"
         ),
-        "best_rate_small_decay": claims.fact([products["rate"].iloc[0]], 2),
-        "best_rate_large_decay": claims.fact([products["rate"].iloc[-1]], 2),
         **_course(plain),
         **_ratios(table),
     }
@@ -247,12 +240,6 @@ def _geometric_fact(values: Iterable[float]) -> dict[str, Any]:
 
 def _finite(values: Iterable[float]) -> list[float]:
     return [value for value in values if np.isfinite(value)]
-
-
-def _diverged(networks: pd.DataFrame, arm: str) -> int:
-    """Count the runs of an arm whose loss did not stay finite."""
-    last = tuning.final(networks[networks["arm"] == arm])
-    return int((last["diverged_at"] >= 0).sum())
 
 
 def _course(plain: pd.DataFrame) -> dict[str, dict[str, Any]]:

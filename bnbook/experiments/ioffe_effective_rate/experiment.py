@@ -13,14 +13,14 @@ of the weights of the linear maps alone, and what is measured.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from bnbook.errors import BnbookError
-from bnbook.experiments import experiment
+from bnbook.experiments.experiment import Experiment, check_distinct, check_positive
 from bnbook.experiments.ioffe_effective_rate import claims, figures
 from bnbook.experiments.ioffe_effective_rate.claims import (
     COUNTERPART,
@@ -28,79 +28,52 @@ from bnbook.experiments.ioffe_effective_rate.claims import (
     REFERENCE,
     UNSCALED,
 )
+from bnbook.setups import images
 from bnbook.tables.arms import DECAYED, WITH, WITHOUT
 from bnbook.training.session import Session
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-TITLE = "Weight norms, weight decay and the effective learning rate (section 3.3)"
 
-CLAIMS = claims.CLAIMS
-FIGURES = {
-    "growth": lambda table: figures.growth(
-        {arm: claims.norm_growth(table, arm) for arm in (WITH, WITHOUT)}
-    ),
-    "course": figures.course,
-    "angles": lambda table: figures.angles(claims.late_angles(table)),
-    "products": figures.products,
-    "twins": figures.twins,
-}
-facts = claims.facts
+@dataclass(frozen=True, kw_only=True)
+class Config(images.ImageSetting):
+    """Everything that a run depends on."""
 
-
-@dataclass(frozen=True)
-class Config:
-    """Everything that a run depends on.
-
-    Attributes
-    ----------
-    data : str
-        Name of a data set (see `bnbook.datasets`).
-    steps, batch_size : int
-        Length of training, and images in a minibatch.
-    validation : int
-        Training images set aside to choose rates; the split does not depend on the seed.
-    seeds : tuple of int
-        Each sets the initial weights and the minibatches.
-    arms : tuple of str
-        Networks without BN, with it, and with every weight normalised.
-    hidden : tuple of int
-        Widths of the hidden layers.
-    learning_rates, decays : tuple of float
-        The grids.
-    scales : tuple of float
-        Factors of the initial weights of the hidden layers, 1 among them.
-    probe_intervals, probe_batches : int
-        Measurements of a run, and minibatches over which squared gradients are averaged.
-    twin_steps : int
-        Length of training where every weight is normalised.
-    twin_rate, twin_decay, twin_factor : float
-        Rate and decay there, and the factor a of the weights.
-    temperature : float
-        Factor of the scores there, which have a variance of 1.
-    """
-
-    data: str
-    steps: int
-    validation: int
-    seeds: tuple[int, ...]
-    hidden: tuple[int, ...]
-    batch_size: int
-    twin_steps: int
-    learning_rates: tuple[float, ...]
-    decays: tuple[float, ...]
+    steps: int  # length of training
+    batch_size: int  # images in a minibatch
+    hidden: tuple[int, ...]  # widths of the hidden layers
+    decays: tuple[float, ...]  # the grid
+    twin_steps: int  # length of training where every weight is normalised
     arms: tuple[str, ...] = (WITHOUT, WITH, INVARIANT)
-    scales: tuple[float, ...] = (1.0, 3.0)
-    probe_intervals: int = 20
-    probe_batches: int = 32
-    twin_rate: float = 0.3
-    twin_decay: float = 3e-3
-    twin_factor: float = 3.0
-    temperature: float = 4.0
+    scales: tuple[float, ...] = (1.0, 3.0)  # factors of the hidden layers' initial weights
+    probe_intervals: int = 20  # measurements of a run
+    probe_batches: int = 32  # minibatches over which squared gradients are averaged
+    twin_rate: float = 0.3  # learning rate where every weight is normalised
+    twin_decay: float = 3e-3  # there
+    twin_factor: float = 3.0  # the factor a of the weights there
+    temperature: float = 4.0  # factor of the scores there, which have a variance of 1
+
+    def __post_init__(self) -> None:
+        names = ("steps", "batch_size", "validation", "probe_intervals", "probe_batches")
+        check_positive(self, (*names, "twin_steps"))
+        check_distinct(self, ("seeds", "arms", "learning_rates", "decays", "scales"))
+        known = (WITHOUT, WITH, INVARIANT)
+        if unknown := set(self.arms) - set(known):
+            raise BnbookError(f"arms must be among {known}, found {sorted(unknown)}.")
+        for name in ("learning_rates", "decays", "scales"):
+            if min(getattr(self, name)) <= 0:
+                raise BnbookError(f"{name} must be above 0, found {getattr(self, name)}.")
+        longest = max(self.learning_rates) * max(self.decays) * self.steps
+        if longest < claims.SETTLED:
+            raise BnbookError(
+                f"steps must be so many that rate times decay times steps comes to"
+                f" {claims.SETTLED:g} for some run, or none is in equilibrium; found at most"
+                f" {longest:.2g}."
+            )
 
 
-PROFILES: Mapping[str, Config] = {
+PROFILES = {
     "quick": Config(
         data="digits",
         steps=300,
@@ -127,83 +100,26 @@ PROFILES: Mapping[str, Config] = {
     ),
 }
 
-
-def configure(profile: str, seed: int = 0, **changes: Any) -> Config:
-    """Return a profile's config, with changes, its data chosen and its fields checked.
-
-    Parameters
-    ----------
-    profile : str
-        ``quick`` or ``standard``.
-    seed : int
-        Added to every seed, for runs that no record holds.
-    **changes
-        Fields of `Config` to replace; None leaves a field as it is.
-
-    Returns
-    -------
-    Config
-
-    Raises
-    ------
-    BnbookError
-        When the profile or a field is unknown, or a value is impossible.
-    """
-    config = experiment.configure("ioffe_effective_rate", PROFILES, profile, seed, changes)
-    names = ("steps", "batch_size", "validation", "probe_intervals", "probe_batches", "twin_steps")
-    experiment.check_positive(config, names)
-    experiment.check_distinct(config, ("seeds", "arms", "learning_rates", "decays", "scales"))
-    known = (WITHOUT, WITH, INVARIANT)
-    if unknown := set(config.arms) - set(known):
-        raise BnbookError(f"arms must be among {known}, found {sorted(unknown)}.")
-    for name in ("learning_rates", "decays", "scales"):
-        if min(getattr(config, name)) <= 0:
-            raise BnbookError(f"{name} must be above 0, found {getattr(config, name)}.")
-    if 1 not in config.scales:
-        raise BnbookError(f"scales must hold 1, the usual weights, found {config.scales}.")
-    longest = max(config.learning_rates) * max(config.decays) * config.steps
-    if longest < claims.SETTLED:
-        raise BnbookError(
-            f"steps must be so many that rate times decay times steps comes to {claims.SETTLED:g}"
-            f" for some run, or none is in equilibrium; found at most {longest:.2g}."
-        )
-    return config
-
-
-def parts(config: Config) -> list[Config]:
-    """Return one config for each arm and seed."""
-    return experiment.single_runs(config, ("arms", "seeds"))
-
-
-def fuses(part: Config) -> Config:
-    """Return the part itself: its networks are one ensemble already."""
-    return part
-
-
-def run(config: Config, device: str = "auto") -> pd.DataFrame:
-    """Train every arm and seed of a config.
-
-    Parameters
-    ----------
-    config : Config
-        From `configure`.
-    device : str
-        ``auto``, ``cpu`` or ``cuda``.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row per run and step: ``arm`` (with BN and decay it is `bnbook.tables.arms.DECAYED`),
-        ``role`` (of the networks with every weight normalised: see the analysis; else empty),
-        ``seed``, ``scale``, ``learning_rate``, ``weight_decay``, ``reference_decay`` (of the
-        network that the distance is taken from), ``step``, ``loss`` (nats), ``diverged_at`` (-1 for
-        none), ``validation_accuracy``, ``test_accuracy`` (in [0, 1]), ``squared_norm`` and
-        ``squared_gradient`` (of the weights of a hidden unit, mean over the units; the gradient of
-        a minibatch), ``angle`` (by which a step turns the hidden weights, radians),
-        ``effective_rate`` (rate over squared norm), ``distance`` (from the reference: root mean
-        square over the scores of the validation images as one training batch, NaN without one).
-    """
-    return pd.concat(train(parts(config), Session(device)), ignore_index=True)
+COLUMNS = {
+    "arm": "without BN, with BN, with BN and decay, or every weight normalised",
+    "role": "where every weight is normalised: reference, counterpart or unscaled; else empty",
+    "seed": "of the initial weights and the minibatches",
+    "scale": "factor of the initial weights",
+    "learning_rate": "of SGD",
+    "weight_decay": "of the weights of the linear maps",
+    "reference_decay": "of the network that the distance is taken from",
+    "step": "updates done",
+    "loss": "mean training loss since the row before, nats",
+    "diverged_at": "step whose loss was not finite, -1 for none",
+    "validation_accuracy": "in [0, 1]",
+    "test_accuracy": "in [0, 1]",
+    "squared_norm": "of the weights of a hidden unit, mean over the units",
+    "squared_gradient": "of a minibatch's loss by these weights, mean over units and minibatches",
+    "angle": "by which a step turns the hidden weights, radians",
+    "effective_rate": "rate over squared norm",
+    "distance": "of the scores of the validation images from the reference's, root mean square,"
+    " NaN without one",
+}
 
 
 @dataclass(frozen=True)
@@ -249,41 +165,21 @@ def _twins(part: Config) -> list[_Member]:
 
 
 def train(runs: Sequence[Config], session: Session) -> list[pd.DataFrame]:
-    """Train arms and seeds, one after the other.
-
-    Parameters
-    ----------
-    runs : sequence of Config
-        Of `parts`.
-    session : Session
-        Device, plan, checkpoint, deadline and progress.
-
-    Returns
-    -------
-    list of pandas.DataFrame
-        The rows of each, as `run` describes them.
-
-    Raises
-    ------
-    BnbookError
-        When several are to share a checkpoint.
-    """
-    if len(runs) > 1 and session.checkpoint is not None:
-        raise BnbookError(f"runs are trained one by one where there is a checkpoint: {len(runs)}.")
-    return [_train(run, session) for run in runs]
-
-
-def _train(run: Config, session: Session) -> pd.DataFrame:
+    """Train the ensemble of an arm and a seed."""
     import torch
 
     from bnbook.layers import ensemble
     from bnbook.probes import measurements
     from bnbook.training import fit
 
+    (run,) = runs
     device = fit.choose_device(session.device)
     twins = run.arms[0] == INVARIANT
     dtype = torch.float64 if twins else torch.float32
-    (train_x, train_y), (valid_x, valid_y), (test_x, test_y) = _splits(run, device, dtype)
+    split = images.splits(
+        run.data, run.validation, device, lambda given: given.to(dtype), left=run.batch_size
+    )
+    train_x, train_y = split.train
     chosen, seed = members(run), run.seeds[0]
     model = _network(run, chosen, train_x[0].numel(), dtype).to(device)
     hidden = [layer for layer in model.modules() if isinstance(layer, ensemble.Linear)]
@@ -294,12 +190,6 @@ def _train(run: Config, session: Session) -> pd.DataFrame:
 
     def loss(scores: Tensor, labels: Tensor) -> Tensor:
         return ensemble.cross_entropy(run.temperature * scores if twins else scores, labels)
-
-    def accuracies() -> dict[str, Tensor]:
-        return {
-            "validation_accuracy": measurements.accuracy(model, valid_x, valid_y),
-            "test_accuracy": measurements.accuracy(model, test_x, test_y),
-        }
 
     def sizes() -> dict[str, Tensor]:
         weights = [layer.weight for layer in hidden]
@@ -313,7 +203,7 @@ def _train(run: Config, session: Session) -> pd.DataFrame:
     def distances() -> dict[str, Tensor]:
         with measurements.undisturbed(model):
             model.train()
-            scores = model(valid_x)
+            scores = model(split.validation[0])
         other = scores[:, [member.reference for member in chosen]]
         return {"distance": (scores - other).square().mean((0, 2)).sqrt()}
 
@@ -328,12 +218,12 @@ def _train(run: Config, session: Session) -> pd.DataFrame:
             weights_only=True,
         ),
         loss,
-        probes=(accuracies, sizes, distances) if twins else (accuracies, sizes),
+        probes=(images.accuracies(model, split), sizes, *((distances,) if twins else ())),
         at=probe_steps(steps, run.probe_intervals),
         drop=not twins,
         session=session,
     )
-    return _tidy(chosen, seed, history)
+    return [_tidy(chosen, seed, history)]
 
 
 def probe_steps(steps: int, intervals: int) -> list[int]:
@@ -414,54 +304,46 @@ def _squared_gradients(
     return total / len(batches)
 
 
-def _splits(run: Config, device: Any, dtype: Any) -> list[tuple[Tensor, Tensor]]:
-    """Training, validation and test images and their labels."""
-    import torch
-
-    from bnbook import datasets
-
-    train, test = (datasets.load(run.data, split, device=device) for split in ("train", "test"))
-    if not run.validation <= len(train.labels) - run.batch_size:
-        raise BnbookError(
-            f"validation must leave a minibatch of the {len(train.labels)} images of {run.data},"
-            f" found {run.validation}."
-        )
-    order = torch.randperm(len(train.labels), generator=torch.Generator().manual_seed(0)).to(device)
-    held_out, kept = order[: run.validation], order[run.validation :]
-    images = train.images.to(dtype)
-    return [
-        (images[kept], train.labels[kept]),
-        (images[held_out], train.labels[held_out]),
-        (test.images.to(dtype), test.labels),
-    ]
-
-
 def _tidy(chosen: Sequence[_Member], seed: int, history: list[dict[str, Any]]) -> pd.DataFrame:
-    import torch
+    labels = [
+        {
+            "arm": member.arm,
+            "role": member.role,
+            "seed": seed,
+            "scale": member.scale,
+            "learning_rate": member.rate,
+            "weight_decay": member.decay,
+            "reference_decay": member.reference_decay,
+        }
+        for member in chosen
+    ]
+    table = pd.concat(images.tables(history, labels), ignore_index=True)
+    distance = table.pop("distance") if "distance" in table else float("nan")
+    rate, square = table["learning_rate"], table["squared_norm"]
+    return table.assign(
+        angle=rate * (table["squared_gradient"] / square) ** 0.5,
+        effective_rate=rate / square,
+        distance=distance,
+    )
 
-    steps = torch.stack([row.pop("step") for row in history]).numpy()
-    columns = {name: torch.stack([row[name] for row in history]).cpu() for name in history[0]}
-    tables = []
-    for at, member in enumerate(chosen):
-        own = {name: column[:, at].double().numpy() for name, column in columns.items()}
-        table = pd.DataFrame(
-            {
-                "arm": member.arm,
-                "role": member.role,
-                "seed": seed,
-                "scale": member.scale,
-                "learning_rate": member.rate,
-                "weight_decay": member.decay,
-                "reference_decay": member.reference_decay,
-                "step": steps,
-                **own,
-            }
-        ).astype({"diverged_at": int})
-        table["angle"] = (
-            table["learning_rate"] * (table["squared_gradient"] / table["squared_norm"]) ** 0.5
-        )
-        table["effective_rate"] = table["learning_rate"] / table["squared_norm"]
-        if "distance" not in table:
-            table["distance"] = float("nan")
-        tables.append(table)
-    return pd.concat(tables, ignore_index=True)
+
+EXPERIMENT = Experiment(
+    name="ioffe_effective_rate",
+    title="Weight norms, weight decay and the effective learning rate (section 3.3)",
+    profiles=PROFILES,
+    axes=("arms", "seeds"),
+    needs={"scales": (1.0,)},
+    train=train,
+    columns=COLUMNS,
+    claims=claims.CLAIMS,
+    facts=claims.facts,
+    figures={
+        "growth": lambda table: figures.growth(
+            {arm: claims.norm_growth(table, arm) for arm in (WITH, WITHOUT)}
+        ),
+        "course": figures.course,
+        "angles": lambda table: figures.angles(claims.late_angles(table)),
+        "products": figures.products,
+        "twins": figures.twins,
+    },
+)

@@ -15,8 +15,6 @@ from bnbook.tables import tuning
 from bnbook.tables.arms import (
     ADAPTED,
     ALGORITHM_2,
-    BOTH,
-    LAYER_BY_LAYER,
     MIXED,
     NO_FACTOR,
     NO_SHIFT,
@@ -24,7 +22,6 @@ from bnbook.tables.arms import (
     RUNNING,
     SHIFTS,
     SORTED,
-    WHOLE,
 )
 
 PAPER = "Ioffe & Szegedy 2015"
@@ -127,58 +124,47 @@ CLAIMS = (
 def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """Return the numbers that the chapter quotes beside the claims."""
     sizes = sorted(int(m) for m in table["batch_size"].unique())
-    rates = sorted(table["learning_rate"].unique())
     found = {
         "seeds": claims.fact([table["seed"].nunique()], 0),
-        "rates": claims.fact([len(rates)], 0),
-        "smallest_rate": claims.fact([rates[0]], 3),
-        "largest_rate": claims.fact([rates[-1]], 1),
+        "rates": claims.fact([table["learning_rate"].nunique()], 0),
         "population": claims.fact([table["population"].max()], 0),
         "examples": claims.fact([table["examples"].max()], 0),
         "smallest_batch": claims.fact([sizes[0]], 0),
         "largest_batch": claims.fact([sizes[-1]], 0),
     }
     for name, m in (("small", sizes[0]), ("large", sizes[-1])):
-        found |= _accuracies(table, name, m) | _errors(table, name, m)
-    for m in sizes:
-        found[f"gap_{m}"] = claims.fact(_gap(table, m, MOMENTUM), 2, " points")
-    return found | _shifted(table, sizes[-1])
+        found |= _accuracies(table, name, m)
+    return found | _errors(table, sizes[0]) | _shifted(table, sizes[-1])
 
 
 def _accuracies(table: pd.DataFrame, name: str, m: int) -> dict[str, dict[str, Any]]:
+    rhos = sorted(table["momentum"].dropna().unique())
     kinds: dict[str, tuple[str, float | None]] = {
         "running": (RUNNING, MOMENTUM),
+        "slowest": (RUNNING, rhos[0]),
+        "last_batch": (RUNNING, rhos[-1]),
         "algorithm_2": (ALGORITHM_2, None),
-        "layer_by_layer": (LAYER_BY_LAYER, None),
-        "no_factor": (NO_FACTOR, None),
-        "pooled": (POOLED, None),
-        "both": (BOTH, None),
-        "whole": (WHOLE, None),
         "mixed": (MIXED, None),
         "sorted": (SORTED, None),
     }
-    rhos = sorted(table["momentum"].dropna().unique())
-    kinds |= {"slowest": (RUNNING, rhos[0]), "last_batch": (RUNNING, rhos[-1])}
     return {
         f"{name}_{key}": claims.fact(100 * per_seed(table, "test_accuracy", of, m, rho), 2, " %")
         for key, (of, rho) in kinds.items()
     }
 
 
-def _errors(table: pd.DataFrame, name: str, m: int) -> dict[str, dict[str, Any]]:
-    """Errors of the first layer's statistics: of the mean in standard deviations, in per cent."""
-    kinds: dict[str, tuple[str, float | None]] = {
-        "running": (RUNNING, MOMENTUM),
-        "algorithm_2": (ALGORITHM_2, None),
-        "no_factor": (NO_FACTOR, None),
-        "pooled": (POOLED, None),
-    }
+def _errors(table: pd.DataFrame, m: int) -> dict[str, dict[str, Any]]:
+    """Errors of the first layer's statistics at the smallest batch, in per cent."""
+    kinds: tuple[tuple[str, str, str, float | None], ...] = (
+        ("running_mean", "mean_error", RUNNING, MOMENTUM),
+        ("running_variance", "variance_error", RUNNING, MOMENTUM),
+        ("algorithm_2_variance", "variance_error", ALGORITHM_2, None),
+        ("no_factor_variance", "variance_error", NO_FACTOR, None),
+        ("pooled_variance", "variance_error", POOLED, None),
+    )
     return {
-        f"{name}_{key}_{what}": claims.fact(
-            100 * per_seed(table, f"{what}_error", of, m, rho), 1, " %"
-        )
-        for key, (of, rho) in kinds.items()
-        for what in ("mean", "variance")
+        f"small_{key}": claims.fact(100 * per_seed(table, column, of, m, rho), 1, " %")
+        for key, column, of, rho in kinds
     }
 
 

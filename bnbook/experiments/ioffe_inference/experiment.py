@@ -13,30 +13,20 @@ connected network would not do: at m = 2 its normalised values are all 1 or -1.
 
 from __future__ import annotations
 
-import functools
-import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import pandas as pd
 
 from bnbook.errors import BnbookError
-from bnbook.experiments import experiment
+from bnbook.experiments.experiment import Experiment, check_distinct, check_positive
 from bnbook.experiments.ioffe_inference import claims, figures
+from bnbook.setups import images as setup
+from bnbook.setups.images import Splits
 from bnbook.tables import arms
 from bnbook.training.session import Session
-
-TITLE = "What the statistics for inference cost (Ioffe & Szegedy, section 3.1)"
-
-CLAIMS = claims.CLAIMS
-FIGURES = {
-    "momentum": lambda table: figures.momentum(claims.at_tuned(table)),
-    "variants": lambda table: figures.variants(claims.at_tuned(table), claims.MOMENTUM),
-    "shift": lambda table: figures.shift(claims.at_tuned(table)),
-}
-facts = claims.facts
 
 
 class Moments(NamedTuple):
@@ -51,53 +41,39 @@ Statistics = list[Moments]
 """Of each BN layer, first layer first."""
 
 
-@dataclass(frozen=True)
-class Config:
-    """Everything that a run depends on.
+@dataclass(frozen=True, kw_only=True)
+class Config(setup.ImageSetting):
+    """Everything that a run depends on."""
 
-    Attributes
-    ----------
-    data : str
-        Name of a data set of images (see `bnbook.datasets`).
-    examples : int
-        Images seen in training, repetitions counted: steps times batch size.
-    validation : int
-        Training images set aside; the split does not depend on the seed.
-    seeds : tuple of int
-        Each sets the initial weights and the minibatches.
-    learning_rates : tuple of float
-        The grid, the same for all batch sizes.
-    batch_sizes : tuple of int
-        m.
-    momenta : tuple of float
-        Of the running averages, weight of the new batch.
-    population : int
-        Training images that the frozen network's statistics are averaged over, at most.
-    widths : tuple of int
-        Channels of the blocks.
-    pool : int
-        Side of the squares that images are averaged over.
-    contrast, brightness, noise : float
-        Of the shifted images: factor on the intensities, constant added to them, and standard
-        deviation of Gaussian noise.
-    """
-
-    data: str
-    examples: int
-    validation: int
-    seeds: tuple[int, ...]
     learning_rates: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0)
-    batch_sizes: tuple[int, ...] = (2, 4, 8, 16, 64)
-    momenta: tuple[float, ...] = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
-    population: int = 6000
-    widths: tuple[int, ...] = (16, 32, 32)
-    pool: int = 4
-    contrast: float = 0.3
-    brightness: float = 0.5
-    noise: float = 0.5
+    examples: int  # images seen in training, repetitions counted: steps times batch size
+    batch_sizes: tuple[int, ...] = (2, 4, 8, 16, 64)  # m
+    momenta: tuple[float, ...] = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # of the new batch
+    population: int = 6000  # training images at most, for the frozen network's statistics
+    widths: tuple[int, ...] = (16, 32, 32)  # channels of the blocks
+    pool: int = 4  # side of the squares that images are averaged over
+    contrast: float = 0.3  # factor on the intensities of shifted images
+    brightness: float = 0.5  # added to the intensities
+    noise: float = 0.5  # standard deviation of Gaussian noise
+
+    def __post_init__(self) -> None:
+        check_positive(self, ("examples", "validation", "pool", "population"))
+        check_distinct(self, ("seeds", "learning_rates", "batch_sizes", "momenta"))
+        if min(self.batch_sizes) < claims.SMALLEST:
+            raise BnbookError(
+                f"batch_sizes must be at least {claims.SMALLEST}, found {self.batch_sizes}."
+            )
+        if not 0 < min(self.momenta) <= max(self.momenta) <= 1:
+            raise BnbookError(f"momenta must lie in (0, 1], found {self.momenta}.")
+        most = min(self.examples, self.validation, self.population)
+        if max(self.batch_sizes) > most:
+            raise BnbookError(
+                f"batch_sizes must be at most examples, validation and population, found"
+                f" {self.batch_sizes} and {most}."
+            )
 
 
-PROFILES: Mapping[str, Config] = {
+PROFILES = {
     "quick": Config(
         data="mnist5k",
         examples=1200,
@@ -116,147 +92,54 @@ PROFILES: Mapping[str, Config] = {
     ),
 }
 
-
-def configure(profile: str, seed: int = 0, **changes: Any) -> Config:
-    """Return a profile's config, with changes, its data chosen and its fields checked.
-
-    Parameters
-    ----------
-    profile : str
-        ``quick`` or ``standard``.
-    seed : int
-        Added to every seed, for runs that no record holds.
-    **changes
-        Fields of `Config` to replace; None leaves a field as it is.
-
-    Returns
-    -------
-    Config
-        Where `data` names several sets ("a or b"), the largest that this machine has.
-
-    Raises
-    ------
-    BnbookError
-        When the profile or a field is unknown, or a value is impossible.
-    """
-    config = experiment.configure("ioffe_inference", PROFILES, profile, seed, changes)
-    experiment.check_positive(config, ("examples", "validation", "pool", "population"))
-    experiment.check_distinct(config, ("seeds", "learning_rates", "batch_sizes", "momenta"))
-    _check(config)
-    return config
+COLUMNS = {
+    "batch_size": "m of training",
+    "seed": "of the initial weights and the minibatches",
+    "learning_rate": "of SGD",
+    "population": "images that the frozen network's statistics are averaged over",
+    "examples": "images seen in training",
+    "diverged_at": "step whose loss was not finite, -1 for none",
+    "momentum": "of a running average, else NaN",
+    "shift": "what was done to the test images",
+    "validation_accuracy": "in [0, 1], for torch's default momentum alone",
+    "mean_error": "against all images as one minibatch: root mean square over the first layer's"
+    " features, in standard deviations",
+    "variance_error": "the same of the variance, relative",
+    "variance_ratio": "mean over the first layer's features",
+    "mean_error_last": "as `mean_error`, of the last BN layer",
+    "variance_error_last": "as `variance_error`, of the last BN layer",
+    "statistics": "with which the frozen network is evaluated: see `bnbook.tables.arms`",
+    "test_accuracy": "in [0, 1]",
+}
 
 
-def _check(config: Config) -> None:
-    if min(config.batch_sizes) != claims.SMALLEST:
-        raise BnbookError(
-            f"batch_sizes must hold {claims.SMALLEST}, the batch size of"
-            f" ioffe.sec3_1.inference_gap, and none below, found {config.batch_sizes}."
-        )
-    if claims.MOMENTUM not in config.momenta or min(config.momenta) <= 0:
-        raise BnbookError(
-            f"momenta must hold {claims.MOMENTUM}, torch's default, and be above 0, found"
-            f" {config.momenta}."
-        )
-    if max(config.momenta) > 1:
-        raise BnbookError(f"momenta must be at most 1, found {config.momenta}.")
-    most = min(config.examples, config.validation, config.population)
-    if max(config.batch_sizes) > most:
-        raise BnbookError(
-            f"batch_sizes must be at most examples, validation and population, found"
-            f" {config.batch_sizes} and {most}."
-        )
+def splits(config: Config, device: Any) -> Splits:
+    """Load the images, averaged over squares."""
+    from torch.nn import functional
 
+    def pooled(images: Any) -> Any:
+        return functional.avg_pool2d(images, config.pool)
 
-def parts(config: Config) -> list[Config]:
-    """Return one config for each batch size, seed and learning rate."""
-    return experiment.single_runs(config, ("batch_sizes", "seeds", "learning_rates"))
-
-
-def fuses(part: Config) -> Config:
-    """Return what runs share that train as one ensemble: all but seed and learning rate."""
-    return experiment.common(part, ("seeds", "learning_rates"))
-
-
-def run(config: Config, device: str = "auto") -> pd.DataFrame:
-    """Train every batch size, seed and rate of a config, and exchange the statistics.
-
-    Parameters
-    ----------
-    config : Config
-        From `configure`.
-    device : str
-        ``auto``, ``cpu`` or ``cuda``.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row per run, statistics and shift: ``batch_size``, ``seed``, ``learning_rate``,
-        ``examples`` (seen in training), ``population`` (images averaged over), ``diverged_at``
-        (step, -1 for none), ``statistics`` (names in `bnbook.tables.arms`),
-        ``momentum`` (of a running average, else NaN), ``shift`` of the test images,
-        ``test_accuracy``, ``validation_accuracy`` (in [0, 1]; the latter for torch's default
-        momentum alone) and, against the statistics of all images averaged over as one minibatch,
-        ``mean_error`` (root mean square over the first layer's features, in standard deviations),
-        ``variance_error`` (the same, relative), ``variance_ratio`` (mean of the ratios), and
-        ``mean_error_last``, ``variance_error_last`` of the last BN layer.
-    """
-    tables = []
-    for _, runs in itertools.groupby(parts(config), lambda part: (fuses(part), part.seeds)):
-        tables += train(list(runs), Session(device))
-    return pd.concat(tables, ignore_index=True)
+    return setup.splits(config.data, config.validation, device, pooled)
 
 
 def train(runs: Sequence[Config], session: Session) -> list[pd.DataFrame]:
-    """Train runs that differ in seed and learning rate as one ensemble, and measure them.
-
-    Parameters
-    ----------
-    runs : sequence of Config
-        Of `parts`, equal under `fuses`.
-    session : Session
-        Device, plan, checkpoint, deadline and progress.
-
-    Returns
-    -------
-    list of pandas.DataFrame
-        The rows of each run, as `run` describes them.
-
-    Raises
-    ------
-    BnbookError
-        When runs do not fuse.
-    """
+    """Train runs that differ in seed and rate as one ensemble, and exchange their statistics."""
     import torch
 
-    from bnbook.layers import ensemble
     from bnbook.networks import models
     from bnbook.training import fit
 
     config = runs[0]
-    if odd := [run for run in runs if fuses(run) != fuses(config)]:
-        raise BnbookError(f"runs of one ensemble differ in seed and rate alone, found {odd[0]}.")
-    device = fit.choose_device(session.device)
-    splits = _splits(config, device)
-    images, labels = splits["train"]
+    split = splits(config, fit.choose_device(session.device))
+    images, labels = split.train
     seeds, (m,) = [run.seeds[0] for run in runs], config.batch_sizes
     model = models.ConvNet(
         _tracking(config.momenta), seeds, in_channels=images.shape[1], widths=config.widths
-    ).to(device)
-    distinct, steps = sorted(set(seeds)), config.examples // m
-    batches = [fit.minibatches(len(labels), m, steps, seed) for seed in distinct]
-    history = fit.fit(
-        model,
-        images,
-        labels,
-        torch.stack(batches, 1) if len(distinct) > 1 else batches[0],
-        fit.SGD([run.learning_rates[0] for run in runs]),
-        ensemble.cross_entropy,
-        streams=[distinct.index(seed) for seed in seeds],
-        drop=False,
-        session=session,
-    )
+    ).to(images.device)
+    history = setup.train(runs, session, model, split, m, config.examples // m, drop=False)
     with torch.no_grad():
-        rows = _measure(model, splits, config)
+        rows = _measure(model, split, config)
     population = min(len(labels), config.population)
     return _tidy(runs, rows, history[-1]["diverged_at"].tolist(), population)
 
@@ -292,39 +175,6 @@ def _tracking(momenta: Sequence[float]) -> Any:
     return Tracking
 
 
-def _splits(config: Config, device: Any) -> dict[str, tuple[Any, Any]]:
-    """Training, validation and test images with their labels."""
-    import torch
-
-    train, test = _loaded(config.data, config.pool, str(device))
-    if config.validation >= len(train.labels):
-        raise BnbookError(
-            f"validation must lie in [1, {len(train.labels)}) for {config.data}, found"
-            f" {config.validation}."
-        )
-    order = torch.randperm(len(train.labels), generator=torch.Generator().manual_seed(0))
-    held_out, kept = order[: config.validation].to(device), order[config.validation :].to(device)
-    return {
-        "train": (train.images[kept], train.labels[kept]),
-        "validation": (train.images[held_out], train.labels[held_out]),
-        "test": (test.images, test.labels),
-    }
-
-
-@functools.lru_cache(maxsize=1)
-def _loaded(data: str, pool: int, device: str) -> tuple[Any, Any]:
-    """Both splits, images averaged over squares; the last asked for is kept for the next run."""
-    from torch.nn import functional
-
-    from bnbook import datasets
-
-    train, test = (datasets.load(data, split, device=device) for split in ("train", "test"))
-    pooled = [
-        split._replace(images=functional.avg_pool2d(split.images, pool)) for split in (train, test)
-    ]
-    return pooled[0], pooled[1]
-
-
 def norms_of(model: Any) -> list[Any]:
     """Return the BN layers of a ConvNet, first layer first."""
     return [layer for layer in model.hidden if hasattr(layer, "running_mean")]
@@ -335,20 +185,6 @@ def batch_statistics(model: Any, images: Any, m: int) -> Statistics:
 
     The images are cut into minibatches in their order; a last, incomplete one is left out. All go
     through the network side by side; nothing in it changes.
-
-    Parameters
-    ----------
-    model : bnbook.networks.models.ConvNet
-        Of E members.
-    images : Tensor, (N, C, H, W)
-        At least m.
-    m : int
-        At least 2.
-
-    Returns
-    -------
-    list of Moments
-        One for each BN layer, mean and variance of shape (N // m, E*C).
     """
     return _grouped(model, images, m)[0]
 
@@ -389,21 +225,7 @@ def _normalised(layer: Any, x: Any, mean: Any, var: Any) -> Any:
 
 
 def aggregated(statistics: Statistics, kind: str) -> Statistics:
-    """Make one mean and variance of those of many minibatches.
-
-    Parameters
-    ----------
-    statistics : list of Moments
-        From `batch_statistics`.
-    kind : str
-        Of `bnbook.tables.arms`: ``ALGORITHM_2`` (m'/(m'-1) times the mean variance),
-        ``NO_FACTOR``, ``POOLED`` (the variance of the batch means added instead) or ``BOTH``.
-
-    Returns
-    -------
-    list of Moments
-        Mean and variance of shape (E*C,).
-    """
+    """Make one mean and variance of those of many minibatches."""
     unbiased = kind in (arms.ALGORITHM_2, arms.BOTH)
     pooled = kind in (arms.POOLED, arms.BOTH)
     return [
@@ -418,18 +240,7 @@ def aggregated(statistics: Statistics, kind: str) -> Statistics:
 
 
 def layer_by_layer(model: Any, images: Any, m: int) -> Statistics:
-    """Algorithm 2 with the BN layers below already replaced by their maps.
-
-    Parameters
-    ----------
-    model, images, m
-        As for `batch_statistics`.
-
-    Returns
-    -------
-    list of Moments
-        Mean and variance of shape (E*C,).
-    """
+    """Algorithm 2 with the BN layers below already replaced by their maps."""
     x = images[: len(images) // m * m]
     found: Statistics = []
     for layer in model.hidden:
@@ -448,13 +259,11 @@ def put(model: Any, statistics: Statistics) -> None:
         layer.running_var.copy_(var)
 
 
-def _measure(
-    model: Any, splits: Mapping[str, tuple[Any, Any]], config: Config
-) -> list[dict[str, Any]]:
+def _measure(model: Any, split: Splits, config: Config) -> list[dict[str, Any]]:
     """Evaluate the frozen members with every kind of statistics; values of a row are (E,)."""
     from bnbook.probes import measurements
 
-    (m,), images = config.batch_sizes, splits["train"][0][: config.population]
+    (m,), images = config.batch_sizes, split.train[0][: config.population]
     everything = batch_statistics(model, images, len(images))
     whole = aggregated(everything, arms.ALGORITHM_2)
     rows = []
@@ -465,23 +274,23 @@ def _measure(
             {
                 "statistics": arms.RUNNING,
                 "momentum": momentum,
-                "test_accuracy": measurements.accuracy(model, *splits["test"]),
+                "test_accuracy": measurements.accuracy(model, *split.test),
                 **_errors(own, whole, model.members),
             }
         )
         if momentum == claims.MOMENTUM:
-            rows[-1]["validation_accuracy"] = measurements.accuracy(model, *splits["validation"])
+            rows[-1]["validation_accuracy"] = measurements.accuracy(model, *split.validation)
     found = batch_statistics(model, images, m)
     kinds = (arms.ALGORITHM_2, arms.NO_FACTOR, arms.POOLED, arms.BOTH)
     made = {kind: aggregated(found, kind) for kind in kinds}
     made |= {arms.LAYER_BY_LAYER: layer_by_layer(model, images, m), arms.WHOLE: whole}
     for kind, statistics in made.items():
         put(model, statistics)
-        accuracy = measurements.accuracy(model, *splits["test"])
+        accuracy = measurements.accuracy(model, *split.test)
         errors = _errors(statistics, whole, model.members)
         rows.append({"statistics": kind, "test_accuracy": accuracy, **errors})
-    rows += _with_own_statistics(model, *splits["test"], m)
-    return rows + _shifted(model, splits, config, made[arms.ALGORITHM_2])
+    rows += _with_own_statistics(model, *split.test, m)
+    return rows + _shifted(model, split, config, made[arms.ALGORITHM_2])
 
 
 def _errors(statistics: Statistics, whole: Statistics, members: int) -> dict[str, Any]:
@@ -509,9 +318,7 @@ def _with_own_statistics(model: Any, images: Any, labels: Any, m: int) -> list[d
     return rows
 
 
-def _shifted(
-    model: Any, splits: Mapping[str, tuple[Any, Any]], config: Config, own: Statistics
-) -> list[dict[str, Any]]:
+def _shifted(model: Any, split: Splits, config: Config, own: Statistics) -> list[dict[str, Any]]:
     """Evaluate on shifted test images, with the statistics of training and with new ones.
 
     The new ones are Algorithm 2's on shifted validation images, their labels unused.
@@ -519,10 +326,10 @@ def _shifted(
     from bnbook.probes import measurements
 
     rows = []
-    test, labels = splits["test"]
+    test, labels = split.test
     for shift in arms.SHIFTS:
         moved = shifted(test, shift, config, 1)
-        unlabelled = shifted(splits["validation"][0], shift, config, 2)
+        unlabelled = shifted(split.validation[0], shift, config, 2)
         (m,) = config.batch_sizes
         found = batch_statistics(model, unlabelled, m)
         adapted = aggregated(found, arms.ALGORITHM_2)
@@ -534,23 +341,7 @@ def _shifted(
 
 
 def shifted(images: Any, shift: str, config: Config, seed: int) -> Any:
-    """Return images as another camera would give them; nothing is clipped.
-
-    Parameters
-    ----------
-    images : Tensor
-        In [0, 1].
-    shift : str
-        ``contrast``, ``brightness``, ``noise`` or ``inversion``.
-    config : Config
-        Their sizes.
-    seed : int
-        Of the noise.
-
-    Returns
-    -------
-    Tensor
-    """
+    """Return images as another camera would give them; nothing is clipped."""
     import torch
 
     if shift == "contrast":
@@ -587,3 +378,23 @@ def _tidy(
         }
         tables.append(pd.DataFrame([{**about, **blank, **row} for row in own]))
     return tables
+
+
+EXPERIMENT = Experiment(
+    name="ioffe_inference",
+    title="What the statistics for inference cost (Ioffe & Szegedy, section 3.1)",
+    profiles=PROFILES,
+    axes=("batch_sizes", "seeds", "learning_rates"),
+    fused=("seeds", "learning_rates"),
+    apart=("seeds",),
+    needs={"batch_sizes": (claims.SMALLEST,), "momenta": (claims.MOMENTUM,)},
+    train=train,
+    columns=COLUMNS,
+    claims=claims.CLAIMS,
+    facts=claims.facts,
+    figures={
+        "momentum": lambda table: figures.momentum(claims.at_tuned(table)),
+        "variants": lambda table: figures.variants(claims.at_tuned(table), claims.MOMENTUM),
+        "shift": lambda table: figures.shift(claims.at_tuned(table)),
+    },
+)

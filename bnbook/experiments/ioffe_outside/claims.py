@@ -291,16 +291,23 @@ def _network_facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         "largest_offset": claims.fact([case(table, NETWORK)["offset"].max()], 0),
         "common_offset": claims.fact([at_best["offset"].max()], 0),
     }
-    for arm in (OUTSIDE, MEAN_OUTSIDE, VARIANCE_OUTSIDE):
-        if {arm, WITH} <= set(tuned):
+    for arm, name in SHORT.items():
+        if arm == WITHOUT or arm not in rates:
+            continue
+        found[f"{name}_rate"] = claims.fact([rates[arm]], _decimals(rates[arm]))
+        found[f"{name}_accuracy"] = claims.fact(100 * tuned[arm], 2, " %")
+        if arm != WITH:
             gap = 100 * (tuned[WITH] - tuned[arm])
-            found[f"{SHORT[arm]}_gap"] = claims.fact(gap, 2, " points")
-    for arm, rate in rates.items():
-        found |= _arm_facts(runs, arm, rate, rates[WITH], SHORT[arm])
+            found[f"{name}_gap"] = claims.fact(gap, 2, " points")
     plain, plain_rates = networks(table, affine=False), tuned_rates(table, affine=False)
-    for arm, rate in plain_rates.items():
-        found |= _arm_facts(plain, arm, rate, plain_rates[WITH], f"plain_{SHORT[arm]}")
-    return found
+    for arm in [arm for arm in (WITH, OUTSIDE) if arm in rates]:
+        found |= _at_common_rate(runs, arm, rates[WITH])
+        found[f"{SHORT[arm]}_survives"] = _survives(runs, arm, "test_accuracy")
+        found[f"plain_{SHORT[arm]}_survives"] = _survives(plain, arm, "test_accuracy")
+    if OUTSIDE in plain_rates:
+        growth = growth_exponent(plain, "bias_norm", OUTSIDE, plain_rates[OUTSIDE])
+        found["plain_outside_growth"] = claims.fact(growth, 2)
+    return found | {"outside_batch_survives": _survives(runs, OUTSIDE, "batch_accuracy")}
 
 
 def _infinite(runs: pd.DataFrame) -> int:
@@ -308,28 +315,22 @@ def _infinite(runs: pd.DataFrame) -> int:
     return int((tuning.final(runs)["diverged_at"] >= 0).sum())
 
 
-def _arm_facts(
-    runs: pd.DataFrame, arm: str, rate: float, common: float, name: str
-) -> dict[str, dict[str, Any]]:
-    """Return one arm's numbers: at its own rate, and at the one that is best with BN."""
-    own, shared = (
-        tuning.final(tuning.at_rates(runs, {arm: r})).set_index("seed") for r in (rate, common)
-    )
+def _at_common_rate(runs: pd.DataFrame, arm: str, rate: float) -> dict[str, dict[str, Any]]:
+    """Return one arm's numbers at the rate that is best with BN."""
+    shared = tuning.final(tuning.at_rates(runs, {arm: rate})).set_index("seed")
     found = {
-        f"{name}_rate": claims.fact([rate], _decimals(rate)),
-        f"{name}_accuracy": claims.fact(100 * own["test_accuracy"], 2, " %"),
-        f"{name}_growth": claims.fact(growth_exponent(runs, "bias_norm", arm, rate), 2),
-        f"{name}_common_accuracy": claims.fact(100 * shared["test_accuracy"], 1, " %"),
-        f"{name}_common_batch": claims.fact(100 * shared["batch_accuracy"], 1, " %"),
-        f"{name}_common_bias": claims.fact([_geometric(shared["bias_norm"])], None),
-        f"{name}_common_weight": claims.fact([_geometric(shared["weight_norm"])], 0),
+        "accuracy": claims.fact(100 * shared["test_accuracy"], 1, " %"),
+        "batch": claims.fact(100 * shared["batch_accuracy"], 1, " %"),
+        "bias": claims.fact([_geometric(shared["bias_norm"])], None),
+        "weight": claims.fact([_geometric(shared["weight_norm"])], 0),
+        "lag": claims.fact([_geometric(shared["lag"])], 2),
     }
-    if arm != WITHOUT:
-        found[f"{name}_common_lag"] = claims.fact([_geometric(shared["lag"])], 2)
-    for column, which in (("test_accuracy", "survives"), ("batch_accuracy", "batch_survives")):
-        last = last_surviving_rate(runs, arm, column)
-        found[f"{name}_{which}"] = claims.fact([last] if last else [], _decimals(last or 1))
-    return found
+    return {f"{SHORT[arm]}_common_{name}": fact for name, fact in found.items()}
+
+
+def _survives(runs: pd.DataFrame, arm: str, column: str) -> dict[str, Any]:
+    last = last_surviving_rate(runs, arm, column)
+    return claims.fact([last] if last else [], _decimals(last or 1))
 
 
 def last_surviving_rate(

@@ -30,25 +30,17 @@ import numpy as np
 import pandas as pd
 
 from bnbook.errors import BnbookError
-from bnbook.experiments import experiment
+from bnbook.experiments.experiment import (
+    Experiment,
+    check_distinct,
+    check_positive,
+    single_runs,
+)
 from bnbook.experiments.ioffe_outside import claims, figures
 from bnbook.experiments.ioffe_outside.claims import BIAS, CONSTANT, NETWORK, ROUNDING, SCALE, SLOPED
+from bnbook.setups import images
 from bnbook.tables.arms import MEAN_OUTSIDE, OUTSIDE, VARIANCE_OUTSIDE, WITH, WITHOUT
 from bnbook.training.session import Session
-
-TITLE = "Statistics outside the gradient (Ioffe & Szegedy, section 2)"
-
-CLAIMS = claims.CLAIMS
-FIGURES = {
-    "example": figures.example,
-    "scale": figures.scale,
-    "rounding": figures.rounding,
-    "network": lambda table: figures.network(
-        claims.networks(table), claims.tuned_rates(table)[WITH]
-    ),
-    "rates": lambda table: figures.rates(claims.networks(table), claims.tuned_rates(table)),
-}
-facts = claims.facts
 
 CASES = (NETWORK, BIAS, SCALE, ROUNDING)
 ARMS = (WITH, OUTSIDE, MEAN_OUTSIDE, VARIANCE_OUTSIDE, WITHOUT)
@@ -58,74 +50,42 @@ Numbers = np.ndarray[Any, np.dtype[np.float64]]
 PRECISIONS = ("float64", "float32", "bfloat16")
 
 
-@dataclass(frozen=True)
-class Config:
-    """Everything that a run depends on.
+@dataclass(frozen=True, kw_only=True)
+class Config(images.SigmoidSetting):
+    """Everything that a run depends on; seeds set the examples' numbers u too."""
 
-    Attributes
-    ----------
-    data : str
-        Name of the networks' data set (see `bnbook.datasets`).
-    steps, batch_size : int
-        Length of a network's training, even, and images in a minibatch.
-    validation : float
-        Share of the training images set aside to choose learning rates; the split does not depend
-        on the seed.
-    seeds : tuple of int
-        Each sets the numbers u of the examples, and the initial weights and the minibatches of the
-        networks.
-    learning_rates : tuple of float
-        The networks' grid, the same for all arms.
-    cases, arms : tuple of str
-        What is run.
-    affine : tuple of bool
-        BN with the affine pair, and without it for the arms in `PLAIN_ARMS`.
-    hidden : tuple of int
-        Widths of the hidden layers.
-    init_std : float
-        Standard deviation of the initial weights.
-    probes : int
-        Evenly spaced measurements of a network, even, besides those of the first steps.
-    probe_images : int
-        Validation images that are normalised with their own statistics, as one batch.
-    examples, example_steps : int
-        Numbers u of an example, and its steps.
-    example_rate, target : float
-        The examples' learning rate and (mean) target.
-    slope : float
-        By how much the sloped target grows with u.
-    draws : int
-        Draws of u with which the example with the scale is run at each seed.
-    eps : float
-        Added to the example's variance.
-    largest_exponent : int
-        The biases of the case ``rounding`` go up to 1.5 times 2 to this power.
-    """
-
-    data: str
-    steps: int
-    seeds: tuple[int, ...]
-    learning_rates: tuple[float, ...]
-    hidden: tuple[int, ...]
     validation: float = 0.15
     cases: tuple[str, ...] = CASES
     arms: tuple[str, ...] = ARMS
-    affine: tuple[bool, ...] = (True, False)
-    batch_size: int = 60
-    init_std: float = 0.1
-    probes: int = 20
-    probe_images: int = 1000
-    examples: int = 1000
+    affine: tuple[bool, ...] = (True, False)  # without the affine pair for `PLAIN_ARMS` alone
+    probes: int = 20  # evenly spaced measurements of a network, even
+    examples: int = 1000  # numbers u of an example
     example_steps: int = 200
-    example_rate: float = 0.1
-    target: float = 2.0
-    slope: float = 2.0
-    draws: int = 10
-    eps: float = 1e-5
-    largest_exponent: int = 26
+    example_rate: float = 0.1  # learning rate of the examples
+    target: float = 2.0  # the examples' mean target
+    slope: float = 2.0  # by how much the sloped target grows with u
+    draws: int = 10  # of u for the example with the scale, at each seed
+    eps: float = 1e-5  # added to the example's variance
+    largest_exponent: int = 26  # biases of `rounding` go up to 1.5 times 2 to this power
+
+    def __post_init__(self) -> None:
+        check_positive(
+            self, ("steps", "batch_size", "probes", "probe_images", "example_steps", "draws")
+        )
+        check_distinct(self, ("seeds", "learning_rates", "cases", "arms", "affine"))
+        for name, allowed in (("cases", CASES), ("arms", ARMS)):
+            if unknown := sorted(set(getattr(self, name)) - set(allowed)):
+                raise BnbookError(f"{name} must be among {allowed}, found {unknown}.")
+        for name in ("steps", "probes"):
+            if getattr(self, name) % 2:
+                raise BnbookError(f"{name} must be even, found {getattr(self, name)}.")
+        if not 0 < self.validation < 1:
+            raise BnbookError(f"validation must lie in (0, 1), found {self.validation}.")
+        if self.target == 0:
+            raise BnbookError("target must not be 0, with which the example's bias stands still.")
 
 
-PROFILES: Mapping[str, Config] = {
+PROFILES = {
     "quick": Config(
         data="digits",
         steps=300,
@@ -144,69 +104,48 @@ PROFILES: Mapping[str, Config] = {
     ),
 }
 
-
-def configure(profile: str, seed: int = 0, **changes: Any) -> Config:
-    """Return a profile's config, with changes, its data chosen and its fields checked.
-
-    Parameters
-    ----------
-    profile : str
-        ``quick`` or ``standard``.
-    seed : int
-        Added to every seed, for runs that no record holds.
-    **changes
-        Fields of `Config` to replace; None leaves a field as it is.
-
-    Returns
-    -------
-    Config
-        Where `data` names several sets ("a or b"), the largest that this machine has.
-
-    Raises
-    ------
-    BnbookError
-        When the profile or a field is unknown, or a value is impossible.
-    """
-    config = experiment.configure("ioffe_outside", PROFILES, profile, seed, changes)
-    _check(config)
-    return config
-
-
-def _check(config: Config) -> None:
-    positive = ("steps", "batch_size", "probes", "probe_images", "example_steps", "draws")
-    experiment.check_positive(config, positive)
-    experiment.check_distinct(config, ("seeds", "learning_rates", "cases", "arms", "affine"))
-    for name, allowed in (("cases", CASES), ("arms", ARMS)):
-        if unknown := sorted(set(getattr(config, name)) - set(allowed)):
-            raise BnbookError(f"{name} must be among {allowed}, found {unknown}.")
-    for name in ("steps", "probes"):
-        if getattr(config, name) % 2:
-            raise BnbookError(f"{name} must be even, found {getattr(config, name)}.")
-    if not 0 < config.validation < 1:
-        raise BnbookError(f"validation must lie in (0, 1), found {config.validation}.")
-    if config.target == 0:
-        raise BnbookError("target must not be 0, with which the example's bias stands still.")
+COLUMNS = {
+    "case": "network, bias, scale or rounding; columns of another case are NaN or None",
+    "arm": "without BN, with BN, or what is outside the gradient",
+    "affine": "of a network: whether BN has the affine pair",
+    "seed": "of u, or of the initial weights and the minibatches",
+    "learning_rate": "of a network",
+    "step": "of a network or an example",
+    "loss": "of a network: mean since the row before, nats; of an example: before the step",
+    "diverged_at": "step whose loss was not finite, -1 for none",
+    "validation_accuracy": "with the running statistics, in [0, 1]",
+    "test_accuracy": "with the running statistics, in [0, 1]",
+    "batch_accuracy": "of validation images normalised with their own statistics, in [0, 1]",
+    "bias_norm": "of all hidden layers",
+    "weight_norm": "of all hidden layers",
+    "offset": "largest size of a unit's mean over the probe images, in its standard deviations",
+    "lag": "distance of running mean from mean, root mean square, in standard deviations",
+    "bias": "of an example, before the step; of `rounding`, in standard deviations of u",
+    "weight": "of an example, before the step",
+    "gradient": "of an example's bias",
+    "draw": "which u of an example with the scale",
+    "target": "of an example: constant or sloped",
+    "expected": "closed form of an example's bias",
+    "line": "closed form of the bias given the weight, with the scale",
+    "root": "closed form of the weight, with the scale",
+    "precision": "type of number that is rounded to",
+    "error": "of the normalised values, root mean square",
+    "spacing": "of the numbers of that precision at the bias",
+}
 
 
-def parts(config: Config) -> list[Config]:
-    """Return one config for each network (pair, arm, seed, rate) and each other case and seed."""
-    return [part for name in config.cases for part in _parts_of(name, config)]
-
-
-def _parts_of(name: str, config: Config) -> list[Config]:
-    one = replace(config, cases=(name,))
-    if name != NETWORK:
-        only = replace(one, arms=(), affine=(), learning_rates=())
-        return experiment.single_runs(only, ("seeds",))
-    runs = experiment.single_runs(one, ("affine", "arms", "seeds", "learning_rates"))
-    return [run for run in runs if run.affine[0] or run.arms[0] in PLAIN_ARMS]
-
-
-def fuses(part: Config) -> Config:
-    """Return what networks share that train as one ensemble; the other cases run alone."""
-    if part.cases != (NETWORK,):
-        return part
-    return experiment.common(part, ("seeds", "learning_rates"))
+def _split(config: Config) -> list[Config]:
+    """Return one run for each network and for each seed of each other case."""
+    found = []
+    for name in config.cases:
+        one = replace(config, cases=(name,))
+        if name == NETWORK:
+            runs = single_runs(one, ("affine", "arms", "seeds", "learning_rates"))
+            found += [run for run in runs if run.affine[0] or run.arms[0] in PLAIN_ARMS]
+        else:
+            first = {n: getattr(one, n)[:1] for n in ("affine", "arms", "learning_rates")}
+            found += single_runs(replace(one, **first), ("seeds",))
+    return found
 
 
 def probe_steps(steps: int, count: int) -> list[int]:
@@ -215,64 +154,8 @@ def probe_steps(steps: int, count: int) -> list[int]:
     return sorted(even | {step for step in (1, 2, 5, 10, 20, 50) if step < steps})
 
 
-def run(config: Config, device: str = "auto") -> pd.DataFrame:
-    """Run every case of a config.
-
-    Parameters
-    ----------
-    config : Config
-        From `configure`.
-    device : str
-        ``auto``, ``cpu`` or ``cuda``.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Columns ``case`` and ``seed``, and by case, NaN or None elsewhere:
-
-        - ``network``, one row per run and step: ``arm``, ``affine``, ``learning_rate``, ``step``,
-          ``loss`` (mean training loss since the row before, nats), ``diverged_at`` (step whose
-          loss was not finite, -1 for none), ``validation_accuracy`` and ``test_accuracy`` (with
-          the running statistics, in [0, 1]), ``batch_accuracy`` (validation images normalised with
-          their own statistics), ``bias_norm`` and ``weight_norm`` (of all hidden layers),
-          ``offset`` (largest size of a unit's mean) and ``lag`` (distance of the running mean from
-          the mean, root mean square over units), both over the probe images and in the unit's
-          standard deviations.
-        - ``bias`` and ``scale``, one row per arm, draw and step: ``bias``, ``weight``, ``loss``,
-          ``gradient`` (of the bias) before that step; ``target``; ``expected``, the closed form of
-          the bias, or, with the scale, ``line``, that of the bias given the weight, and ``root``,
-          that of the weight.
-        - ``rounding``, one row per ``precision`` and ``bias``: ``error``, root mean square of the
-          normalised values' error, and ``spacing``, of the numbers of that precision at the bias.
-    """
-    tables = []
-    for _, runs in itertools.groupby(parts(config), lambda part: (fuses(part), part.seeds)):
-        tables += train(list(runs), Session(device))
-    return pd.concat(tables, ignore_index=True)
-
-
 def train(runs: Sequence[Config], session: Session) -> list[pd.DataFrame]:
-    """Train networks that differ in seed and learning rate as one ensemble, or run examples.
-
-    Parameters
-    ----------
-    runs : sequence of Config
-        Of `parts`, equal under `fuses`.
-    session : Session
-        Device, plan, checkpoint, deadline and progress.
-
-    Returns
-    -------
-    list of pandas.DataFrame
-        The rows of each run, as `run` describes them.
-
-    Raises
-    ------
-    BnbookError
-        When runs do not fuse.
-    """
-    if odd := [run for run in runs if fuses(run) != fuses(runs[0])]:
-        raise BnbookError(f"runs of one ensemble differ in seed and rate alone, found {odd[0]}.")
+    """Train networks that differ in seed and learning rate as one ensemble, or run examples."""
     (name,) = runs[0].cases
     if name == NETWORK:
         return _train_networks(runs, session)
@@ -403,6 +286,11 @@ def _norm(arm: str, affine: bool) -> Any:
     return partial(outside.BatchNormOutside, outside=which, affine=affine)
 
 
+def splits(config: Config, device: Any) -> images.Splits:
+    """Load the images."""
+    return images.splits(config.data, config.validation, device, least=config.probe_images)
+
+
 def _train_networks(runs: Sequence[Config], session: Session) -> list[pd.DataFrame]:
     import torch
 
@@ -412,29 +300,24 @@ def _train_networks(runs: Sequence[Config], session: Session) -> list[pd.DataFra
     from bnbook.training import fit
 
     config = runs[0]
-    device = fit.choose_device(session.device)
-    (train_x, train_y), (valid_x, valid_y), (test_x, test_y) = _splits(config, device)
-    seeds = [run.seeds[0] for run in runs]
+    split = splits(config, fit.choose_device(session.device))
+    x = split.train[0]
     model = models.MLP(
         _norm(config.arms[0], config.affine[0]),
-        seeds=seeds,
-        num_inputs=train_x[0].numel(),
+        seeds=[run.seeds[0] for run in runs],
+        num_inputs=x[0].numel(),
         hidden=config.hidden,
         init_std=config.init_std,
         biases=True,
-    ).to(device)
+    ).to(x.device)
     linears = [layer for layer in model.hidden if isinstance(layer, ensemble.Linear)]
+    probed, labels = (each[: config.probe_images] for each in split.validation)
 
-    def accuracies() -> dict[str, torch.Tensor]:
-        batch = slice(config.probe_images)
+    def in_training() -> dict[str, torch.Tensor]:
         with measurements.undisturbed(model):
             model.train()
-            right = model(valid_x[batch]).argmax(-1) == valid_y[batch, None]
-        return {
-            "validation_accuracy": measurements.accuracy(model, valid_x, valid_y),
-            "test_accuracy": measurements.accuracy(model, test_x, test_y),
-            "batch_accuracy": right.double().mean(0),
-        }
+            right = model(probed).argmax(-1) == labels[:, None]
+        return {"batch_accuracy": right.double().mean(0)}
 
     def sizes() -> dict[str, torch.Tensor]:
         def size(of: str) -> torch.Tensor:
@@ -451,70 +334,50 @@ def _train_networks(runs: Sequence[Config], session: Session) -> list[pd.DataFra
             return {"offset": nothing, "lag": nothing}
         found = []
         for layer in layers:
-            x = measurements.inputs_to(layer, model, valid_x[: config.probe_images]).double()
+            x = measurements.inputs_to(layer, model, probed).double()
             var, mu = torch.var_mean(x, 0, correction=0)
             running = layer.running_mean.view_as(mu)
             found.append(torch.stack([mu, mu - running]) / (var + layer.eps).sqrt())
         offset, lag = torch.cat(found, -1)
         return {"offset": offset.abs().amax(1), "lag": lag.square().mean(1).sqrt()}
 
-    distinct = sorted(set(seeds))
-    batches = [
-        fit.minibatches(len(train_y), config.batch_size, config.steps, seed) for seed in distinct
-    ]
-    history = fit.fit(
-        model,
-        train_x,
-        train_y,
-        torch.stack(batches, 1) if len(distinct) > 1 else batches[0],
-        fit.SGD([run.learning_rates[0] for run in runs]),
-        ensemble.cross_entropy,
-        probes=(accuracies, sizes, means),
+    history = images.train(
+        runs, session, model, split, config.batch_size, config.steps,
+        probes=(images.accuracies(model, split), in_training, sizes, means),
         at=probe_steps(config.steps, config.probes),
-        streams=[distinct.index(seed) for seed in seeds],
-        session=session,
-    )
-    return _tidy(runs, history)
-
-
-def _splits(config: Config, device: Any) -> list[tuple[Any, Any]]:
-    """Training, validation and test images and their labels."""
-    import torch
-
-    from bnbook import datasets
-
-    train, test = (datasets.load(config.data, split, device=device) for split in ("train", "test"))
-    count = round(config.validation * len(train.labels))
-    if not 2 <= config.probe_images <= count:
-        raise BnbookError(
-            f"probe_images must lie in [2, {count}], the validation images of {config.data}, found"
-            f" {config.probe_images}."
-        )
-    order = torch.randperm(len(train.labels), generator=torch.Generator().manual_seed(0)).to(device)
-    held_out, kept = order[:count], order[count:]
-    return [
-        (train.images[kept], train.labels[kept]),
-        (train.images[held_out], train.labels[held_out]),
-        (test.images, test.labels),
+    )  # fmt: skip
+    members = [
+        {
+            "case": NETWORK,
+            "arm": run.arms[0],
+            "affine": run.affine[0],
+            "seed": run.seeds[0],
+            "learning_rate": run.learning_rates[0],
+        }
+        for run in runs
     ]
+    return images.tables(history, members)
 
 
-def _tidy(runs: Sequence[Config], history: list[dict[str, Any]]) -> list[pd.DataFrame]:
-    import torch
-
-    steps = torch.stack([row.pop("step") for row in history]).numpy()
-    columns = {name: torch.stack([row[name] for row in history]).cpu() for name in history[0]}
-    return [
-        pd.DataFrame(
-            {
-                "case": NETWORK,
-                "arm": run.arms[0],
-                "affine": run.affine[0],
-                "seed": run.seeds[0],
-                "learning_rate": run.learning_rates[0],
-                "step": steps,
-                **{name: column[:, member].double().numpy() for name, column in columns.items()},
-            }
-        ).astype({"diverged_at": int})
-        for member, run in enumerate(runs)
-    ]
+EXPERIMENT = Experiment(
+    name="ioffe_outside",
+    title="Statistics outside the gradient (Ioffe & Szegedy, section 2)",
+    profiles=PROFILES,
+    axes=("cases", "affine", "arms", "seeds", "learning_rates"),
+    fused=("seeds", "learning_rates"),
+    apart=("seeds",),
+    split=_split,
+    train=train,
+    columns=COLUMNS,
+    claims=claims.CLAIMS,
+    facts=claims.facts,
+    figures={
+        "example": figures.example,
+        "scale": figures.scale,
+        "rounding": figures.rounding,
+        "network": lambda table: figures.network(
+            claims.networks(table), claims.tuned_rates(table)[WITH]
+        ),
+        "rates": lambda table: figures.rates(claims.networks(table), claims.tuned_rates(table)),
+    },
+)

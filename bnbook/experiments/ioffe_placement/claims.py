@@ -96,19 +96,15 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
 
 def _placements(table: pd.DataFrame, nonlinearity: str) -> dict[str, dict[str, Any]]:
     rows, rates = under(table, nonlinearity), tuned_rates(table, nonlinearity)
-    grid = sorted(rows["learning_rate"].unique())
     final = tuning.final_by_arm(rows, rates, "test_accuracy")
     found: dict[str, dict[str, Any]] = {}
     for name, arm in (("before", WITH), ("after", AFTER)):
-        stem = f"{nonlinearity.lower()}_{name}"
-        found |= {
-            f"{stem}_rate": claims.fact([rates[arm]], 2 if rates[arm] < 1 else 0),
-            f"{stem}_on_edge": claims.fact([rates[arm] in (grid[0], grid[-1])], 0),
-            f"{stem}_accuracy": claims.fact(100 * final[arm], 2, " %"),
-            f"{stem}_usable": claims.fact(
-                [tuning.usable_rates(rows, arm, "test_accuracy", 0.01)], 0
-            ),
-        }
+        stem, rate = f"{nonlinearity.lower()}_{name}", rates[arm]
+        usable = tuning.usable_rates(rows, arm, "test_accuracy", 0.01)
+        found[f"{stem}_usable"] = claims.fact([usable], 0)
+        if nonlinearity == SIGMOID:
+            found[f"{stem}_rate"] = claims.fact([rate], 2 if rate < 1 else 0)
+            found[f"{stem}_accuracy"] = claims.fact(100 * final[arm], 2, " %")
     return found
 
 
@@ -121,11 +117,9 @@ def moments_of(table: pd.DataFrame, nonlinearity: str) -> pd.DataFrame:
 
 
 def _moments(table: pd.DataFrame, nonlinearity: str) -> dict[str, dict[str, Any]]:
-    measured = moments_of(table, nonlinearity)
-    found = {}
-    for column in map(str, measured):
-        share = column.endswith("sparsity")
-        found[f"{nonlinearity.lower()}_{column}"] = claims.fact(
-            measured[column] * (100 if share else 1), 1 if share else 2, " %" if share else ""
-        )
+    measured, name = moments_of(table, nonlinearity), nonlinearity.lower()
+    shares = [f"{of}_sparsity" for of in ("u", "wu")]
+    found = {f"{name}_{c}": claims.fact(measured[c], 2) for c in measured.columns.drop(shares)}
+    if nonlinearity == RELU:
+        found |= {f"{name}_{c}": claims.fact(100 * measured[c], 1, " %") for c in shares}
     return found

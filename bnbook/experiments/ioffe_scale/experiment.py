@@ -10,7 +10,7 @@ factors, the values of eps, 1e-5 as in torch and 1e-3 as in Keras, and 1e-300 wh
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,19 +18,12 @@ import pandas as pd
 
 from bnbook import formulas
 from bnbook.errors import BnbookError
-from bnbook.experiments import experiment
+from bnbook.experiments.experiment import Experiment, check_distinct, check_positive
 from bnbook.experiments.ioffe_scale import claims, figures
 from bnbook.experiments.ioffe_scale.claims import FIXED, NEGLECTED, RESCALED
-from bnbook.training.session import Session
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-TITLE = "A scale of the weights before BN (Ioffe & Szegedy, section 3.3)"
-
-CLAIMS = claims.CLAIMS
-FIGURES = {"gradients": figures.gradients, "departure": figures.departure}
-facts = claims.facts
 
 TINY_EPS = 1e-300
 """Neglected: against a variance of 1e-12 times the square of the weights' own it is nothing."""
@@ -38,135 +31,59 @@ TINY_EPS = 1e-300
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that a run depends on.
+    """Everything that a run depends on."""
 
-    Attributes
-    ----------
-    seeds : tuple of int
-        Each sets input, weights and cotangent.
-    factors : tuple of float
-        Values of a, above 0.
-    eps : tuple of float
-        Values of eps where it is not neglected, above 0.
-    batch, inputs, features : int
-        Examples, inputs and outputs of the linear layer.
-    channels, image, kernel : int
-        Input channels, height and width of the images and of the kernel of the convolution.
-    data : str
-        Nothing is read: the numbers are generated.
-    """
-
-    seeds: tuple[int, ...]
-    factors: tuple[float, ...] = tuple(10.0**k for k in range(-6, 7))
-    eps: tuple[float, ...] = (1e-5, 1e-3)
-    batch: int = 60
-    inputs: int = 50
-    features: int = 20
-    channels: int = 3
-    image: int = 8
-    kernel: int = 3
+    seeds: tuple[int, ...]  # each sets input, weights and cotangent
+    factors: tuple[float, ...] = tuple(10.0**k for k in range(-6, 7))  # values of a, above 0
+    eps: tuple[float, ...] = (1e-5, 1e-3)  # where it is not neglected, above 0
+    batch: int = 60  # examples
+    inputs: int = 50  # of the linear layer
+    features: int = 20  # outputs of the linear layer, output channels of the convolution
+    channels: int = 3  # input channels of the convolution
+    image: int = 8  # height and width of its images
+    kernel: int = 3  # height and width of its kernel
     data: str = "generated"
 
+    def __post_init__(self) -> None:
+        check_positive(self, ("inputs", "features", "channels", "kernel"))
+        check_distinct(self, ("seeds", "factors", "eps"))
+        if self.batch < 2:
+            raise BnbookError(f"batch must be at least 2, found {self.batch}.")
+        if self.image < self.kernel:
+            raise BnbookError(
+                f"image must be at least kernel, found {self.image} and {self.kernel}."
+            )
+        for name in ("factors", "eps"):
+            if min(getattr(self, name)) <= 0:
+                raise BnbookError(f"{name} must be above 0, found {getattr(self, name)}.")
 
-PROFILES: Mapping[str, Config] = {
+
+PROFILES = {
     "quick": Config(seeds=(0, 1, 2)),
     "standard": Config(seeds=tuple(range(10)), inputs=200, features=100, channels=16),
 }
 
-
-def configure(profile: str, seed: int = 0, **changes: Any) -> Config:
-    """Return a profile's config, with changes, its fields checked.
-
-    Parameters
-    ----------
-    profile : str
-        ``quick`` or ``standard``.
-    seed : int
-        Added to every seed, for runs that no record holds.
-    **changes
-        Fields of `Config` to replace; None leaves a field as it is.
-
-    Returns
-    -------
-    Config
-
-    Raises
-    ------
-    BnbookError
-        When the profile or a field is unknown, or a value is impossible.
-    """
-    config = experiment.configure("ioffe_scale", PROFILES, profile, seed, changes)
-    experiment.check_positive(config, ("inputs", "features", "channels", "kernel"))
-    experiment.check_distinct(config, ("seeds", "factors", "eps"))
-    if config.batch < 2:
-        raise BnbookError(f"batch must be at least 2, found {config.batch}.")
-    if config.image < config.kernel:
-        raise BnbookError(
-            f"image must be at least kernel, found {config.image} and {config.kernel}."
-        )
-    for name in ("factors", "eps"):
-        if min(getattr(config, name)) <= 0:
-            raise BnbookError(f"{name} must be above 0, found {getattr(config, name)}.")
-    return config
+_SHARE = "largest difference between aW and W, as a share of the larger of the largest entries"
+COLUMNS = {
+    "seed": "of input, weights and cotangent",
+    "layer": "linear or convolution",
+    "rule": "what becomes of eps: see `bnbook.experiments.ioffe_scale.claims`",
+    "eps": "at aW",
+    "a": "factor of the weights",
+    "output": _SHARE,
+    "input_gradient": _SHARE,
+    "weight_gradient": f"{_SHARE}; the gradient at aW times a",
+    "closed_form": "that of the output at aW from its closed form, where eps is the same for both",
+    "cosine": "of the gradient at aW with the weights, the largest of a feature",
+    "norm_after_step": "largest relative error of the squared norm after a step of SGD at aW",
+    "output_size": "norm at aW over norm at W",
+    "input_gradient_size": "norm at aW over norm at W",
+    "weight_gradient_size": "norm at aW over norm at W",
+}
 
 
-def parts(config: Config) -> list[Config]:
-    """Return one config for each seed."""
-    return experiment.single_runs(config, ("seeds",))
-
-
-def fuses(part: Config) -> Config:
-    """Return the part itself: each is measured alone."""
-    return part
-
-
-def run(config: Config, device: str = "auto") -> pd.DataFrame:
-    """Measure every seed of a config.
-
-    Parameters
-    ----------
-    config : Config
-        From `configure`.
-    device : str
-        ``auto``, ``cpu`` or ``cuda``.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row per ``seed``, ``layer`` ("linear", "convolution"), ``rule`` (what becomes of eps:
-        see `bnbook.experiments.ioffe_scale.claims`), ``eps`` and ``a``. Differences between aW and
-        W, as shares of the larger of the two's largest entry: ``output``, ``input_gradient`` and
-        ``weight_gradient`` (times a), and ``closed_form``, of the output at aW from its closed
-        form (where eps is the same for both). Of the gradient at aW: ``cosine`` (largest, of a
-        feature with its weights), ``norm_after_step`` (largest relative error of the squared norm
-        after a step of SGD), ``output_size``, ``input_gradient_size`` and ``weight_gradient_size``
-        (norms, relative to those at W).
-    """
-    return pd.concat(train(parts(config), Session(device)), ignore_index=True)
-
-
-def train(runs: Sequence[Config], session: Session) -> list[pd.DataFrame]:
-    """Measure seeds, one after the other.
-
-    Parameters
-    ----------
-    runs : sequence of Config
-        Of `parts`.
-    session : Session
-        Its device is used.
-
-    Returns
-    -------
-    list of pandas.DataFrame
-        The rows of each, as `run` describes them.
-    """
-    from bnbook.training import fit
-
-    device = fit.choose_device(session.device)
-    return [_measure(run, device) for run in runs]
-
-
-def _measure(run: Config, device: Any) -> pd.DataFrame:
+def measure(run: Config, device: Any) -> pd.DataFrame:
+    """Compare the layers with weights aW and W at a seed."""
     import torch
 
     generator = torch.Generator().manual_seed(run.seeds[0])
@@ -251,3 +168,15 @@ def _step(W: Tensor, dW: Tensor) -> dict[str, float]:
         "cosine": float(cosine.max()),
         "norm_after_step": float((after / expected - 1).abs().max()),
     }
+
+
+EXPERIMENT = Experiment(
+    name="ioffe_scale",
+    title="A scale of the weights before BN (Ioffe & Szegedy, section 3.3)",
+    profiles=PROFILES,
+    measure=measure,
+    columns=COLUMNS,
+    claims=claims.CLAIMS,
+    facts=claims.facts,
+    figures={"gradients": figures.gradients, "departure": figures.departure},
+)

@@ -111,7 +111,7 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     smallest = gaps.index.get_level_values("gap").min()
     closest = pd.DataFrame(gaps.xs(smallest, level="gap"))
     least = gains.xs(gains.index.get_level_values("eigenvalue").min(), level="eigenvalue")
-    names = {"zca": ZCA, "cholesky": CHOLESKY, "bn": BN, "kernel": BN_KERNEL, "linear": LINEAR}
+    names = {"zca": ZCA, "cholesky": CHOLESKY, "bn": BN, "linear": LINEAR}
     return {
         "batch_size": claims.fact([timed["m"].iloc[0]], 0),
         "narrowest": claims.fact([timed["width"].min()], 0),
@@ -132,7 +132,6 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         "gap_error_closed": claims.fact([closest[CLOSED_FORM].median()], None),
         "gain_zca": claims.fact([least[ZCA].mean()], 0, "×"),
         "gain_bn": claims.fact([least[BN].mean()], 0, "×"),
-        **{f"{name}_ms": claims.fact(1e3 * widest[arm], 2, " ms") for name, arm in names.items()},
         **{
             f"{name}_exponent": claims.fact(exponents(table, arm), 2) for name, arm in names.items()
         },

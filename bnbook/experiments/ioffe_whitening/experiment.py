@@ -15,7 +15,7 @@ which most of these minibatches could not be whitened at all.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -25,22 +25,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from bnbook.errors import BnbookError
-from bnbook.experiments import experiment
+from bnbook.experiments.experiment import Experiment, check_distinct, check_positive
 from bnbook.experiments.ioffe_whitening import claims, figures
 from bnbook.tables.arms import BN, BN_KERNEL, CHOLESKY, LINEAR, ZCA
-from bnbook.training.session import Session
-
-TITLE = "Full whitening against batch normalisation (Ioffe & Szegedy, sections 2 and 3)"
-
-CLAIMS = claims.CLAIMS
-FIGURES = {
-    "times": lambda table: figures.times(claims.seconds(table)),
-    "ranks": lambda table: figures.ranks(claims.ranks(table)),
-    "gradients": lambda table: figures.gradients(
-        claims.gradient_errors(table), claims.sensitivities(table)
-    ),
-}
-facts = claims.facts
 
 Array = npt.NDArray[np.float64]
 LONGEST = 0.01
@@ -49,151 +36,70 @@ LONGEST = 0.01
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that a run depends on.
+    """Everything that a run depends on."""
 
-    Attributes
-    ----------
-    seeds : tuple of int
-        Repetitions: each draws its own numbers and times everything again.
-    widths : tuple of int
-        Features of the layer that is timed, d.
-    batch_size : int
-        Examples of the minibatch that is timed, m.
-    rounds : int
-        Timings of each layer and width in a repetition, of which the median is kept; the layers
-        take turns.
-    threads : int
-        Of torch, on a CPU.
-    eps : float
-        On the covariance's diagonal in what is timed.
-    rank_sizes, rank_widths : tuple of int
-        Examples and features of the minibatches whose covariance's rank is found.
-    gaps : tuple of float
-        Differences of two eigenvalues near 1.
-    eigenvalues : tuple of float
-        Smallest eigenvalues of the covariance of two features of variance 1.
-    data : str
-        Nothing is read: the numbers are generated.
-    """
-
-    seeds: tuple[int, ...]
-    widths: tuple[int, ...]
-    rounds: int
-    batch_size: int = 256
-    threads: int = 1
-    eps: float = 1e-3
-    rank_sizes: tuple[int, ...] = (8, 32, 128)
-    rank_widths: tuple[int, ...] = (4, 8, 16, 32, 64, 128, 256)
-    gaps: tuple[float, ...] = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
-    eigenvalues: tuple[float, ...] = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
+    seeds: tuple[int, ...]  # repetitions: each draws its own numbers and times everything again
+    widths: tuple[int, ...]  # features of the layer that is timed, d
+    rounds: int  # timings of each layer and width, in turns, of which the median is kept
+    batch_size: int = 256  # examples of the minibatch that is timed, m
+    threads: int = 1  # of torch, on a CPU
+    eps: float = 1e-3  # on the covariance's diagonal in what is timed
+    rank_sizes: tuple[int, ...] = (8, 32, 128)  # m of covariances whose rank is found
+    rank_widths: tuple[int, ...] = (4, 8, 16, 32, 64, 128, 256)  # d of these
+    gaps: tuple[float, ...] = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)  # of two eigenvalues near 1
+    eigenvalues: tuple[float, ...] = (  # smallest ones, of two features of variance 1
+        *(1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6),
+    )
     data: str = "generated"
 
+    def __post_init__(self) -> None:
+        check_positive(self, ("rounds", "threads"))
+        check_distinct(
+            self, ("seeds", "widths", "rank_sizes", "rank_widths", "gaps", "eigenvalues")
+        )
+        if min(*self.rank_sizes, self.batch_size) < 2:
+            raise BnbookError(
+                "rank_sizes and batch_size must be at least 2, found"
+                f" {self.rank_sizes}, {self.batch_size}."
+            )
+        if min(*self.gaps, *self.eigenvalues, self.eps) <= 0:
+            raise BnbookError(
+                "gaps, eigenvalues and eps must be above 0, found"
+                f" {self.gaps}, {self.eigenvalues}, {self.eps}."
+            )
 
-PROFILES: Mapping[str, Config] = {
+
+PROFILES = {
     "quick": Config(seeds=(0, 1, 2), widths=(16, 32, 64, 128, 256, 512), rounds=5),
     "standard": Config(
         seeds=tuple(range(10)), widths=(16, 32, 64, 128, 256, 512, 1024, 2048), rounds=5
     ),
 }
 
-
-def configure(profile: str, seed: int = 0, **changes: Any) -> Config:
-    """Return a profile's config, with changes, its fields checked.
-
-    Parameters
-    ----------
-    profile : str
-        ``quick`` or ``standard``.
-    seed : int
-        Added to every seed, for runs that no record holds.
-    **changes
-        Fields of `Config` to replace; None leaves a field as it is.
-
-    Returns
-    -------
-    Config
-
-    Raises
-    ------
-    BnbookError
-        When the profile or a field is unknown, or a value is impossible.
-    """
-    config = experiment.configure("ioffe_whitening", PROFILES, profile, seed, changes)
-    experiment.check_positive(config, ("rounds", "threads"))
-    experiment.check_distinct(
-        config, ("seeds", "widths", "rank_sizes", "rank_widths", "gaps", "eigenvalues")
-    )
-    if min(*config.rank_sizes, config.batch_size) < 2:
-        raise BnbookError(
-            "rank_sizes and batch_size must be at least 2, found"
-            f" {config.rank_sizes}, {config.batch_size}."
-        )
-    if min(*config.gaps, *config.eigenvalues, config.eps) <= 0:
-        raise BnbookError(
-            "gaps, eigenvalues and eps must be above 0, found"
-            f" {config.gaps}, {config.eigenvalues}, {config.eps}."
-        )
-    return config
+COLUMNS = {
+    "seed": "the repetition",
+    "kind": "time, rank, gap or eigenvalue; columns of another kind are NaN",
+    "arm": "the layer that is timed, or how dx is computed",
+    "m": "examples of the minibatch",
+    "width": "features of the layer",
+    "forward": "seconds of a forward pass, median",
+    "backward": "seconds of a backward pass, median",
+    "rank": "of the minibatch's covariance",
+    "gap": "between two eigenvalues",
+    "error": "of dx in float32, relative to its largest component",
+    "eigenvalue": "the smallest",
+    "gain": "largest norm of dx for dy of norm 1",
+}
 
 
-def parts(config: Config) -> list[Config]:
-    """Return one config for each repetition."""
-    return experiment.single_runs(config, ("seeds",))
-
-
-def fuses(part: Config) -> Config:
-    """Return the part itself: each is timed alone."""
-    return part
-
-
-def run(config: Config, device: str = "auto") -> pd.DataFrame:
-    """Measure every repetition of a config.
-
-    Parameters
-    ----------
-    config : Config
-        From `configure`.
-    device : str
-        ``auto``, ``cpu`` or ``cuda``: where the times are taken.
-
-    Returns
-    -------
-    pandas.DataFrame
-        ``seed`` and ``kind``, by which the other columns have a meaning, or NaN. "time": ``m``,
-        ``width``, ``arm``, ``forward`` and ``backward`` (seconds). "rank": ``m``, ``width``,
-        ``rank``. "gap": ``arm`` (how dx is computed), ``gap`` (of two eigenvalues), ``error`` (of
-        dx in float32, relative to its largest component). "eigenvalue": ``arm``, ``eigenvalue``
-        (the smallest), ``gain`` (largest norm of dx for dy of norm 1).
-    """
-    return pd.concat(train(parts(config), Session(device)), ignore_index=True)
-
-
-def train(runs: Sequence[Config], session: Session) -> list[pd.DataFrame]:
-    """Measure some repetitions.
-
-    Parameters
-    ----------
-    runs : sequence of Config
-        Of `parts`.
-    session : Session
-        Its device is where the times are taken.
-
-    Returns
-    -------
-    list of pandas.DataFrame
-        The rows of each part, as `run` describes them.
-    """
-    return [_of_seed(run, session.device) for run in runs]
-
-
-def _of_seed(config: Config, device: str) -> pd.DataFrame:
+def measure(config: Config, device: Any) -> pd.DataFrame:
+    """Take the times on a device, the ranks and the gradients of a repetition."""
     seed = config.seeds[0]
     rows = list(_timed(config, device))
     rows += _ranks(config, np.random.default_rng([seed, 1]))
     rows += _near_equal(config, np.random.default_rng([seed, 2]))
     rows += _near_singular(config, np.random.default_rng([seed, 3]))
-    columns = ["kind", "arm", "m", "width", "forward", "backward", "rank", "gap", "error"]
-    columns += ["eigenvalue", "gain"]
+    columns = [name for name in COLUMNS if name != "seed"]
     table = pd.DataFrame(rows, columns=columns)
     table.insert(0, "seed", seed)
     numbers = [name for name in columns if name not in ("kind", "arm")]
@@ -203,19 +109,16 @@ def _of_seed(config: Config, device: str) -> pd.DataFrame:
 # Times
 
 
-def _timed(config: Config, device: str) -> Iterator[dict[str, Any]]:
+def _timed(config: Config, device: Any) -> Iterator[dict[str, Any]]:
     """Yield the median times of every layer and width."""
     import torch
 
-    from bnbook.training import fit
-
-    at = fit.choose_device(device)
     generator = torch.Generator().manual_seed(config.seeds[0])
     with _threads(config.threads):
         for width in config.widths:
-            x = torch.randn(config.batch_size, width, generator=generator).to(at)
-            dy = torch.randn(config.batch_size, width, generator=generator).to(at)
-            layers = _layers(width, config.eps, at)
+            x = torch.randn(config.batch_size, width, generator=generator).to(device)
+            dy = torch.randn(config.batch_size, width, generator=generator).to(device)
+            layers = _layers(width, config.eps, device)
             for arm, (forward, backward) in _medians(layers, x, dy, config.rounds).items():
                 yield {
                     "kind": "time", "arm": arm, "m": config.batch_size, "width": width,
@@ -377,20 +280,7 @@ def _near_singular(config: Config, rng: np.random.Generator) -> list[dict[str, A
 
 
 def gain(x: Array, arm: str) -> float:
-    """Largest norm of dx for dy of norm 1, in float64 and, where possible, without eps.
-
-    Parameters
-    ----------
-    x : ndarray, (m, d)
-        A minibatch whose covariance has full rank.
-    arm : str
-        ``ZCA``, ``CHOLESKY`` or ``BN`` of `bnbook.tables.arms`; BN with eps = 1e-12.
-
-    Returns
-    -------
-    float
-        The largest singular value of the Jacobian.
-    """
+    """Largest norm of dx for dy of norm 1, in float64 and, where possible, without eps."""
     from bnbook import formulas
 
     if arm == BN:
@@ -407,3 +297,21 @@ def _units(x: Array) -> Iterator[Array]:
     """Yield every dy that has a single 1."""
     for unit in np.eye(x.size):
         yield unit.reshape(x.shape)
+
+
+EXPERIMENT = Experiment(
+    name="ioffe_whitening",
+    title="Full whitening against batch normalisation (Ioffe & Szegedy, sections 2 and 3)",
+    profiles=PROFILES,
+    measure=measure,
+    columns=COLUMNS,
+    claims=claims.CLAIMS,
+    facts=claims.facts,
+    figures={
+        "times": lambda table: figures.times(claims.seconds(table)),
+        "ranks": lambda table: figures.ranks(claims.ranks(table)),
+        "gradients": lambda table: figures.gradients(
+            claims.gradient_errors(table), claims.sensitivities(table)
+        ),
+    },
+)

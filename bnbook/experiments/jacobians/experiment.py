@@ -13,14 +13,14 @@ differentiated, is measured beside it at a small size.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
 from bnbook.errors import BnbookError
-from bnbook.experiments import experiment
+from bnbook.experiments.experiment import Experiment, check_distinct, check_positive
 from bnbook.experiments.jacobians import claims, figures
 from bnbook.experiments.jacobians.claims import (
     BATCH,
@@ -31,64 +31,47 @@ from bnbook.experiments.jacobians.claims import (
     ORTHOGONAL,
 )
 from bnbook.tables.arms import RESIDUAL, WITH, WITHOUT
-from bnbook.training.session import Session
-
-TITLE = "Jacobians and gradients of deep networks at initialisation (section 3.3; Yang et al.)"
-
-CLAIMS = claims.CLAIMS
-FIGURES = {
-    "spectra": figures.spectra,
-    "gradients": lambda table: figures.gradients(table, claims.expected_growth),
-    "limits": lambda table: figures.limits(claims.growth(table)),
-}
-facts = claims.facts
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that a run depends on.
+    """Everything that a run depends on."""
 
-    Attributes
-    ----------
-    seeds : tuple of int
-        Each sets input, weights and cotangent.
-    width, depth, batch : int
-        Of the networks whose singular values are measured.
-    layers : tuple of int
-        Layers, from 2 to `depth`, at which they are.
-    examples : int
-        Examples at which a Jacobian is taken.
-    small_width, small_batch : int
-        Where the Jacobian is that of the whole batch.
-    gradient_widths : tuple of int
-        Widths of the networks through which a gradient is sent back; the last is the widest, and
-        the one that all nonlinearities and batches have.
-    gradient_depth, gradient_batch : int
-        Their depth, and their batch.
-    linear_batches : tuple of int
-        Further batches of the linear network.
-    data : str
-        Nothing is read: the numbers are generated.
-    """
-
-    seeds: tuple[int, ...]
-    width: int
-    depth: int
-    batch: int
-    layers: tuple[int, ...]
-    gradient_widths: tuple[int, ...]
-    gradient_batch: int
-    linear_batches: tuple[int, ...]
-    examples: int = 2
-    small_width: int = 16
-    small_batch: int = 24
-    gradient_depth: int = 20
+    seeds: tuple[int, ...]  # each sets input, weights and cotangent
+    width: int  # of the networks whose singular values are measured
+    depth: int  # of these
+    batch: int  # of these
+    layers: tuple[int, ...]  # from 2 to `depth`, at which they are
+    gradient_widths: tuple[int, ...]  # of networks that send a gradient back; the widest has all
+    gradient_batch: int  # their batch
+    linear_batches: tuple[int, ...]  # further batches of the linear network
+    examples: int = 2  # at which a Jacobian is taken
+    small_width: int = 16  # where the Jacobian is that of the whole batch
+    small_batch: int = 24  # there
+    gradient_depth: int = 20  # of the networks that send a gradient back
     data: str = "generated"
 
+    def __post_init__(self) -> None:
+        check_positive(self, ("width", "examples", "small_width"))
+        check_distinct(self, ("seeds", "layers", "gradient_widths", "linear_batches"))
+        for name in ("depth", "gradient_depth", "small_batch"):
+            if getattr(self, name) < 2:
+                raise BnbookError(f"{name} must be at least 2, found {getattr(self, name)}.")
+        if not 2 <= min(self.layers) <= max(self.layers) <= self.depth:
+            raise BnbookError(f"layers must lie in [2, {self.depth}], found {self.layers}.")
+        batches = (self.gradient_batch, *self.linear_batches)
+        if min(batches) < 4 or len(set(batches)) < len(batches):
+            raise BnbookError(
+                f"gradient_batch and linear_batches must be distinct and at least 4, found"
+                f" {batches}."
+            )
+        if self.examples > self.batch:
+            raise BnbookError(f"examples must be at most {self.batch}, found {self.examples}.")
 
-PROFILES: Mapping[str, Config] = {
+
+PROFILES = {
     "quick": Config(
         seeds=(0, 1, 2),
         width=64,
@@ -112,103 +95,30 @@ PROFILES: Mapping[str, Config] = {
     ),
 }
 
-
-def configure(profile: str, seed: int = 0, **changes: Any) -> Config:
-    """Return a profile's config, with changes, its fields checked.
-
-    Parameters
-    ----------
-    profile : str
-        ``quick`` or ``standard``.
-    seed : int
-        Added to every seed, for runs that no record holds.
-    **changes
-        Fields of `Config` to replace; None leaves a field as it is.
-
-    Returns
-    -------
-    Config
-
-    Raises
-    ------
-    BnbookError
-        When the profile or a field is unknown, or a value is impossible.
-    """
-    config = experiment.configure("jacobians", PROFILES, profile, seed, changes)
-    sizes = ("width", "examples", "small_width")
-    experiment.check_positive(config, sizes)
-    experiment.check_distinct(config, ("seeds", "layers", "gradient_widths", "linear_batches"))
-    for name in ("depth", "gradient_depth", "small_batch"):
-        if getattr(config, name) < 2:
-            raise BnbookError(f"{name} must be at least 2, found {getattr(config, name)}.")
-    if not 2 <= min(config.layers) <= max(config.layers) <= config.depth:
-        raise BnbookError(f"layers must lie in [2, {config.depth}], found {config.layers}.")
-    batches = (config.gradient_batch, *config.linear_batches)
-    if min(batches) < 4 or len(set(batches)) < len(batches):
-        raise BnbookError(
-            f"gradient_batch and linear_batches must be distinct and at least 4, found {batches}."
-        )
-    if config.examples > config.batch:
-        raise BnbookError(f"examples must be at most {config.batch}, found {config.examples}.")
-    return config
+COLUMNS = {
+    "seed": "of input, weights and cotangent",
+    "measured": "layer, network, batch or gradient: see `bnbook.experiments.jacobians.claims`",
+    "arm": "with BN, without, or with BN and skips",
+    "nonlinearity": "linear, ReLU, tanh or sigmoid",
+    "weights": "gaussian or orthogonal",
+    "width": "of the network",
+    "batch": "examples in it",
+    "layer": "from 1",
+    "example": "at which the Jacobian is taken, -1 for all",
+    "rms": "root mean square of the singular values",
+    "zeros": "share of singular values that are zero: `bnbook.probes.jacobian.singular_values`",
+    "s10": "10th percentile of the others",
+    "s50": "50th percentile of the others",
+    "s90": "90th percentile of the others",
+    "smax": "largest singular value",
+    "squared_gradient": "squared norm, relative to the last layer's",
+}
 
 
-def parts(config: Config) -> list[Config]:
-    """Return one config for each seed."""
-    return experiment.single_runs(config, ("seeds",))
-
-
-def fuses(part: Config) -> Config:
-    """Return the part itself: each is measured alone."""
-    return part
-
-
-def run(config: Config, device: str = "auto") -> pd.DataFrame:
-    """Measure every seed of a config.
-
-    Parameters
-    ----------
-    config : Config
-        From `configure`.
-    device : str
-        ``auto``, ``cpu`` or ``cuda``.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row per Jacobian or gradient: ``seed``, ``measured`` (layer, network, batch, gradient:
-        see `bnbook.experiments.jacobians.claims`), ``arm``, ``nonlinearity``, ``weights``
-        (gaussian, orthogonal), ``width``, ``batch``, ``layer``, ``example`` (-1 for all); for
-        Jacobians ``rms``, ``zeros``, ``s10``, ``s50``, ``s90``, ``smax``
-        (`bnbook.probes.jacobian.singular_values`); for gradients ``squared_gradient``, relative to
-        the last layer's.
-    """
-    return pd.concat(train(parts(config), Session(device)), ignore_index=True)
-
-
-def train(runs: Sequence[Config], session: Session) -> list[pd.DataFrame]:
-    """Measure seeds, one after the other.
-
-    Parameters
-    ----------
-    runs : sequence of Config
-        Of `parts`.
-    session : Session
-        Its device is used.
-
-    Returns
-    -------
-    list of pandas.DataFrame
-        The rows of each, as `run` describes them.
-    """
-    from bnbook.training import fit
-
-    device = fit.choose_device(session.device)
-    tables = []
-    for one in runs:
-        rows = [*_layers(one, device), *_batches(one, device), *_gradients(one, device)]
-        tables.append(pd.DataFrame([{"seed": one.seeds[0], **row} for row in rows]))
-    return tables
+def measure(run: Config, device: Any) -> pd.DataFrame:
+    """Measure Jacobians and gradients at a seed."""
+    rows = [*_layers(run, device), *_batches(run, device), *_gradients(run, device)]
+    return pd.DataFrame([{"seed": run.seeds[0], **row} for row in rows])
 
 
 def _network(seed: int, width: int, depth: int, g: str, arm: str, weights: str, device: Any) -> Any:
@@ -308,3 +218,19 @@ def _gradient_cases(run: Config) -> list[tuple[str, str, int, int]]:
     main = [(arm, g, widest, batch) for arm, g in [*arms, (RESIDUAL, "ReLU")]]
     narrower = [(WITH, "ReLU", width, batch) for width in run.gradient_widths if width < widest]
     return [*main, *narrower, *((WITH, "linear", widest, size) for size in run.linear_batches)]
+
+
+EXPERIMENT = Experiment(
+    name="jacobians",
+    title="Jacobians and gradients of deep networks at initialisation (section 3.3; Yang et al.)",
+    profiles=PROFILES,
+    measure=measure,
+    columns=COLUMNS,
+    claims=claims.CLAIMS,
+    facts=claims.facts,
+    figures={
+        "spectra": figures.spectra,
+        "gradients": lambda table: figures.gradients(table, claims.expected_growth),
+        "limits": lambda table: figures.limits(claims.growth(table)),
+    },
+)
