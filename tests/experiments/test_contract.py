@@ -144,8 +144,9 @@ def test_a_tiny_run_is_tidy_and_has_the_columns_that_are_documented(name):
 
 @each
 def test_a_tiny_run_repeats_with_the_same_bits(name):
-    again = found(name).run(small(name), "cpu")
-    pd.testing.assert_frame_equal(again, tiny_table(name), check_exact=True)
+    times = [n for n, what in found(name).columns.items() if what.startswith("seconds")]
+    again = found(name).run(small(name), "cpu").drop(columns=times)
+    pd.testing.assert_frame_equal(again, tiny_table(name).drop(columns=times), check_exact=True)
 
 
 @each
