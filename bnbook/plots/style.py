@@ -83,6 +83,17 @@ MARKERS = {arm: look.marker for arm, look in LOOKS.items()}
 DASHES = {arm: look.dashes for arm, look in LOOKS.items()}
 
 
+PAPER = {"color": "0.6", "lw": 1.8, "zorder": 1}
+"""How a curve of the paper itself is drawn, behind ours; dashed where ours is, without BN."""
+
+
+def draw_paper(ax: Axes, x: Any, y: Any, arm: str, **options: Any) -> None:
+    """Draw a curve that was read off the paper's figure, grey behind ours."""
+    (line,) = ax.plot(x, y, **{**PAPER, **options})
+    if DASHES.get(arm):
+        line.set_dashes(DASHES[arm])
+
+
 def use() -> None:
     """Set seaborn's ticks style and the book's defaults for every figure that follows."""
     import seaborn as sns  # a second or two, which judging claims need not wait for

@@ -52,7 +52,8 @@ def made_up(seeds=(0, 1, 2), speed=4, gap=0.02):
 def test_measures_on_a_table_with_known_truth():
     table = made_up()
     assert analysis.tuned_rates(table) == {WITHOUT: 1.0, WITH: 1.0}
-    # The baseline tops out at step 80; BN reaches the same 0.80 at step 20.
+    # The baseline ends at 0.801 on average; BN reaches 0.99 of that, 0.793, at step 20.
+    assert analysis.level(table) == pytest.approx(0.99 * 0.801)
     assert analysis.steps_to_target(table).to_dict("list") == {
         WITHOUT: [80.0] * 3,
         WITH: [20.0] * 3,
@@ -110,6 +111,18 @@ def test_facts():
     assert facts["steps"]["value"] == 200
     assert facts["with_usable"]["value"] == 1
     assert facts["without_common_movement"]["value"] == pytest.approx(0.6)
+
+
+def test_the_ratio_over_levels():
+    """Four times as fast at every level, and no level beyond what both networks reach."""
+    found = analysis.speedups(made_up())
+    # Steps are measured every 5: at level 0.21 step 25 against step 10.
+    assert found["ratio"].between(2.5, 5).all()
+    assert found.loc[found["accuracy"] == 60, "ratio"].tolist() == [4.0] * 3
+    assert (found["accuracy"].min(), found["accuracy"].max()) == (20, 80)
+    assert found.groupby("accuracy").size().eq(3).all()
+    beyond = analysis.speedups(made_up(gap=-0.7))
+    assert beyond.empty
 
 
 def test_steps_to_a_fixed_accuracy():

@@ -186,6 +186,40 @@ class ClaimsDirective(EvidenceDirective):
         return self.finished(found)
 
 
+class PaperDirective(EvidenceDirective):
+    """``{paper} experiment [@profile]``: numbers read off the paper's figure, beside ours."""
+
+    option_spec: ClassVar = {"caption": directives.unchanged, "name": directives.unchanged}
+
+    def render(self) -> list[nodes.Node]:
+        """Return the table."""
+        content, profile = self.asked()
+        facts = content["profiles"][profile]["facts"].values()
+        rows = [_beside(fact) for fact in facts if "paper" in fact]
+        if not rows:
+            raise BnbookError(
+                f"{content['experiment']} has no number of the paper's at {profile}; make one with"
+                " `bnbook.tables.papers.beside`."
+            )
+        title = self.options.get("caption") or "The paper's numbers and ours."
+        columns = ("", "Paper", "Ours", "95\u00a0% interval", "Difference", "Reading error")
+        found = table(columns, (38, 12, 12, 16, 12, 10), rows, ["papers"], title)
+        return self.finished(found)
+
+
+def _beside(fact: Mapping[str, Any]) -> list[nodes.Node]:
+    """Return the cells of a number that stands beside the paper's."""
+    number = evidence.fact_number
+    ours = fact["value"]
+    bare = {**fact, "unit": ""}
+    ends = [number(bare, fact[end]) for end in ("low", "high") if fact[end] is not None]
+    texts = (
+        fact["what"], number(fact, fact["paper"]), number(fact, ours), " to ".join(ends),
+        number(bare, None if ours is None else ours - fact["paper"]), number(bare, fact["error"]),
+    )  # fmt: skip
+    return [paragraph(text) for text in texts]
+
+
 class ProvenanceDirective(EvidenceDirective):
     """``{provenance} experiment [@profile]``: where the numbers come from, in a sentence."""
 
@@ -295,5 +329,6 @@ def setup(app: Sphinx) -> None:
     """Add the directives."""
     app.add_directive("claims", ClaimsDirective)
     app.add_directive("ledger", LedgerDirective)
+    app.add_directive("paper", PaperDirective)
     app.add_directive("provenance", ProvenanceDirective)
     app.connect("env-get-outdated", pages_with_new_files)

@@ -12,7 +12,7 @@ import pandas as pd
 
 from bnbook.evidence import claims
 from bnbook.evidence.claims import Claim
-from bnbook.tables import rate_map, tuning
+from bnbook.tables import papers, rate_map, tuning
 from bnbook.tables.arms import WITH, WITHOUT
 from bnbook.tables.rate_map import (
     at,
@@ -168,6 +168,7 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         "small_gap": claims.fact(_defined(at(gaps, WITH, small, "gap")), 1, " points"),
         "large_gap": claims.fact(_defined(at(gaps, WITH, large, "gap")), 1, " points"),
     }
+    found |= _beside_paper(table)
     learns = {arm: tuning.learned(table, arm, rate_map.FAILED) for arm in (WITHOUT, WITH)}
     diverged = last["diverged_at"] >= 0
     gone = _counts(last[diverged])
@@ -191,6 +192,32 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
             f"{name}_fastest": claims.fact(_fastest(table, arm), 0),
         }
     return found
+
+
+def _beside_paper(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Describe the accuracies at the end and what follows from them, beside the paper's."""
+    small, tuned = rate_map.small_rate(table), tuning.tuned_rates(table, (WITH,))[WITH]
+    runs = {
+        "without BN, at the rate that suits it": ("no BN, rate 0.0001", WITHOUT, small),
+        "with BN, at the same rate": ("BN, rate 0.0001", WITH, small),
+        "with BN, at the rate that suits it": ("BN, rate 0.1", WITH, tuned),
+    }
+    found, ends = [], {}
+    for what, (network, arm, rate) in runs.items():
+        for panel, column in (("train", "training_accuracy"), ("test", "test_accuracy")):
+            end = papers.last("bjorck_fig1", "percent_of_training", panel=panel, network=network)
+            paper, ours = float(end["accuracy_percent"]), 100 * at(table, arm, rate, column)
+            ends[network, panel] = paper, ours
+            said = f"{what}: {column.replace('_', ' ')}"
+            found.append(papers.beside(said, paper, 0.3, ours.dropna(), 1, " %"))
+    without, same, own = (ends[network, "test"] for network, *_ in runs.values())
+    for said, more, fewer in (
+        ("BN's lead at the rate that suits the network without", same, without),
+        ("what its own rate adds to BN's test accuracy", own, same),
+    ):
+        ours = (more[1] - fewer[1]).dropna()
+        found.append(papers.beside(said, more[0] - fewer[0], 0.6, ours, 1, " points"))
+    return papers.rows(found)
 
 
 def _least_trained(table: pd.DataFrame) -> float:

@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from bnbook.experiments.bjorck_fig1.claims import target
 from bnbook.plots import style
 from bnbook.plots.rate_map import SPLITS, accuracy_limits, draw_accuracy, draw_diverged
-from bnbook.tables import tuning
+from bnbook.tables import papers, tuning
 from bnbook.tables.arms import WITH, WITHOUT
 from bnbook.tables.rate_map import FAILED, large_rate, small_rate, tuned_gap
 
@@ -67,6 +67,22 @@ def draw_curves(
     )
 
 
+RATES = ("0.1", "0.003", "0.0001")
+"""The rates of the paper's networks with BN; the one without has the last."""
+
+
+def draw_paper(ax: Axes, panel: str) -> None:
+    """Draw the paper's own four curves of one panel, grey, their rates at the right end."""
+    rows = papers.read("bjorck_fig1")
+    rows = rows[rows["panel"] == panel]
+    networks = [(WITH, f"BN, rate {rate}") for rate in RATES]
+    networks.append((WITHOUT, f"no BN, rate {RATES[-1]}"))
+    for arm, network in networks:
+        own = rows[rows["network"] == network]
+        x, y = own["percent_of_training"], own["accuracy_percent"]
+        style.draw_paper(ax, x, y, arm, label=f"the paper: {arm}, rate {network.split()[-1]}")
+
+
 def _tint(colour: str, at: int, count: int) -> tuple[float, float, float]:
     """Return the colour of one curve of several: the first has most white, the last none."""
     white = _PALEST * (1 - at / (count - 1)) if count > 1 else 0.0
@@ -94,6 +110,8 @@ def curves(table: pd.DataFrame) -> Figure:
     runs = shown_runs(table, small_rate(table), large_rate(table))
     for ax, column in zip(figure.axes, SPLITS, strict=True):
         draw_curves(ax, table, runs, column)
+        draw_paper(ax, column.removesuffix("_accuracy").replace("training", "train"))
+        ax.set_ylim(0, 102)
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3)
     return figure

@@ -8,10 +8,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from bnbook.evidence import claims
 from bnbook.evidence.claims import Claim, Premise
+from bnbook.tables import papers
 from bnbook.tables.arms import WITH, WITHOUT
 from bnbook.tables.start import DEEP, NAMES, PAPER, by_arm, significant
 
@@ -147,6 +149,69 @@ CLAIMS = (
 )
 
 
+def _reached(steps: pd.Series, ratio: pd.Series, level: float) -> float:
+    """First step size beyond the best one at which the relative loss is at a level; log scale."""
+    x, y = np.log(steps.to_numpy(float)), np.log(ratio.to_numpy(float))
+    best = int(np.nanargmin(y))
+    x, y = x[best:], np.where(np.isfinite(y[best:]), y[best:], np.inf)
+    above = y >= np.log(level)
+    if not above.any() or above[0]:
+        return float("nan")
+    at = int(above.argmax())
+    if not np.isfinite(y[at]):
+        return float(np.exp(x[at]))
+    share = (np.log(level) - y[at - 1]) / (y[at] - y[at - 1])
+    return float(np.exp(x[at - 1] + share * (x[at] - x[at - 1])))
+
+
+def landmarks(curves: pd.DataFrame) -> pd.DataFrame:
+    """Return where curves of relative loss have their best step, are back at 1, and pass 1000.
+
+    Parameters
+    ----------
+    curves : pandas.DataFrame
+        Columns ``run``, ``step_size`` and ``loss_ratio``.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Index run; columns ``best``, ``back`` and ``burst``, step sizes; missing beyond the curve.
+    """
+    found = {}
+    for run, curve in curves.sort_values("step_size").groupby("run"):
+        steps, ratio = curve["step_size"], curve["loss_ratio"]
+        best = float(steps.iloc[int(np.nanargmin(ratio.to_numpy(float)))])
+        back, burst = _reached(steps, ratio, 1.0), _reached(steps, ratio, 1000.0)
+        found[run] = {"best": best, "back": back, "burst": burst}
+    return pd.DataFrame(found).T
+
+
+MARKS = {
+    "best": "best step size", "back": "where the loss is back at its old value",
+    "burst": "where the loss has grown a thousandfold",
+}  # fmt: skip
+
+
+def _beside_paper(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Describe the landmarks of both figures, in powers of ten, means over minibatches."""
+    paper = papers.read("bjorck_fig3")
+    paper = paper.assign(loss_ratio=10 ** paper["log10_relative_loss"], run=paper["minibatch"])
+    found = []
+    for arm in NAMES:
+        own = table[table["arm"] == arm]
+        keys = own[["seed", "minibatch"]].astype(str)
+        own = own.assign(run=keys["seed"] + "/" + keys["minibatch"])
+        ours = landmarks(own).map(np.log10)
+        theirs = landmarks(paper[paper["network"] == papers.ARMS[arm]]).map(np.log10).mean()
+        seeds = [run.partition("/")[0] for run in ours.index]
+        for mark, what in MARKS.items():
+            if np.isfinite(theirs[mark]):
+                each = ours[mark].groupby(seeds).mean().dropna()
+                said = f"{arm}: {what}, power of ten"
+                found.append(papers.beside(said, theirs[mark], 0.02, each, 2))
+    return papers.rows(found)
+
+
 def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """Return the numbers that the chapter quotes beside the claims.
 
@@ -182,6 +247,7 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         "with_beyond_most": claims.fact([far[WITH].max()], 0),
         "without_beyond_least": claims.fact([least] if math.isfinite(least) else [], None),
     }
+    found |= _beside_paper(table)
     for arm, name in NAMES.items():
         found |= {
             f"{name}_largest": significant(by_arm(rows, "largest_step")[arm]),

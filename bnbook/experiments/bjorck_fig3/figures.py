@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bnbook.plots import style
+from bnbook.tables import papers
 from bnbook.tables.arms import WITH, WITHOUT
 
 OPACITY = (1.0, 0.55, 0.3)
@@ -37,6 +38,11 @@ def draw_curves(ax: Axes, table: pd.DataFrame, arm: str) -> None:
         alpha = OPACITY[min(int(str(number)), len(OPACITY) - 1)]
         label = str(number) if seed == rows["seed"].min() else None
         style.draw_line(ax, curve, arm, lw=1.1, alpha=alpha, label=label)
+    for number, run in papers.read("bjorck_fig3").groupby("minibatch"):
+        own = run[run["network"] == papers.ARMS[arm]]
+        ratio = (10 ** own["log10_relative_loss"]).clip(upper=MOST)
+        label = "the paper's 1, 4, 7" if number == 1 else None
+        style.draw_paper(ax, own["step_size"], ratio, arm, label=label)
     ax.axhline(1, color="0.4", lw=1, ls=":")
     smallest = 0.7 * table["loss_ratio"].min()
     ax.set(

@@ -16,6 +16,7 @@ import pandas as pd
 
 from bnbook.evidence import claims
 from bnbook.evidence.claims import Claim, Premise
+from bnbook.tables import papers
 from bnbook.tables.arms import WITH, WITHOUT
 
 IMAGES, NOISE = "images", "noise"
@@ -259,9 +260,32 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         "layers": claims.fact([table["index"].max()], 0),
         "blocks": claims.fact([blocks["index"].max()], 0),
     }
+    found |= _beside_paper(table)
     for name, arm in (("without", WITHOUT), ("with", WITH)):
         found |= {f"{name}_{key}": value for key, value in _arm_facts(table, arm)}
     return found
+
+
+def _beside_paper(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Describe how the logarithm of a channel's deviation rises, to both bases."""
+    rows, paper = rows_of(table, LAYER), papers.read("bjorck_fig5")
+    stages = {
+        "without BN, from layer 6 to layer 102": (WITHOUT, 6, 102),
+        "with BN, from layer 6 to layer 30, in the first stage": (WITH, 6, 30),
+    }
+    found = []
+    for what, (arm, first, last) in stages.items():
+        layers = rows[rows["arm"] == arm].pivot_table("variance", "seed", "index")
+        if last not in layers:
+            continue
+        theirs = paper[(paper["network"] == papers.ARMS[arm]) & (paper["quantity"] == "std")]
+        level = theirs.set_index("layer")["log_magnitude"]
+        rise = np.log(layers[last] / layers[first]) / 2
+        for base, scale in (("e", 1.0), ("10", np.log(10))):
+            said = f"{what}: rise of the logarithm of the deviation, ours to base {base}"
+            paper_rise = level[last] - level[first]
+            found.append(papers.beside(said, paper_rise, 0.2, rise / scale, 2))
+    return papers.rows(found)
 
 
 def _arm_facts(table: pd.DataFrame, arm: str) -> Iterator[tuple[str, dict[str, Any]]]:

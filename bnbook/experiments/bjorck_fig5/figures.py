@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bnbook.plots import style
+from bnbook.tables import papers
 from bnbook.tables.arms import WITH, WITHOUT
 
 STAGES = 3
@@ -45,8 +46,21 @@ def draw_moments(ax: Axes, table: pd.DataFrame, column: str) -> None:
         style.draw_band(ax, log_band(first, "index", column), arm, label=arm)
         style.draw_line(ax, log_band(second, "index", column)["mean"], arm, lw=0.7)
         _draw_bars(ax, first, arm, column)
+    draw_paper(ax, column)
     draw_stages(ax, (last - 2) // 6, 2)
     ax.set(yscale="log", xlabel="layer", ylabel=NAMES[column], xlim=(0, last))
+
+
+def draw_paper(ax: Axes, column: str) -> None:
+    """Draw the paper's numbers, read as natural logarithms; of the variance its square root's."""
+    rows = papers.read("bjorck_fig5")
+    quantity, power = ("mean", 1) if column == "mean" else ("std", 2)
+    for arm, network in papers.ARMS.items():
+        own = rows[(rows["network"] == network) & (rows["quantity"] == quantity)]
+        label = f"the paper: {arm}"
+        style.draw_paper(
+            ax, own["layer"], np.exp(power * own["log_magnitude"]), arm, marker=".", label=label
+        )
 
 
 def _draw_bars(ax: Axes, rows: pd.DataFrame, arm: str, column: str) -> None:

@@ -8,16 +8,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from bnbook.evidence import claims
 from bnbook.evidence.claims import Claim, Premise
-from bnbook.tables import tuning
+from bnbook.tables import papers, tuning
 from bnbook.tables.arms import WITH, WITHOUT
+from bnbook.tables.start import geometric
 
 PAPER = "Ioffe & Szegedy 2015"
 COMMON_RATE = 0.01
 """The untuned rate, common to both arms, at which public reproductions compare them."""
+NEARLY = 0.99
+"""Of the accuracy where the tuned baseline ends: the level to which steps are counted.
+
+High enough to be nearly all that the baseline learns, and low enough to be crossed where its curve
+still rises faster than its noise; its best accuracy is reached where the noise happens to be high.
+"""
 MAP_TARGET = 0.9
 """Validation accuracy to which the learning-rate map counts steps."""
 FAILED = 0.2
@@ -29,8 +37,25 @@ def tuned_rates(table: pd.DataFrame) -> dict[str, float]:
     return tuning.tuned_rates(table, (WITHOUT, WITH))
 
 
+def level(table: pd.DataFrame) -> float:
+    """Validation accuracy to which steps are counted: `NEARLY` of where the tuned baseline ends."""
+    final = tuning.final_by_arm(table, tuned_rates(table), "validation_accuracy")
+    return NEARLY * float(final[WITHOUT].mean())
+
+
 def steps_to_target(table: pd.DataFrame) -> pd.DataFrame:
-    """Steps of each seed and tuned arm to the tuned baseline's best validation accuracy, or NaN."""
+    """Steps of each tuned arm to `level`: index seed, columns arms, NaN where never reached."""
+    return steps_to_level(table, level(table))
+
+
+def steps_to_level(table: pd.DataFrame, accuracy: float) -> pd.DataFrame:
+    """First measured step of each tuned arm at a validation accuracy: index seed, columns arms."""
+    targets = {int(seed): accuracy for seed in table["seed"].unique()}
+    return tuning.steps_to(table, tuned_rates(table), "validation_accuracy", targets)
+
+
+def steps_to_best(table: pd.DataFrame) -> pd.DataFrame:
+    """As `steps_to_target`, to the best validation accuracy of the seed's tuned baseline."""
     rates = tuned_rates(table)
     baseline = tuning.at_rates(table, {WITHOUT: rates[WITHOUT]})
     best = baseline.groupby("seed")["validation_accuracy"].max()
@@ -39,9 +64,38 @@ def steps_to_target(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def speedup(table: pd.DataFrame) -> pd.Series:
-    """Steps of the tuned baseline divided by steps of tuned BN, to the same accuracy, per seed."""
+    """Steps of the tuned baseline divided by steps of tuned BN, to `level`, per seed."""
     steps = steps_to_target(table)
     return pd.Series(steps[WITHOUT] / steps[WITH])
+
+
+def speedups(table: pd.DataFrame) -> pd.DataFrame:
+    """Steps without BN over steps with, at many levels of validation accuracy.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns ``accuracy`` in per cent, ``seed``, ``ratio``; levels that every seed reaches with
+        both networks.
+    """
+    found = []
+    for accuracy in range(20, 100):
+        steps = steps_to_level(table, accuracy / 100)
+        ratio = (steps[WITHOUT] / steps[WITH]).rename("ratio")
+        if ratio.notna().all():
+            found.append(ratio.reset_index().assign(accuracy=accuracy))
+    return pd.concat(found) if found else pd.DataFrame(columns=["seed", "ratio", "accuracy"])
+
+
+def paper_speedups() -> pd.Series:
+    """Steps without BN over steps with in the paper's own figure 1(a), index per cent."""
+    rows = papers.read("ioffe_fig1a")
+    without, with_bn = (rows[rows["network"] == papers.ARMS[arm]] for arm in (WITHOUT, WITH))
+    levels = np.arange(0.954, 0.972, 0.001)
+    steps = [
+        np.interp(levels, own["test_accuracy"].cummax(), own["step"]) for own in (without, with_bn)
+    ]
+    return pd.Series(steps[0] / steps[1], index=100 * levels)
 
 
 def accuracy_gap(table: pd.DataFrame, rates: Mapping[str, float]) -> pd.Series:
@@ -102,8 +156,8 @@ CLAIMS = (
         section="4.1, figure 1(a)",
         statement="BN trains faster.",
         quantity=(
-            "steps of the tuned network without BN to its best validation accuracy, divided by"
-            " steps of the tuned BN network to the same accuracy"
+            "steps of the tuned network without BN to 99 hundredths of the validation accuracy"
+            " where it ends, divided by steps of the tuned BN network to the same accuracy"
         ),
         measure=speedup,
         bound=1.0,
@@ -111,7 +165,10 @@ CLAIMS = (
         digits=1,
         unit="×",
         premises=PREMISES,
-        revised=claims.LATER,
+        revised=(
+            claims.LATER + " Until then steps were counted to each seed's best validation accuracy"
+            " without BN, which favours the network with BN: the level was changed after a look."
+        ),
     ),
     Claim(
         id="ioffe.fig1a.accuracy",
@@ -171,7 +228,7 @@ CLAIMS = (
 
 def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """Return the numbers that the chapter quotes beside the claims."""
-    rates, steps = tuned_rates(table), steps_to_target(table)
+    rates, steps, best = tuned_rates(table), steps_to_target(table), steps_to_best(table)
     grid = sorted(table["learning_rate"].unique())
     common = dict.fromkeys(rates, COMMON_RATE)
     tuned, untuned = (tuning.final_by_arm(table, r, "test_accuracy") for r in (rates, common))
@@ -190,8 +247,12 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         "steps": claims.fact([table["step"].max()], 0),
         "seeds": claims.fact([table["seed"].nunique()], 0),
         "common_gap": claims.fact(common_gap(table), 1, " points"),
+        "level": claims.fact([100 * level(table)], 1, " %"),
+        "speed_at_best": geometric(best[WITHOUT] / best[WITH], 1, "×"),
+        **{f"speed_at_{at}": _speed(table, at / 100) for at in (50, 80, 90, 95)},
         "steadier_rates": claims.fact([_steadier_rates(last)], 0),
     }
+    found |= _beside_paper(table)
     for name, arm in (("without", WITHOUT), ("with", WITH)):
         found |= {
             f"{name}_rate": claims.fact([rates[arm]], 0 if rates[arm] >= 1 else 2),
@@ -210,6 +271,40 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
             f"{name}_failing_rate": claims.fact(_first_failure(last[last["arm"] == arm]), 0),
         }
     return found
+
+
+STEPS = (5000, 10_000, 20_000, 40_000)
+"""Steps at which the paper's accuracies stand beside ours."""
+
+
+def _beside_paper(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Describe accuracies at some steps, and spreads of a sigmoid's input, beside the paper's."""
+    runs = tuning.at_rates(table, tuned_rates(table))
+    accuracy, inputs = papers.read("ioffe_fig1a"), papers.read("ioffe_fig1bc")
+    found = []
+    for arm in (WITHOUT, WITH):
+        own, theirs = runs[runs["arm"] == arm], accuracy[accuracy["network"] == papers.ARMS[arm]]
+        curves = own.pivot_table(index="step", columns="seed", values="test_accuracy")
+        for step in (step for step in STEPS if step <= curves.index.max()):
+            paper = 100 * np.interp(step, theirs["step"], theirs["test_accuracy"])
+            ours = [100 * np.interp(step, curves.index, curves[seed]) for seed in curves]
+            said = f"{arm}: test accuracy after {step:,} steps"
+            found.append(papers.beside(said, float(paper), 0.2, ours, 1, " %"))
+        unit = "unit_p85" in own
+        rows = inputs[inputs["network"] == papers.ARMS[arm]]
+        for when, at in (("start", 0), ("end", -1)) if unit else ():
+            step = sorted(own["step"].unique())[at]
+            rows_at = own[own["step"] == step]
+            spread = rows_at["unit_p85"] - rows_at["unit_p15"]
+            paper = float(rows["p85"].iloc[at] - rows["p15"].iloc[at])
+            said = f"{arm}: 85th less 15th percentile of a sigmoid's input, at the {when}"
+            found.append(papers.beside(said, paper, 0.06, spread, 2))
+    return papers.rows(found)
+
+
+def _speed(table: pd.DataFrame, accuracy: float) -> dict[str, Any]:
+    steps = steps_to_level(table, accuracy)
+    return geometric(steps[WITHOUT] / steps[WITH], 1, "×")
 
 
 def _first_failure(last: pd.DataFrame) -> list[float]:

@@ -174,6 +174,9 @@ EXPERIMENT = Experiment(
         "accuracy": lambda table: figures.accuracy(table, claims.tuned_rates(table)),
         "equal_rates": figures.equal_rates,
         "percentiles": lambda table: figures.percentiles(table, claims.tuned_rates(table)),
+        "speed": lambda table: figures.speed(
+            claims.speedups(table), claims.paper_speedups(), 100 * claims.level(table)
+        ),
         "rates": lambda table: figures.rate_map(
             table, claims.tuned_rates(table), claims.MAP_TARGET, claims.FAILED
         ),

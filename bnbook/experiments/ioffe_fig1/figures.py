@@ -10,16 +10,24 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bnbook.plots import style
-from bnbook.tables import tuning
+from bnbook.tables import papers, tuning
 from bnbook.tables.arms import WITH, WITHOUT
 
 
-def draw_accuracy(ax: Axes, table: pd.DataFrame, rates: Mapping[str, float]) -> None:
-    """Draw test accuracy against training steps, mean and 95 % interval over seeds."""
+def draw_accuracy(
+    ax: Axes, table: pd.DataFrame, rates: Mapping[str, float], paper: bool = False
+) -> None:
+    """Draw test accuracy against steps, mean and 95 % interval; the paper's curves behind."""
     for arm, rate in rates.items():
         runs = table[(table["arm"] == arm) & (table["learning_rate"] == rate)]
         band = 100 * style.mean_band(runs, "step", "test_accuracy")
         style.draw_band(ax, band, arm, label=f"{arm}, rate {rate:g}")
+    if paper:
+        rows = papers.read("ioffe_fig1a")
+        for arm in rates:
+            own = rows[rows["network"] == papers.ARMS[arm]]
+            accuracy = 100 * own["test_accuracy"]
+            style.draw_paper(ax, own["step"], accuracy, arm, label=f"the paper: {arm}")
     ax.set(xlabel="training step", ylabel="test accuracy (%)", xlim=(0, table["step"].max()))
     ax.legend(loc="lower right")
 
@@ -37,6 +45,12 @@ def draw_percentiles(ax: Axes, table: pd.DataFrame, arm: str, rate: float, which
             f"{level}th", (band.index[-1], band["mean"].iloc[-1]), xytext=(3, 0),
             textcoords="offset points", va="center", fontsize=8,
         )  # fmt: skip
+    if which == "unit":
+        rows = papers.read("ioffe_fig1bc")
+        rows = rows[rows["network"] == papers.ARMS[arm]]
+        steps = rows["percent_of_training"] / 100 * table["step"].max()
+        for column in ("p15", "p50", "p85"):
+            style.draw_paper(ax, steps, rows[column], arm, lw=1.0)
     ax.set(xlabel="training step", xlim=(0, table["step"].max()))
 
 
@@ -58,8 +72,8 @@ def accuracy(table: pd.DataFrame, rates: Mapping[str, float]) -> Figure:
     """Test accuracy of the tuned networks: from the first steps, and enlarged near the top."""
     figure = style.new_figure(1, 2, 8, 3.2)
     whole, top = figure.axes
-    draw_accuracy(whole, table, rates)
-    draw_accuracy(top, table, rates)
+    draw_accuracy(whole, table, rates, paper=True)
+    draw_accuracy(top, table, rates, paper=True)
     best = 100 * table["test_accuracy"].max()
     first = table.loc[table["step"] > 0, "step"].min()
     whole.set(xscale="log", xlim=(first, table["step"].max()), ylim=(0, 101))
@@ -125,6 +139,38 @@ def draw_failures(ax: Axes, table: pd.DataFrame, arms: Collection[str], below: f
     for arm in arms:
         style.draw_line(ax, failed[arm], arm, marker=style.MARKERS[arm], ms=4)
     ax.set(xscale="log", xlabel="learning rate", ylabel="failed seeds (%)", ylim=(-4, 104))
+
+
+def draw_speed(ax: Axes, speedups: pd.DataFrame, paper: pd.Series, level: float) -> None:
+    """Draw how many times as fast BN is against the accuracy to which steps are counted.
+
+    Parameters
+    ----------
+    ax : Axes
+        Where to draw.
+    speedups : pandas.DataFrame
+        Of `bnbook.experiments.ioffe_fig1.claims.speedups`; geometric mean and 95 % interval.
+    paper : pandas.Series
+        The same of the paper's own curves, index per cent.
+    level : float
+        The level of the claim, in per cent; a vertical line.
+    """
+    logs = speedups.assign(log=np.log(speedups["ratio"].astype(float)))
+    band = style.mean_band(logs, "accuracy", "log").map(np.exp)
+    style.draw_band(ax, band, WITH, label="ours, each network at its tuned rate")
+    style.draw_paper(ax, paper.index, paper, WITH, label="the paper's figure 1(a)")
+    ax.axhline(1, color="0.4", lw=1, ls=":")
+    ax.axvline(level, color="0.4", lw=1, ls="--", label="level of the claim")
+    ax.set(yscale="log", xlabel="accuracy to which steps are counted (%)", xlim=(20, 100))
+    ax.set(ylabel="steps without BN over steps with")
+    ax.legend(loc="lower left")
+
+
+def speed(speedups: pd.DataFrame, paper: pd.Series, level: float) -> Figure:
+    """How many times as fast BN is, over levels of accuracy."""
+    figure = style.new_figure(1, 1, 6.4, 3.4)
+    draw_speed(figure.axes[0], speedups, paper, level)
+    return figure
 
 
 def rate_map(table: pd.DataFrame, tuned: Mapping[str, float], target: float, low: float) -> Figure:
