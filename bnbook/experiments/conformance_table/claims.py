@@ -22,20 +22,7 @@ TRAP = "input gradient through a sum"
 
 
 def matrix(table: pd.DataFrame, kind: str = MUTANT) -> pd.DataFrame:
-    """Return in which share of the seeds a check fails a layer.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        The experiment's table.
-    kind : {"mutant", "layer"}
-        Which layers.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Index layer, columns check, both in the order of the table; in [0, 1].
-    """
+    """Return in which share of the seeds a check fails a layer."""
     rows = table[table["kind"] == kind].astype({"caught": float})
     found = rows.pivot_table(index="layer", columns="check", values="caught", aggfunc="mean")
     return found.loc[rows["layer"].unique(), rows["check"].unique()]
@@ -88,18 +75,7 @@ CLAIMS = (
 
 
 def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """Return the numbers that the chapter quotes beside the claims.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        The experiment's table.
-
-    Returns
-    -------
-    dict
-        Name -> ``value``, ``digits``, ``unit``.
-    """
+    """Return the numbers that the chapter quotes beside the claims."""
     found = matrix(table)
     caught = found > 0
     of_output, of_gradient = caught["training output"], caught["input gradient"]

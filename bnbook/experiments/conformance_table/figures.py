@@ -21,18 +21,7 @@ def words(layer: str) -> str:
 
 
 def draw_matrix(ax: Axes, found: pd.DataFrame, trap: str) -> None:
-    """Draw which check catches which layer: a filled square where it does, a small dot elsewhere.
-
-    Parameters
-    ----------
-    ax : Axes
-        Where to draw.
-    found : pandas.DataFrame
-        Rows layers, columns checks: the share of seeds in which the check fails the layer. A share
-        between 0 and 1 is drawn as an open square.
-    trap : str
-        The check whose name is set in italics and orange.
-    """
+    """Draw which check catches which layer: a filled square where it does, else a small dot."""
     y, x = np.indices(found.shape)
     share = found.to_numpy()
     always, never = share == 1, share == 0
