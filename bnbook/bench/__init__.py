@@ -7,8 +7,10 @@ from collections.abc import Collection
 import pandas as pd
 
 
-def run(quick: bool, device: str = "auto", only: Collection[str] = ()) -> pd.DataFrame:
+def run(
+    quick: bool, device: str = "auto", only: Collection[str] = (), all_deep: bool = False
+) -> pd.DataFrame:
     """Measure; see `bnbook.bench.measure.run`, which is imported only now: it needs torch."""
     from bnbook.bench import measure
 
-    return measure.run(quick, device, only)
+    return measure.run(quick, device, only, all_deep)

@@ -86,6 +86,7 @@ class Loop:
         self.initial = workload.single(seed).state_dict()
         self.device, self.channels_last, self.bfloat16 = device, channels_last, bfloat16
         self.rate = workload.rates(workload.members)[0]
+        self.momentum = workload.momentum
         layout = torch.channels_last if channels_last else torch.contiguous_format
         network = workload.single(seed).to(device)
         network = network.to(memory_format=layout) if channels_last else network  # type: ignore[call-overload]
@@ -102,7 +103,9 @@ class Loop:
         """Put the initial weights back and make a new optimiser."""
         getattr(self.network, "_orig_mod", self.network).load_state_dict(self.initial)
         self.network.train()
-        self.optimizer = torch.optim.SGD(self.network.parameters(), lr=self.rate)
+        self.optimizer = torch.optim.SGD(
+            self.network.parameters(), lr=self.rate, momentum=self.momentum
+        )
 
     def run(self) -> None:
         """Train over all minibatches."""

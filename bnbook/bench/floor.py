@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 
@@ -40,18 +41,29 @@ def mlp_flop(batch: int, num_inputs: int, hidden: Sequence[int], num_classes: in
     return sum(2 * batch * k * n * (2 if at == 0 else 3) for at, (k, n) in enumerate(layers))
 
 
-def convolutions(blocks: int) -> list[tuple[int, int, int]]:
-    """List a CIFAR ResNet's 3x3 convolutions: channels in, channels out, positions out."""
-    found = [(3, 16, 32 * 32)]
-    fan_in = 16
-    for width, size in ((16, 32), (32, 16), (64, 8)):
+class Convolution(NamedTuple):
+    """A 3x3 convolution: channels in and out, positions in an image before and after it."""
+
+    inputs: int
+    outputs: int
+    positions_in: int
+    positions: int
+
+
+def convolutions(blocks: int, side: int = 32) -> list[Convolution]:
+    """List a CIFAR ResNet's convolutions, for images of so many rows and columns."""
+    found = [Convolution(3, 16, side**2, side**2)]
+    before, size_before = 16, side
+    for stage, width in enumerate((16, 32, 64)):
+        size = -(-side // 2**stage)
         for _ in range(blocks):
-            found += [(fan_in, width, size * size), (width, width, size * size)]
-            fan_in = width
+            found.append(Convolution(before, width, size_before**2, size**2))
+            found.append(Convolution(width, width, size**2, size**2))
+            before, size_before = width, size
     return found
 
 
-def resnet_flop(batch: int, blocks: int) -> int:
+def resnet_flop(batch: int, blocks: int, side: int = 32) -> int:
     """Operations of the products of one training step of a residual network of 6n+2 layers.
 
     A convolution takes 2 x 9 x channels in x channels out for each position of each image, as a
@@ -59,10 +71,11 @@ def resnet_flop(batch: int, blocks: int) -> int:
 
     Parameters
     ----------
-    batch, blocks : int
-        Images, and blocks of a stage, n.
+    batch, blocks, side : int
+        Images, blocks of a stage, n, and rows and columns of an image.
     """
-    forward = [2 * batch * 9 * a * b * positions for a, b, positions in convolutions(blocks)]
+    each = convolutions(blocks, side)
+    forward = [2 * batch * 9 * c.inputs * c.outputs * c.positions for c in each]
     forward.append(2 * batch * 64 * 10)
     return 3 * sum(forward) - forward[0]
 
@@ -73,7 +86,7 @@ def flop(workload: object) -> int:
         sizes = workload.num_inputs, workload.hidden, workload.num_classes
         return mlp_flop(workload.batch, *sizes)
     if isinstance(workload, ResNet):
-        return resnet_flop(workload.batch, workload.blocks)
+        return resnet_flop(workload.batch, workload.blocks, workload.side)
     raise BnbookError(f"expected a workload whose operations can be counted, found {workload!r}.")
 
 

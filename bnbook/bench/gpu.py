@@ -188,12 +188,12 @@ def least_seconds(batch: int, blocks: int, rate: float, bandwidth: float) -> flo
         See `ceilings`.
     """
     total = 0.0
-    size, fan_positions = 4 * batch, 32 * 32
-    for at, (fan_in, width, positions) in enumerate(floor.convolutions(blocks)):
-        operations = 2 * batch * 9 * fan_in * width * positions
-        read, written = size * fan_in * fan_positions, size * width * positions
+    size = 4 * batch
+    for at, layer in enumerate(floor.convolutions(blocks)):
+        operations = 2 * batch * 9 * layer.inputs * layer.outputs * layer.positions
+        read = size * layer.inputs * layer.positions_in
+        written = size * layer.outputs * layer.positions
         products = 2 if at == 0 else 3
         total += products * max(operations / rate, (read + written) / bandwidth)
         total += 8 * written / bandwidth
-        fan_positions = positions
     return total

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
-from bnbook.bench import backward, contenders, floor, gpu, growth, memory, workloads
+from bnbook.bench import backward, contenders, deep, floor, gpu, growth, memory, workloads
 from bnbook.bench.runner import Runner
 from bnbook.bench.timing import row, seconds
 from bnbook.bench.workloads import Workload
@@ -20,7 +21,7 @@ from bnbook.training import fit
 CPU: Mapping[str, Workload] = {
     workload.name: workload for workload in (workloads.MNIST, workloads.DIGITS, workloads.RESNET20)
 }
-NAMES = (*CPU, "memory", "growth", "backward", *gpu.NAMES)
+NAMES = (*CPU, *deep.NAMES, "memory", "growth", "backward", *gpu.NAMES)
 """What there is to measure, for ``--only``."""
 
 
@@ -52,18 +53,22 @@ FULL = Effort(
 )
 
 
-def run(quick: bool, device: str = "auto", only: Collection[str] = ()) -> pd.DataFrame:
+def run(
+    quick: bool, device: str = "auto", only: Collection[str] = (), all_deep: bool = False
+) -> pd.DataFrame:
     """Measure every workload and contender that this machine can run.
 
     Parameters
     ----------
     quick : bool
-        Few steps and repetitions, and the growth with E alone.
+        Few steps and repetitions, the growth with E alone, and the two shallower deep networks.
     device : str
         ``cpu`` for the CPU's workloads, ``cuda`` for the GPU's, ``auto`` for a GPU where there is
         one.
     only : collection of str
-        Names of `NAMES`; empty for all.
+        Names of `NAMES`; empty for all, of the deep networks for those of `deep.QUICK`.
+    all_deep : bool
+        Measure the deep networks, all of them and nothing else.
 
     Returns
     -------
@@ -79,7 +84,9 @@ def run(quick: bool, device: str = "auto", only: Collection[str] = ()) -> pd.Dat
         raise BnbookError(
             f"expected names of workloads, among {', '.join(NAMES)}; found {', '.join(unknown)}."
         )
-    effort, wanted = QUICK if quick else FULL, set(only) or set(NAMES)
+    effort = QUICK if quick else FULL
+    left_out = set(deep.NAMES) - set(deep.QUICK)
+    wanted = set(only) or (set(deep.NAMES) if all_deep else set(NAMES) - left_out)
     if fit.choose_device(device).type == "cuda":
         rows = gpu.rows(quick, effort.repetitions, wanted)
     else:
@@ -92,6 +99,9 @@ def _cpu_rows(quick: bool, effort: Effort, wanted: Collection[str]) -> list[dict
     for name, workload in CPU.items():
         if name in wanted:
             rows += workload_rows(workload, effort.repetitions, effort.steps[name])
+    for name, deep_one in {**deep.WORKLOADS, deep.MAP.name: deep.MAP}.items():
+        if name in wanted:
+            rows += _deep_rows(deep_one, effort, quick)
     if "growth" in wanted:
         rows += growth.rows(quick, effort.repetitions, effort.steps["growth"])
     if "memory" in wanted:
@@ -103,11 +113,19 @@ def _cpu_rows(quick: bool, effort: Effort, wanted: Collection[str]) -> list[dict
     return rows
 
 
+def _deep_rows(workload: deep.Deep, effort: Effort, quick: bool) -> list[dict[str, Any]]:
+    who = deep.QUICK_CONTENDERS if quick or workload is deep.MAP else deep.CONTENDERS
+    with deep.threads(workload):
+        beside = deep.floors(workload) if workload.one_thread else lambda _: []
+        return workload_rows(workload, effort.repetitions, deep.steps(workload), who, beside)
+
+
 def workload_rows(
     workload: Workload,
     repetitions: int,
     steps: int,
     who: Collection[contenders.Contender] | None = None,
+    beside: Callable[[int], list[dict[str, Any]]] | None = None,
 ) -> list[dict[str, Any]]:
     """Time a workload's contenders, one after another, `repetitions` times around.
 
@@ -121,6 +139,9 @@ def workload_rows(
         Rounds, and steps of each training loop.
     who : collection of Contender, optional
         By default all that know the workload.
+    beside : callable, optional
+        Repetition -> rows of what else is measured in it: by default matrix products in float32,
+        which the share of the floor is then taken of.
 
     Returns
     -------
@@ -129,7 +150,7 @@ def workload_rows(
     """
     rows: list[dict[str, Any]] = []
     products = [floor.Product(shape) for shape in floor.SHAPES]
-    gflop = floor.flop(workload) / 1e9
+    gflop = floor.flop(workload) / 1e9 if beside is None else math.nan
     with prepared(workload, steps, who or contenders.of(workload.name), rows) as runners:
         for runner in runners.values():
             seconds(runner)
@@ -142,7 +163,7 @@ def workload_rows(
                     row(workload.name, name, runners[name].members, steps, repetition, taken)
                     | {"gflop": gflop}
                 )
-            rows += product_rows(products, repetition)
+            rows += product_rows(products, repetition) if beside is None else beside(repetition)
     return rows
 
 

@@ -47,12 +47,12 @@ class Block(nn.Module):
     zeros (He et al. 2015, option A).
     """
 
-    def __init__(self, fan_in: int, width: int, stride: int) -> None:
+    def __init__(self, fan_in: int, width: int, stride: int, normed: bool = True) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(fan_in, width, 3, stride, padding=1, bias=False)
-        self.norm1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.norm2 = nn.BatchNorm2d(width)
+        self.conv1 = nn.Conv2d(fan_in, width, 3, stride, padding=1, bias=not normed)
+        self.norm1 = _norm(width, normed)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=not normed)
+        self.norm2 = _norm(width, normed)
         self.stride, self.new = stride, width - fan_in
 
     def forward(self, x: Tensor) -> Tensor:
@@ -74,15 +74,17 @@ class ResNet(nn.Module):
     ----------
     blocks : int
         Blocks of each stage, n.
+    normed : bool
+        Whether BN follows each convolution, which else has a bias.
     """
 
-    def __init__(self, blocks: int) -> None:
+    def __init__(self, blocks: int, normed: bool = True) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(3, 16, 3, padding=1, bias=False)
-        self.norm = nn.BatchNorm2d(16)
+        self.stem = nn.Conv2d(3, 16, 3, padding=1, bias=not normed)
+        self.norm = _norm(16, normed)
         widths = [16] * blocks + [32] * blocks + [64] * blocks
         self.blocks = nn.Sequential(
-            *(Block(a, b, 1 if a == b else 2) for a, b in pairwise([16, *widths]))
+            *(Block(a, b, 1 if a == b else 2, normed) for a, b in pairwise([16, *widths]))
         )
         self.output = nn.Linear(64, 10)
 
@@ -93,9 +95,14 @@ class ResNet(nn.Module):
         return scores
 
 
-def our_resnet(blocks: int, members: int, seed: int) -> nn.Module:
+def _norm(width: int, normed: bool) -> nn.Module:
+    return nn.BatchNorm2d(width) if normed else nn.Identity()
+
+
+def our_resnet(blocks: int, members: int, seed: int, normed: bool = True) -> nn.Module:
     """Return the package's residual network of 6n+2 layers."""
-    return models.ResNet(norm.FusedBatchNorm, seeds=(seed,) * members, n=blocks)
+    made = norm.FusedBatchNorm if normed else None
+    return models.ResNet(made, seeds=(seed,) * members, n=blocks)
 
 
 @torch.no_grad()

@@ -17,7 +17,11 @@ import pandas as pd
 
 from bnbook.evidence import ledger, records, timings
 
-TITLES = {"bench": "Speed on a CPU", "bench_gpu": "Speed on a GPU"}
+TITLES = {
+    "bench": "Speed on a CPU",
+    "bench_gpu": "Speed on a GPU",
+    "bench_deep": "Speed of deep residual networks on a CPU",
+}
 PROFILES = ("quick", "standard")
 _PACKAGES = {"jax": "jax", "lightning": "pytorch-lightning", "skorch": "skorch"}
 
@@ -31,6 +35,7 @@ def write(
     load: float,
     seconds: float,
     folder: Path,
+    deep: bool = False,
 ) -> Path:
     """Write a record and the ledger file that goes with it.
 
@@ -39,7 +44,7 @@ def write(
     table : pandas.DataFrame
         From `bnbook.bench.run`, whole.
     profile : str
-        ``quick`` or ``standard``.
+        One of `PROFILES`.
     device : str
         ``cpu``, or the name of the GPU.
     threads : int
@@ -50,13 +55,15 @@ def write(
         That it took.
     folder : pathlib.Path
         The results folder.
+    deep : bool
+        Whether it is the record of all deep networks, which is one of its own.
 
     Returns
     -------
     pathlib.Path
         Of the record.
     """
-    name = "bench" if device == "cpu" else "bench_gpu"
+    name = "bench_deep" if deep else "bench" if device == "cpu" else "bench_gpu"
     path = records.path(folder, name, profile)
     about = records.environment(device)
     about["versions"] |= {key: _version(package) for key, package in _PACKAGES.items()}

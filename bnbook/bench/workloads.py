@@ -33,6 +33,8 @@ class Workload(Protocol):
         Networks that train as one in our contender.
     batch : int
         Images in a minibatch.
+    momentum : float
+        Of SGD.
     """
 
     @property
@@ -46,6 +48,10 @@ class Workload(Protocol):
     @property
     def batch(self) -> int:
         """Images in a minibatch."""
+
+    @property
+    def momentum(self) -> float:
+        """Of SGD."""
 
     def data(self) -> tuple[Tensor, Tensor]:
         """Return the training images and labels."""
@@ -80,6 +86,8 @@ class MLP:
         Networks, and images in a minibatch.
     hidden : tuple of int
         Widths of the hidden layers.
+    momentum : float
+        Of SGD.
     """
 
     name: str
@@ -89,6 +97,7 @@ class MLP:
     batch: int = 60
     hidden: tuple[int, ...] = (100, 100, 100)
     num_classes: int = 10
+    momentum: float = 0.0
 
     def data(self) -> tuple[Tensor, Tensor]:
         """Return binary images (N, D) as in figure 1, and labels."""
@@ -133,22 +142,31 @@ class ResNet:
         Blocks of each of the three stages, n; 3 is ResNet-20, 18 is ResNet-110.
     batch, members : int
         Images in a minibatch, and networks.
+    side : int
+        Rows and columns of an image.
+    normed : bool
+        Whether there is BN.
+    momentum : float
+        Of SGD.
     """
 
     name: str
     blocks: int
     batch: int = 128
     members: int = 1
+    side: int = 32
+    normed: bool = True
+    momentum: float = 0.0
 
     def data(self) -> tuple[Tensor, Tensor]:
-        """Return normal images (N, 3, 32, 32) and uniform labels, of a fixed seed."""
+        """Return normal images (N, 3, side, side) and uniform labels, of a fixed seed."""
         generator = torch.Generator().manual_seed(0)
-        images = torch.randn(1280, 3, 32, 32, generator=generator)
+        images = torch.randn(1280, 3, self.side, self.side, generator=generator)
         return images, torch.randint(10, (1280,), generator=generator)
 
     def rates(self, members: int) -> list[float]:
-        """Return the same small rate for every member."""
-        return [0.05] * members
+        """Return rates from 0.05 down to 0.0005; a network alone has the first."""
+        return [float(rate) for rate in np.geomspace(0.05, 0.0005, members)]
 
     def plan(self, device: str) -> Plan:
         """Return what was fastest: compiled where there is a compiler; on a GPU also TF32."""
@@ -159,11 +177,11 @@ class ResNet:
 
     def ours(self, members: int, seed: int) -> nn.Module:
         """Return our residual network."""
-        return networks.our_resnet(self.blocks, members, seed)
+        return networks.our_resnet(self.blocks, members, seed, self.normed)
 
     def single(self, seed: int) -> nn.Module:
         """Return one network in plain torch.nn."""
-        return networks.start_as(networks.ResNet(self.blocks), self.ours(1, seed))
+        return networks.start_as(networks.ResNet(self.blocks, self.normed), self.ours(1, seed))
 
 
 MNIST = MLP("mnist", "mnist5k", 784, 16)

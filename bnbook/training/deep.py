@@ -280,7 +280,7 @@ class _Passes:
         self.images = self._new(n, height, width, _LANES, dtype=self.dtype)
         sizes = _sizes(layers, height, width)
         outputs = [n * _after(h, s) * _after(w, s) * c for h, w, s, c in sizes]
-        room = [self._new(m, dtype=self.dtype) for m in (outputs if keep else [max(outputs)] * 3)]
+        room = [self._room(m) for m in (outputs if keep else [max(outputs)] * 3)]
         self.layers = [
             self._layer(layer, n, size, room[at % len(room)])
             for at, (layer, size) in enumerate(zip(layers, sizes, strict=True))
@@ -289,9 +289,9 @@ class _Passes:
         self.normed = layers[0].norm is not None
         self.joined = [layer.y for layer in self.layers[::2]]  # activations between the blocks
         if self.normed:
-            self.joined = [self._new(m, dtype=self.dtype).data_ptr() for m in outputs[::2]]
+            self.joined = [self._room(m).data_ptr() for m in outputs[::2]]
         largest = max(outputs) if keep else 0
-        self.gradients = [self._new(largest, dtype=self.dtype).data_ptr() for _ in range(3)]
+        self.gradients = [self._room(largest).data_ptr() for _ in range(3)]
         self.features = self._new(n, self.layers[-1].cout)
 
     def fits(self, x: Tensor) -> bool:
@@ -361,6 +361,12 @@ class _Passes:
             made.mean, made.var = norm.running_mean.data_ptr(), norm.running_var.data_ptr()
             for name in ("mu", "root", "scale", "tilt", "level"):
                 setattr(made, name, self._new(outputs).data_ptr())
+        return made
+
+    def _room(self, numbers: int) -> Tensor:
+        """Keep memory for images, which is written before it is read."""
+        made = torch.empty(numbers, dtype=self.dtype)
+        self.kept.append(made)
         return made
 
     def _new(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -14,6 +14,7 @@ from bnbook import bench, files
 from bnbook.bench import (
     backward,
     contenders,
+    deep,
     figures,
     floor,
     gpu,
@@ -101,6 +102,73 @@ def measure_plan():
     return Plan(members=1)
 
 
+TINY_DEEP = deep.Deep("resnet20-8", 1, batch=8, side=8)
+
+
+def first_update(contender, workload):
+    """What one step of a network does to its parameters."""
+    _, state = trained(contender, workload, 1)
+    start = workloads.state([workload.ours(1, 0)], [1])
+    return np.concatenate([(a - b).ravel() for a, b in zip(state.values(), start.values(),
+                                                           strict=True)])  # fmt: skip
+
+
+@pytest.mark.parametrize("normed", [True, False], ids=["with BN", "without"])
+def test_deep_networks_are_trained_alike(normed):
+    """By a step in bfloat16 that is no further from float32's than autocast's, four times over."""
+    workload = replace(TINY_DEEP, normed=normed)
+    exact = first_update(contenders.INDEXED, workload)
+    theirs, ours_ = (first_update(who, workload) for who in (deep.EAGER, contenders.OURS))
+    error = np.linalg.norm(theirs - exact)
+    assert 0 < np.linalg.norm(ours_ - exact) <= 4 * error < np.linalg.norm(exact)
+
+
+def test_a_map_of_rates_trains_its_networks_one_by_one():
+    both = ours(replace(TINY_DEEP, members=2), 2, 2)
+    one = ours(replace(TINY_DEEP, members=1), 2, 1)
+    weights, alone = next(iter(both.values())), next(iter(one.values()))
+    assert len(weights) == 2
+    np.testing.assert_array_equal(weights[0], alone[0])
+    assert np.abs(weights[0] - weights[1]).max() > 1e-4
+
+
+def test_deep_networks_are_measured_beside_their_floors(monkeypatch):
+    """One thread each; two floors a round; the target is held to the best of the others."""
+    small = replace(TINY_DEEP, name="resnet20-32")
+    seen = []
+    monkeypatch.setattr(deep, "QUICK_CONTENDERS", (contenders.OURS, deep.EAGER))
+    monkeypatch.setattr(deep, "_COPIED", 1000)
+    monkeypatch.setattr(deep, "steps", lambda _: seen.append(torch.get_num_threads()) or 1)
+    rows = measure._deep_rows(small, measure.Effort(2, {}), True)
+    assert seen == [1]
+    table = pd.DataFrame(rows, columns=list(timings.COLUMNS))
+    assert table.groupby("contender").size().to_dict() == dict.fromkeys(
+        ("ours", deep.EAGER.name, *deep.FLOORS), 2
+    )
+    judged = {t.name: found for t, found in timings.judged(table)}
+    assert "resnet56_16_bn" not in judged
+    expected = timings.ratios(table, "resnet20-32", deep.EAGER.name)
+    assert judged["resnet20_32_bn"]["value"] == pytest.approx(expected.median())
+
+
+def test_the_quick_benchmark_has_the_two_shallower_networks():
+    assert deep.QUICK == (
+        "resnet20-32", "resnet20-32 without BN", "resnet56-16", "resnet56-16 without BN",
+    )  # fmt: skip
+    assert {t.workload for t in timings.DEEP_TARGETS} == set(deep.WORKLOADS)
+
+
+def test_bytes_that_must_move_are_counted(monkeypatch):
+    """Products cost nothing here; each input moves three times, each output twice."""
+    monkeypatch.setattr(deep, "_best_rate", lambda *_: math.inf)
+    monkeypatch.setattr(deep, "_copy_seconds", lambda: 8.0 * deep._COPIED)
+    each, _ = deep.floors(replace(TINY_DEEP, batch=1))(0)
+    sizes = [(3, 8, 16, 8), (16, 8, 16, 8), (16, 8, 16, 8), (16, 8, 32, 4), (32, 4, 32, 4),
+             (32, 4, 64, 2), (64, 2, 64, 2)]  # fmt: skip
+    numbers = sum(3 * a * s * s + 2 * b * t * t for a, s, b, t in sizes)
+    assert each["seconds"] == pytest.approx(2 * numbers)
+
+
 def test_a_members_rate_is_its_own():
     together = ours(TINY, 5, 2)
     alone = ours(replace(TINY, members=1), 5, 1)
@@ -111,8 +179,14 @@ def test_a_members_rate_is_its_own():
 
 @pytest.mark.parametrize(
     "workload",
-    [workloads.MNIST, replace(TINY, hidden=(7, 11, 5)), workloads.RESNET20, SMALL_RESNET],
-    ids=["mnist", "narrow", "resnet20", "small resnet"],
+    [
+        workloads.MNIST,
+        replace(TINY, hidden=(7, 11, 5)),
+        workloads.RESNET20,
+        SMALL_RESNET,
+        TINY_DEEP,
+    ],
+    ids=["mnist", "narrow", "resnet20", "small resnet", "deep"],
 )
 def test_operations_are_counted_as_torch_counts_them(workload):
     workload = replace(workload, batch=4)
