@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from bnbook import datasets
 from bnbook.diagnose import data, scale, statistics, use
 from bnbook.diagnose.passes import Loss
 
@@ -126,15 +127,12 @@ MAKE: dict[str, tuple[Callable[[], nn.Sequential], str, str, str]] = {
 
 def images(architecture: str, seed: int, count: int) -> tuple[Tensor, Tensor]:
     """Draw scanned digits, standardised, in the size that an architecture takes."""
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    chosen = torch.randperm(len(digits.target), generator=torch.Generator().manual_seed(seed))
-    x = torch.tensor(digits.images, dtype=torch.float32)[chosen[:count], None]
-    x = (x - x.mean()) / x.std()
+    images, labels = datasets.load("digits")
+    chosen = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))[:count]
+    x = (images[chosen] - images.mean()) / images.std()
     if architecture == "resnet-18":
         x = F.interpolate(x, scale_factor=4).expand(-1, 3, -1, -1).contiguous()
-    return x, torch.tensor(digits.target)[chosen[:count]]
+    return x, labels[chosen]
 
 
 def healthy(architecture: str, seed: int, *, steps: int = 30, size: int = 32) -> Case:

@@ -1,0 +1,1 @@
+"""`bnbook.diagnose` held against planted faults: experiment, claims and figures."""
