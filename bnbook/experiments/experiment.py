@@ -47,6 +47,10 @@ class Experiment:
         its tidy table.
     split : callable, optional
         A config -> its single runs, where they are not the product of the `axes`.
+    rounds : callable, optional
+        For a search: a config and the rows of the runs that ended (no rows at first) -> the single
+        runs that come next, none when all is run. It depends on nothing else, so that a search goes
+        on wherever its record is.
     needs : mapping
         Field -> values that a config must hold there, or the claims cannot be judged.
     columns : mapping
@@ -74,6 +78,7 @@ class Experiment:
     train: Callable[[Sequence[Config], Session], list[pd.DataFrame]] | None = None
     measure: Callable[[Config, Any], pd.DataFrame] | None = None
     split: Callable[[Config], list[Config]] | None = None
+    rounds: Callable[[Config, pd.DataFrame], list[Config]] | None = None
     needs: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     plans: tuple[Plan, ...] = (Plan(),)
 
@@ -185,12 +190,22 @@ class Experiment:
 
     def run(self, config: Config, device: str = "auto") -> pd.DataFrame:
         """Run a whole config on a device, ``auto``, ``cpu`` or ``cuda``; see `columns`."""
+        if self.rounds:
+            return self._search(config, device)
         groups: dict[Hashable, list[Config]] = {}
         for part in self.parts(config):
             own = tuple(getattr(part, name) for name in self.apart)
             groups.setdefault((self.fuses(part), own), []).append(part)
         tables = [t for group in groups.values() for t in self.together(group, Session(device))]
         return pd.concat(tables, ignore_index=True)
+
+    def _search(self, config: Config, device: str) -> pd.DataFrame:
+        """Run round after round, one run at a time, until none is asked for."""
+        table = pd.DataFrame()
+        while asked := self.rounds(config, table) if self.rounds else []:
+            found = [each for run in asked for each in self.together([run], Session(device))]
+            table = pd.concat([table, *found], ignore_index=True)
+        return table
 
 
 C = TypeVar("C", bound=Any)

@@ -22,7 +22,7 @@ from bnbook import datasets
 from bnbook.errors import BnbookError
 from bnbook.layers import ensemble, norm
 from bnbook.networks import models, unnormalised
-from bnbook.probes import measurements
+from bnbook.probes import measurements, moments
 from bnbook.setups import dead
 from bnbook.setups.dead import THRESHOLD
 from bnbook.setups.settings import ResidualSetting
@@ -112,7 +112,7 @@ def _resized(images: Tensor, side: int) -> Tensor:
     return F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
 
 
-def network(arm: str, seeds: Sequence[int], **sizes: Any) -> models.ResNet:
+def network(arm: str, seeds: Sequence[int], gain: float = 1.0, **sizes: Any) -> models.ResNet:
     """Make the residual networks of an arm.
 
     Parameters
@@ -121,6 +121,8 @@ def network(arm: str, seeds: Sequence[int], **sizes: Any) -> models.ResNet:
         With BN, GroupNorm, LayerNorm, or without: then plain, `FIXUP` or `SKIPINIT`.
     seeds : sequence of int
         One per member. Equal seeds have equal initial weights in all arms but the last two.
+    gain : float
+        Variance of the residual branches' initial weights over Xavier's; He's is 2.
     **sizes
         ``n``, ``in_channels``, ``widths``; see `bnbook.networks.models.ResNet`.
 
@@ -132,7 +134,12 @@ def network(arm: str, seeds: Sequence[int], **sizes: Any) -> models.ResNet:
         return unnormalised.FixupResNet(seeds, **sizes)
     if arm == SKIPINIT:
         return unnormalised.SkipInitResNet(seeds, **sizes)
-    return models.ResNet(_norms(len(seeds))[arm], seeds, init_std=ensemble.xavier, **sizes)
+    made = models.ResNet(_norms(len(seeds))[arm], seeds, init_std=ensemble.xavier, **sizes)
+    if gain != 1:
+        with torch.no_grad():
+            for convolution in made.convolutions[1:]:
+                convolution.weight.mul_(math.sqrt(gain))
+    return made
 
 
 def _norms(members: int) -> dict[str, models.Norm | None]:
@@ -142,6 +149,43 @@ def _norms(members: int) -> dict[str, models.Norm | None]:
         LAYER_NORM: functools.partial(norm.make_norm, "layer", members=members),
         **dict.fromkeys((WITHOUT, WARM_UP, CLIPPED)),
     }
+
+
+GROWTH_IMAGES = 256
+"""Training images on which the growth at the start is measured."""
+
+
+def growth(
+    runs: Sequence[ResidualSetting], make: Callable[..., models.ResNet], session: Session
+) -> list[float]:
+    """Measure the factor by which a block raises the activations' second moment at the start.
+
+    Parameters
+    ----------
+    runs, session
+        As for `train`.
+    make : callable
+        As for `train`; the networks are made anew, and only measured.
+
+    Returns
+    -------
+    list of float
+        For each run, the geometric mean over the blocks after the first.
+    """
+    one = runs[0]
+    device = fit.choose_device(session.device)
+    images, _ = splits(
+        one.data, one.side, one.train_images, one.validation, one.test_images, str(device)
+    ).train
+    seeds = [run.seeds[0] for run in runs]
+    model = make(one.arms[0], seeds, in_channels=images.shape[1]).to(device).train()
+    found = moments.channel_moments(model, list(model.blocks), images[:GROWTH_IMAGES])
+    first, last = (
+        (each.mean.square() + each.variance).view(len(runs), -1).mean(1)
+        for each in (found[0], found[-1])
+    )
+    factors = (last / first).double() ** (1 / (len(found) - 1))
+    return [float(factor) for factor in factors]
 
 
 def schedule(steps: int, warm_up: float = 0.0) -> Tensor:

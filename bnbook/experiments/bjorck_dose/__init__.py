@@ -1,0 +1,1 @@
+"""Growth of the activations at the start as a dose, BN's gain as the response."""

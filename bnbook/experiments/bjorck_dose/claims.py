@@ -1,0 +1,287 @@
+"""Growth at the start and BN's gain: what is claimed of the table, written before any recorded run.
+
+A pilot of minutes showed what a size can decide (32 layers, one seed: without BN and with a gain of
+2 rates of 0.003 and more fail, with a gain of 1 a rate of 0.03 trains); it chose no bound.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bnbook.evidence import claims
+from bnbook.evidence.claims import Claim, Finding, Premise
+from bnbook.experiments.bjorck_dose import cells
+from bnbook.experiments.bjorck_dose.cells import CELL, NETWORK, Rates
+from bnbook.tables import right
+from bnbook.tables.arms import WITH, WITHOUT
+
+PAPER = "Bjorck et al. 2018"
+END = 0.95
+"""Training accuracy that every compared network has to reach."""
+APART = 100.0
+"""By how much BN's best rate has to lie above the other's; a thousand in the paper."""
+FAST = 0.9
+"""Training accuracy to which steps are counted: all compared networks pass it."""
+
+
+def shown(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the settled last rows of the seeds that are shown."""
+    ended = cells.ends(table)
+    return cells.settled(ended[~ended["tunes"].astype(bool)])
+
+
+def doses(table: pd.DataFrame) -> pd.DataFrame:
+    """Describe each network: its growth at the start, r0, r1 and how far they lie apart.
+
+    Index: ``n`` and ``gain``, in the order of growth. Columns: ``growth`` (factor of the second
+    moment a block, without BN, mean over seeds), ``small`` and ``large`` (r0 and r1), and ``runs``
+    (those that are shown).
+    """
+    ended, rows = cells.ends(table), []
+    for (n, gain), own in ended.groupby(NETWORK):
+        rates = cells.chosen(own)
+        growth = own.loc[own["arm"] == WITHOUT, "growth"].mean()
+        count = len(cells.settled(own[~own["tunes"].astype(bool)]))
+        rows.append((n, gain, growth, *rates, count))
+    columns = [*NETWORK, "growth", "small", "large", "runs"]
+    return pd.DataFrame(rows, columns=columns).sort_values("growth").set_index(NETWORK)
+
+
+def judged(table: pd.DataFrame) -> tuple[int, float] | None:
+    """Return the network that the claims are about: of those with r1 at least `APART` times r0 the
+    one that grows most; without such a one, that with r0 and r1 furthest apart; None without any.
+    """  # noqa: D205
+    found = doses(table)
+    found = found[found["runs"] > 0]
+    if found.empty:
+        return None
+    apart = found["large"] / found["small"]
+    enough = found[apart >= APART * 0.999]
+    most = (enough["growth"] if len(enough) else apart).sort_values().reset_index().iloc[-1]
+    return int(most["n"]), float(most["gain"])
+
+
+def rates(table: pd.DataFrame) -> Rates:
+    """Return r0 and r1 of the network that the claims are about."""
+    network = judged(table)
+    if network is None:
+        return Rates(math.nan, math.nan)
+    found = doses(table)
+    return Rates(*(float(found[name][network]) for name in ("small", "large")))
+
+
+def cell(table: pd.DataFrame, arm: str, rate: float) -> pd.DataFrame:
+    """Return the last rows of a cell of the judged network, a row for each seed."""
+    runs, network = shown(table), judged(table)
+    if network is None:
+        return runs.iloc[:0].set_index("seed")
+    mine = (runs["n"] == network[0]) & (runs["gain"] == network[1]) & (runs["arm"] == arm)
+    return runs[mine & (runs["learning_rate"] == rate)].set_index("seed").sort_index()
+
+
+def images_right(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return for each seed and test image whether it was right, in points; a dead run guesses."""
+    found = {seed: right.unpack(text).astype(float) for seed, text in rows["right"].items() if text}
+    size = max((len(bits) for bits in found.values()), default=0)
+    guess = np.full(size, 0.1)
+    return 100 * pd.DataFrame({s: found.get(s, guess) for s in rows.index}).T
+
+
+def same_rate(table: pd.DataFrame) -> pd.DataFrame:
+    """BN minus none at r0, in points, by seed and test image."""
+    small = rates(table).small
+    return images_right(cell(table, WITH, small)) - images_right(cell(table, WITHOUT, small))
+
+
+def rate_gain(table: pd.DataFrame) -> pd.DataFrame:
+    """BN at r1 minus BN at r0, in points, by seed and test image."""
+    small, large = rates(table)
+    return images_right(cell(table, WITH, large)) - images_right(cell(table, WITH, small))
+
+
+def explained(table: pd.DataFrame) -> pd.DataFrame:
+    """What the rate explains of BN's gain, and the whole gain, in points, by seed."""
+    small, large = rates(table)
+    accuracy = {
+        name: 100 * cell(table, arm, rate)["test_accuracy"]
+        for name, arm, rate in (("none", WITHOUT, small), ("at_r0", WITH, small),
+                                ("at_r1", WITH, large))
+    }  # fmt: skip
+    part = accuracy["at_r1"] - accuracy["at_r0"]
+    return pd.DataFrame({"part": part, "whole": accuracy["at_r1"] - accuracy["none"]})
+
+
+def steps_to(table: pd.DataFrame, arm: str, rate: float) -> pd.Series:
+    """Return the first measured step of a cell with `FAST` training accuracy, by seed."""
+    rows = cell(table, arm, rate).reset_index()[[*CELL, "seed", "length"]]
+    runs = table.merge(rows, on=[*CELL, "seed", "length"])
+    reached = runs[runs["training_accuracy"] >= FAST].groupby("seed")["step"].min()
+    return reached.reindex(rows["seed"]).astype(float)
+
+
+def speedup(table: pd.DataFrame) -> pd.Series:
+    """Steps with BN at r0 divided by steps with BN at r1, to `FAST` training accuracy."""
+    small, large = rates(table)
+    return steps_to(table, WITH, small) / steps_to(table, WITH, large)
+
+
+def fails(table: pd.DataFrame) -> pd.Series:
+    """Whether the network without BN died at r1, 1 or 0, by seed."""
+    return (cell(table, WITHOUT, rates(table).large)["dead_at"] >= 0).astype(float)
+
+
+def response(table: pd.DataFrame) -> pd.DataFrame:
+    """BN's gain in two parts at every dose and seed, in points of test accuracy.
+
+    Columns: ``n``, ``gain``, ``growth``, ``seed``, ``same`` (BN minus none at r0), ``rate`` (BN at
+    r1 minus BN at r0).
+    """
+    runs, rows = shown(table), []
+    for dose in doses(table).reset_index().to_dict("records"):
+        own = runs[(runs["n"] == dose["n"]) & (runs["gain"] == dose["gain"])]
+        by = own.set_index(["arm", "learning_rate", "seed"])["test_accuracy"]
+        small, large = dose["small"], dose["large"]
+        compared = (WITHOUT, small), (WITH, small), (WITH, large)
+        for seed in sorted(own["seed"].unique()):
+            none, low, high = (100 * by.get((*each, seed), math.nan) for each in compared)
+            rows.append((dose["n"], dose["gain"], dose["growth"], seed, low - none, high - low))
+    return pd.DataFrame(rows, columns=[*NETWORK, "growth", "seed", "same", "rate"])
+
+
+def rising(table: pd.DataFrame) -> pd.Series:
+    """Slope of what the rate explains against the logarithm of the growth, points an e-fold."""
+    found, slopes = response(table).dropna(), {}
+    for seed, own in found.groupby("seed"):
+        if own["growth"].nunique() >= 3:
+            slopes[seed] = float(np.polyfit(np.log(own["growth"]), own["rate"], 1)[0])
+    return pd.Series(slopes, dtype=float)
+
+
+def _apart(table: pd.DataFrame) -> Finding:
+    small, large = rates(table)
+    return claims.at_least(large / small, APART, " times")
+
+
+def _ended(table: pd.DataFrame) -> Finding:
+    small, large = rates(table)
+    compared = ((WITHOUT, small), (WITH, small), (WITH, large))
+    reached = [cell(table, arm, rate)["training_accuracy"].min() for arm, rate in compared]
+    return claims.at_least(100 * min(reached, default=math.nan), 100 * END, " %", 1)
+
+
+def _fails(table: pd.DataFrame) -> Finding:
+    share = fails(table).mean()
+    return share > 0.5, f"{share:.2f} of seeds", "more than half of the seeds"
+
+
+PREMISES = (
+    Premise("BN's best rate is at least a hundred times that without BN", _apart),
+    Premise("every compared network ends above 95 % training accuracy", _ended),
+    Premise("the network without BN fails to train at BN's best rate", _fails),
+)
+_ABOUT = "dose and response, of the networks that need it the one that grows most at the start"
+_POINTS: dict[str, Any] = {"digits": 1, "unit": " points", "premises": PREMISES}
+
+CLAIMS = (
+    Claim(
+        id="bjorck.dose.same_rate",
+        paper=PAPER,
+        section=f"2, figure 1; {_ABOUT}",
+        statement="Trained to the end at the rate that suits the network without BN, BN is no"
+        " better.",
+        quantity="test accuracy with BN minus without, both at the best rate without BN",
+        measure=same_rate,
+        bound=2.0,
+        direction="below",
+        concerns="lead of BN at the best rate without it",
+        **_POINTS,
+    ),
+    Claim(
+        id="bjorck.dose.rate_generalises",
+        paper=PAPER,
+        section=f"2, figure 1; {_ABOUT}",
+        statement="Trained to the end with BN, the larger rate that it allows gives a higher test"
+        " accuracy.",
+        quantity="test accuracy with BN at its best rate minus with BN at the best rate without BN",
+        measure=rate_gain,
+        bound=0.0,
+        concerns="gain of BN's larger rate",
+        **_POINTS,
+    ),
+    Claim(
+        id="bjorck.dose.rate_explains",
+        paper=PAPER,
+        section=f"2; {_ABOUT}",
+        statement="The larger rate explains most of what BN gains.",
+        quantity="what BN gains from the best rate without it to its own, over all that it gains",
+        measure=explained,
+        bound=0.5,
+        scale="ratio",
+        premises=PREMISES,
+    ),
+    Claim(
+        id="bjorck.dose.faster",
+        paper=PAPER,
+        section=f"2, figure 1; {_ABOUT}",
+        statement="With BN, the larger rate trains faster.",
+        quantity="steps with BN at the best rate without BN, divided by steps with BN at its own,"
+        " to 90 % training accuracy",
+        measure=speedup,
+        bound=1.0,
+        scale="log",
+        digits=1,
+        unit="×",
+        premises=PREMISES[:2],
+    ),
+    Claim(
+        id="bjorck.dose.fails_to_train",
+        paper=PAPER,
+        section=f"2 and 3; {_ABOUT}",
+        statement="At the rate that BN profits from, the network without BN fails to train.",
+        quantity="share of seeds that die without BN at BN's best rate",
+        measure=fails,
+        bound=0.5,
+        scale="share",
+        premises=PREMISES[:1],
+    ),
+    Claim(
+        id="bjorck.dose.rises",
+        paper="this book",
+        section="a consequence of sections 3 and 4: growth at the start holds the rate down",
+        statement="The more a network's activations grow at the start, the more of BN's gain comes"
+        " from the rate.",
+        quantity="slope of what the rate explains against the logarithm of the growth a block,"
+        " points for each factor e",
+        measure=rising,
+        bound=0.0,
+        digits=1,
+        kind="control",
+    ),
+)
+
+
+def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Return the numbers that the chapter quotes beside the claims."""
+    network, found = judged(table), doses(table)
+    small, large = rates(table)
+    whole = explained(table)["whole"].dropna()
+    n, gain = network or (0, math.nan)
+    return {
+        "networks": claims.fact([int((found["runs"] > 0).sum())], 0),
+        "planned": claims.fact([len(found)], 0),
+        "layers": claims.fact([6 * n + 2], 0),
+        "gain": claims.fact([gain] if network else [], 2),
+        "growth": claims.fact([float(found["growth"][network])] if network else [], 2),
+        "small_rate": claims.fact([small] if network else [], 4),
+        "large_rate": claims.fact([large] if network else [], 4),
+        "whole_gain": claims.fact(whole, 1, " points"),
+        **{
+            name: claims.fact(100 * cell(table, arm, rate)["test_accuracy"].dropna(), 1, " %")
+            for name, arm, rate in (("none_small", WITHOUT, small), ("with_small", WITH, small),
+                                    ("with_large", WITH, large))
+        },
+    }  # fmt: skip

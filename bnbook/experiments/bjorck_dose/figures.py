@@ -1,0 +1,60 @@
+"""BN's gain in two parts against growth at the start, and accuracy against rate at each dose."""
+
+from __future__ import annotations
+
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from bnbook.experiments.bjorck_dose import cells, claims
+from bnbook.plots import style
+from bnbook.tables.arms import WITH, WITHOUT
+
+PARTS = {"same": "BN at the rate of the other", "rate": "from that rate to BN's own"}
+PAPERS = {"same": -0.6, "rate": 12.0}
+"""Final test accuracies of the paper's figure 1, read off its picture: 81.3 - 81.9, 93.3 - 81.3."""
+
+
+def response(table: pd.DataFrame) -> Figure:
+    """Draw both parts of BN's gain against the growth at the start, with the paper's two levels."""
+    figure = style.new_figure(1, 1, 6.4, 4)
+    draw_response(figure.axes[0], claims.response(table))
+    figure.axes[0].legend(loc="best")
+    return figure
+
+
+def draw_response(ax: Axes, found: pd.DataFrame) -> None:
+    """Draw mean and 95 % interval over seeds of both parts; dotted lines are the paper's."""
+    colours = dict(zip(PARTS, ("#56b4e9", "#0072b2"), strict=True))
+    for part, label in PARTS.items():
+        sns.lineplot(
+            found, x="growth", y=part, color=colours[part], marker="os"[part == "rate"],
+            label=label, err_style="bars", errorbar=("ci", 95), seed=0, ax=ax,
+        )  # fmt: skip
+        ax.axhline(PAPERS[part], color=colours[part], ls=":", lw=1)
+    ax.axhline(0, color="0.8", lw=0.8, zorder=0)
+    ax.set(
+        xlabel="growth of the second moment at the start, factor a block",
+        ylabel="gain (points of test accuracy)",
+    )
+
+
+def rates(table: pd.DataFrame) -> Figure:
+    """Draw final test accuracy against rate at each dose, in the order of growth."""
+    runs, found = cells.settled(cells.ends(table)), claims.doses(table)
+    columns = min(4, len(found))
+    rows = -(-len(found) // columns)
+    figure = style.new_figure(rows, columns, 2.4 * columns, 2.4 * rows, sharex=True, sharey=True)
+    for ax, dose in zip(figure.axes, found.reset_index().to_dict("records"), strict=False):
+        own = runs[(runs["n"] == dose["n"]) & (runs["gain"] == dose["gain"])]
+        own = own.assign(percent=100 * own["test_accuracy"])
+        for arm in (WITHOUT, WITH):
+            means = own[own["arm"] == arm].groupby("learning_rate")["percent"].mean()
+            style.draw_line(ax, means, arm, marker=style.MARKERS[arm], ms=4, label=arm)
+        ax.set(xscale="log", title=f"{6 * dose['n'] + 2} layers, growth {dose['growth']:.2f}")
+        ax.set(xlabel="learning rate", ylabel="test accuracy (%)")
+    for ax in figure.axes[len(found) :]:
+        ax.set_axis_off()
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return figure

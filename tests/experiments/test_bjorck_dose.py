@@ -1,0 +1,174 @@
+"""Dose and response: the plan of rates on made-up worlds, the claims on tables with known truth."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bnbook.evidence import claims as judging
+from bnbook.experiments.bjorck_dose import cells, claims
+from bnbook.experiments.bjorck_dose.experiment import EXPERIMENT
+from bnbook.tables import right
+from bnbook.tables.arms import WITH, WITHOUT
+
+RATES = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
+LENGTHS, TUNING, SEEDS, GOAL = (20, 60, 180), (100, 101), (0, 1, 2), 0.99
+NETWORKS = ((5, 2.0), (5, 1.0), (9, 1.0))
+SMALL = {
+    "steps": 6, "seeds": (0,), "networks": ((1, 1.0),), "lengths": (6, 12), "points": 2,
+    "learning_rates": (0.01, 0.1, 0.3), "train_images": 64, "test_images": 30, "validation": 30,
+    "widths": (2, 2, 4), "side": 4, "batch_size": 16,
+}  # fmt: skip
+
+
+def edge(n, gain):
+    """The largest rate at which the made-up network without BN learns."""
+    return {(5, 2.0): 0.0011, (5, 1.0): 0.04, (9, 1.0): 0.011}[n, gain]
+
+
+def world(run, same=0.0, per_decade=4.0):
+    """The rows of one made-up run: BN gains `per_decade` points for each factor ten of the rate."""
+    dead = run.arm == WITHOUT and run.learning_rate > edge(run.n, run.gain)
+    enough = 20 if run.learning_rate >= 0.01 else 60
+    whole = run.length >= enough
+    percent = 55 + per_decade * math.log10(run.learning_rate)
+    percent += (same if run.arm == WITH else 0.0) + 0.1 * (run.seed % 7)
+    if run.learning_rate > 0.1:
+        percent -= 10
+    accuracy = 0.1 if dead else percent / 100 * (1 if whole else 0.8)
+    bits = np.arange(1000) < round(1000 * accuracy)
+    done = 1.0 if whole and not dead else 0.5
+    steps = (0, run.length // 4, run.length // 2, run.length)
+    return pd.DataFrame({
+        **run._asdict(), "step": steps, "tunes": run.seed in TUNING,
+        "growth": run.gain + run.n / 100,
+        "dead_at": [-1, -1, *(2 * [run.length // 2] if dead else [-1, -1])],
+        "training_accuracy": [0.1, 0.95 * done if run.learning_rate > 0.05 else 0.2, done, done],
+        "validation_accuracy": accuracy, "test_accuracy": accuracy,
+        "right": ["", "", "", "" if dead else right.pack(bits)],
+    })  # fmt: skip
+
+
+def played(make=world, networks=NETWORKS):
+    """Run the whole plan in a made-up world: the table, and the rounds."""
+    table, rounds = pd.DataFrame(), []
+    for _ in range(60):
+        asked = cells.wanted(
+            cells.ends(table), networks, RATES, LENGTHS, TUNING, SEEDS, GOAL
+        )  # fmt: skip
+        if not asked:
+            return table, rounds
+        assert len(set(asked)) == len(asked)
+        rounds.append(asked)
+        table = pd.concat([table, *map(make, asked)], ignore_index=True)
+    raise AssertionError("the plan does not end")
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return played()
+
+
+def test_it_finds_the_best_rates_and_runs_four_cells_with_the_seeds_that_are_shown(whole):
+    table, _ = whole
+    for network in NETWORKS:
+        own = cells.ends(table)
+        own = own[(own["n"] == network[0]) & (own["gain"] == network[1])]
+        small, large = cells.chosen(own)
+        assert (small, large) == (max(r for r in RATES if r <= edge(*network)), 0.1)
+        judged = own[~own["tunes"]]
+        ran = set(zip(judged["arm"], judged["learning_rate"], judged["seed"], strict=True))
+        assert ran == {(a, r, s) for a in (WITHOUT, WITH) for r in (small, large) for s in SEEDS}
+
+
+def test_runs_get_longer_until_they_reach_the_goal_and_begin_where_tuning_settled(whole):
+    table, rounds = whole
+    ended = cells.ends(table)
+    last = cells.settled(ended)
+    assert ((last["dead_at"] >= 0) | (last["training_accuracy"] >= GOAL)).all()
+    small = ended[(ended["learning_rate"] == 0.001) & ~ended["tunes"] & (ended["gain"] == 2.0)]
+    assert set(small["length"]) == {60}  # 20 steps were found too few by the tuning seeds
+    coarse = {run.learning_rate for run in rounds[0]}
+    assert coarse == set(RATES[::2])
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 2**31), st.sampled_from(NETWORKS))
+def test_the_seeds_that_are_shown_choose_nothing(noise, network):
+    def other(run):
+        rows = world(run)
+        if run.seed in SEEDS:
+            lucky = np.random.default_rng((noise, run.seed, int(1e6 * run.learning_rate)))
+            rows["validation_accuracy"] = rows["test_accuracy"] = lucky.random()
+        return rows
+
+    tables = [cells.ends(played(make, (network,))[0]) for make in (world, other)]
+    assert cells.chosen(tables[0]) == cells.chosen(tables[1])
+    tuned = [{tuple(row) for row in t[t["tunes"]][cells.RUN].to_numpy()} for t in tables]
+    assert tuned[0] == tuned[1]
+
+
+def test_a_network_that_never_learns_asks_for_nothing_more():
+    def never(run):
+        return world(run).assign(dead_at=1, training_accuracy=0.1)
+
+    table, _ = played(never, ((5, 2.0),))
+    assert set(table["seed"]) == {100}
+    assert all(map(math.isnan, cells.chosen(cells.ends(table))))
+
+
+def verdicts(table):
+    return {c.id.rpartition(".")[2]: judging.judge(c, table).verdict for c in claims.CLAIMS}
+
+
+def test_claims_on_the_papers_own_picture(whole):
+    table, _ = whole
+    assert claims.judged(table) == (5, 2.0)
+    assert claims.rates(table) == (0.001, 0.1)
+    assert claims.same_rate(table).mean(axis=1).tolist() == pytest.approx([0, 0, 0])
+    assert claims.rate_gain(table).mean(axis=1).tolist() == pytest.approx([8, 8, 8])
+    assert claims.explained(table)["part"].tolist() == pytest.approx([8, 8, 8])
+    assert claims.speedup(table).tolist() == [2 * 3 * 2 / 2] * 3  # half of 60 over a quarter of 20
+    found = verdicts(table)
+    assert found.pop("rises") == "reproduced"
+    assert found.pop("fails_to_train") == "inconclusive"  # 3 of 3 is 0.29 to 1
+    assert set(found.values()) == {"reproduced"}
+
+
+def test_growth_raises_what_the_rate_explains(whole):
+    found = claims.response(whole[0]).groupby("gain")["rate"].mean()
+    assert found[2.0] == pytest.approx(8.0)
+    assert found[1.0] == pytest.approx(
+        (4 * math.log10(0.1 / 0.03) + 4 * math.log10(10)) / 2, abs=0.1
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "claim", "verdict"),
+    [
+        ({"same": 6.0}, "same_rate", "not reproduced"),
+        ({"per_decade": -1.0}, "rate_generalises", "not tested"),  # then r1 is no larger rate
+    ],
+)
+def test_claims_turn_when_the_truth_is_otherwise(options, claim, verdict):
+    table, _ = played(lambda run: world(run, **options))
+    assert verdicts(table)[claim] == verdict
+
+
+def test_without_the_papers_regime_nothing_is_tested():
+    table, _ = played(networks=((5, 1.0),))
+    found = verdicts(table)
+    assert found["same_rate"] == found["rate_explains"] == found["faster"] == "not tested"
+    first = judging.judge(claims.CLAIMS[0], table).premises[0]
+    assert not first["holds"]
+    assert first["found"] == "3 times"
+
+
+def test_figures_draw_every_dose(whole):
+    (ax,) = EXPERIMENT.figures["response"](whole[0]).axes
+    assert len(ax.get_legend_handles_labels()[1]) == 2
+    maps = EXPERIMENT.figures["rates"](whole[0]).axes
+    assert [len(ax.lines) for ax in maps] == [2, 2, 2]
