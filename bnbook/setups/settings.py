@@ -80,6 +80,28 @@ class WatchedSetting(ResidualSetting):
     keep_right: bool = True
 
 
+@dataclass(frozen=True, kw_only=True)
+class FirstSteps:
+    """Bjorck et al.'s residual network at the start of training; see `bnbook.setups.first_steps`.
+
+    Attributes
+    ----------
+    data : str
+        Name of a data set of images (see `bnbook.datasets`).
+    seeds : tuple of int
+        Each sets the initial weights and the minibatches.
+    batch_size : int
+        Images in a minibatch.
+    n : int
+        Residual blocks of a stage; 18 for 110 layers.
+    """
+
+    data: str
+    seeds: tuple[int, ...]
+    batch_size: int = 128
+    n: int = 18
+
+
 RESIDUAL_SIZES = ("side", "validation", "steps", "batch_size", "points")
 """Fields of `ResidualSetting` that are 1 or more."""
 

@@ -89,17 +89,15 @@ def significant(samples: Iterable[float]) -> dict[str, Any]:
     return found
 
 
-def check_start(arms: Sequence[str], layers: Sequence[int], n: int) -> None:
-    """Refuse arms other than these two, and layers that are no convolution of 6n + 2 layers.
+def check_layers(layers: Sequence[int], n: int) -> None:
+    """Refuse layers that are no convolution of a network of 6n + 2 layers.
 
     Raises
     ------
     BnbookError
         With what was expected and what was found.
     """
-    if set(arms) != {WITHOUT, WITH}:
-        raise BnbookError(f"arms must be {(WITHOUT, WITH)}, found {tuple(arms)}.")
-    if min(layers) < 1 or max(layers) > 6 * n + 1:
+    if not 1 <= min(layers) <= max(layers) <= 6 * n + 1:
         raise BnbookError(
             f"layers must lie in [1, {6 * n + 1}] for n = {n}, found {tuple(layers)}."
         )

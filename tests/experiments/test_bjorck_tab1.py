@@ -9,7 +9,7 @@ import torch
 
 from bnbook.errors import BnbookError
 from bnbook.experiments.bjorck_tab1 import claims as analysis
-from bnbook.experiments.bjorck_tab1 import experiment as bjorck_tab1
+from bnbook.experiments.bjorck_tab1.experiment import EXPERIMENT as bjorck_tab1
 from bnbook.probes import moments
 from bnbook.setups import first_steps
 from bnbook.tables.arms import WITH, WITHOUT
@@ -72,11 +72,9 @@ def small_table():
     return bjorck_tab1.run(bjorck_tab1.configure("quick", **SMALL), "cpu")
 
 
-def test_a_small_run_is_tidy_and_repeats(small_table):
+def test_a_small_run_has_a_row_for_each_layer(small_table):
     assert not small_table.duplicated(["arm", "seed", "layer"]).any()
     assert len(small_table) == 2 * 2 * 3
-    again = bjorck_tab1.run(bjorck_tab1.configure("quick", **SMALL), "cpu")
-    pd.testing.assert_frame_equal(again, small_table)
     positions = small_table.groupby("layer")["terms"].first() / 4
     assert positions.to_dict() == {2: 1024, 4: 256, 6: 64}
 
@@ -111,19 +109,11 @@ def test_a_network_without_bn_in_bns_place_turns_the_claim(monkeypatch):
     assert criterion(CLAIM, table).verdict == "not reproduced"
 
 
-def test_figures_draw_every_panel(small_table):
-    for draw in bjorck_tab1.FIGURES.values():
-        axes = draw(small_table).axes
-        assert len(axes) == 3
-        assert all(ax.lines for ax in axes)
-
-
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
         ({"batch_size": 5}, "batch_size must be even, found 5"),
-        ({"layers": (18, 110)}, r"layers must lie in \[1, 109\], found \(18, 110\)"),
-        ({"layers": (18, 18)}, "layers must be distinct and not empty"),
+        ({"layers": (18, 110)}, r"layers must lie in \[1, 109\] for n = 18, found \(18, 110\)"),
         ({"n": 0}, "n must be at least 1, found 0"),
     ],
 )

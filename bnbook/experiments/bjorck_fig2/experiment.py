@@ -11,150 +11,42 @@ initial weights, the seeds, and what counts as a tail.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from bnbook.experiments import experiment
 from bnbook.experiments.bjorck_fig2 import claims, figures
+from bnbook.experiments.experiment import Experiment, check_distinct, check_known, check_positive
+from bnbook.setups.settings import FirstSteps
 from bnbook.tables.arms import WITH, WITHOUT
-from bnbook.tables.start import check_start
-from bnbook.training.session import Session
+from bnbook.tables.start import check_layers
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-TITLE = "Gradients of the middle layer at initialisation (Bjorck et al., figure 2)"
-
-CLAIMS = claims.CLAIMS
-FIGURES = {"histograms": figures.histograms, "tails": figures.tails}
-facts = claims.facts
 
 WIDEST, BINS = 10.0, 80
 """Half the width of the histograms, in standard deviations, and how many bins they have."""
 
 
-@dataclass(frozen=True)
-class Config:
-    """Everything that a run depends on.
+@dataclass(frozen=True, kw_only=True)
+class Config(FirstSteps):
+    """`FirstSteps`, how many minibatches, and the convolution whose kernel is looked at."""
 
-    Attributes
-    ----------
-    data : str
-        Name of a data set of images (see `bnbook.datasets`).
-    seeds : tuple of int
-        Each sets the initial weights and the minibatches.
-    batch_size, minibatches : int
-        Images in a minibatch, and how many of these.
-    arms : tuple of str
-        With and without BN.
-    n : int
-        Residual blocks of a stage: 6n + 2 layers.
-    layer : int
-        The convolution whose kernel is looked at, counted from 1.
-    """
-
-    data: str
-    seeds: tuple[int, ...]
-    batch_size: int = 128
     minibatches: int = 2
     arms: tuple[str, ...] = (WITHOUT, WITH)
-    n: int = 18
     layer: int = 55
 
-
-PROFILES: Mapping[str, Config] = {
-    "quick": Config(data="mnist5k", seeds=(0, 1, 2), batch_size=8, minibatches=1),
-    "standard": Config(data="cifar10 or mnist5k", seeds=(0, 1, 2, 3, 4)),
-}
-
-
-def configure(profile: str, seed: int = 0, **changes: Any) -> Config:
-    """Return a profile's config, with changes, its data chosen and its fields checked.
-
-    Parameters
-    ----------
-    profile : str
-        ``quick`` or ``standard``.
-    seed : int
-        Added to every seed, for runs that no record holds.
-    **changes
-        Fields of `Config` to replace; None leaves a field as it is.
-
-    Returns
-    -------
-    Config
-        Where `data` names several sets ("a or b"), the largest that this machine has.
-
-    Raises
-    ------
-    BnbookError
-        When the profile or a field is unknown, or a value is impossible.
-    """
-    config = experiment.configure("bjorck_fig2", PROFILES, profile, seed, changes)
-    experiment.check_positive(config, ("batch_size", "minibatches", "n"))
-    experiment.check_distinct(config, ("seeds", "arms"))
-    check_start(config.arms, (config.layer,), config.n)
-    return config
+    def __post_init__(self) -> None:
+        """Refuse impossible values."""
+        check_positive(self, ("batch_size", "minibatches", "n"))
+        check_distinct(self, ("seeds", "arms"))
+        check_known(self, "arms", (WITHOUT, WITH))
+        check_layers((self.layer,), self.n)
 
 
-def parts(config: Config) -> list[Config]:
-    """Return one config for each arm and seed."""
-    return experiment.single_runs(config, ("arms", "seeds"))
-
-
-def fuses(part: Config) -> Config:
-    """Return the part itself: each is measured alone."""
-    return part
-
-
-def run(config: Config, device: str = "auto") -> pd.DataFrame:
-    """Measure every arm and seed of a config.
-
-    Parameters
-    ----------
-    config : Config
-        From `configure`.
-    device : str
-        ``auto``, ``cpu`` or ``cuda``.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row per arm, seed, minibatch and bin: ``arm``, ``seed``, ``minibatch``, ``depth``,
-        ``layer``, ``batch_size``, ``loss`` (nats), of the entries of the kernel's gradient
-        ``mean``, ``std``, ``rms``, ``kurtosis`` (excess), ``median_distance`` and
-        ``p999_distance`` (median and 99.9th percentile of their distances from the mean), and of
-        the histogram ``bin``, ``low``, ``high`` (edges, in standard deviations from the mean; the
-        outermost hold all beyond), ``count``.
-    """
-    return pd.concat(train(parts(config), Session(device)), ignore_index=True)
-
-
-def train(runs: Sequence[Config], session: Session) -> list[pd.DataFrame]:
-    """Measure arms and seeds, one after the other.
-
-    Parameters
-    ----------
-    runs : sequence of Config
-        Of `parts`.
-    session : Session
-        Its device is used.
-
-    Returns
-    -------
-    list of pandas.DataFrame
-        The rows of each, as `run` describes them.
-    """
-    from bnbook.training import fit
-
-    device = fit.choose_device(session.device)
-    return [_measure(run, device) for run in runs]
-
-
-def _measure(run: Config, device: Any) -> pd.DataFrame:
+def measure(run: Config, device: Any) -> pd.DataFrame:
+    """Measure the gradients of one arm and seed."""
     from bnbook.probes import landscape
     from bnbook.setups import first_steps
 
@@ -224,3 +116,38 @@ def histogram(entries: Tensor) -> dict[str, Any]:
     z = np.clip((x - x.mean()) / x.std(), -WIDEST, WIDEST)
     count, edges = np.histogram(z, BINS, (-WIDEST, WIDEST))
     return {"bin": np.arange(BINS), "low": edges[:-1], "high": edges[1:], "count": count}
+
+
+EXPERIMENT = Experiment(
+    name="bjorck_fig2",
+    title="Gradients of the middle layer at initialisation (Bjorck et al., figure 2)",
+    profiles={
+        "quick": Config(data="mnist5k", seeds=(0, 1, 2), batch_size=8, minibatches=1),
+        "standard": Config(data="cifar10 or mnist5k", seeds=(0, 1, 2, 3, 4)),
+    },
+    axes=("arms", "seeds"),
+    measure=measure,
+    needs={"arms": (WITHOUT, WITH)},
+    columns={
+        "arm": "with or without BN",
+        "seed": "sets initial weights and minibatches",
+        "minibatch": "number of the minibatch, from 0",
+        "depth": "layers of the network",
+        "layer": "convolution whose kernel it is, from 1",
+        "batch_size": "images in a minibatch",
+        "loss": "of the minibatch, nats",
+        "mean": "of the entries of the kernel's gradient",
+        "std": "their standard deviation",
+        "rms": "root of their mean square",
+        "kurtosis": "excess; 0 for a Gaussian",
+        "median_distance": "median of the entries' distances from their mean",
+        "p999_distance": "99.9th percentile of these distances",
+        "bin": "number of the histogram's bin, from 0",
+        "low": "its lower edge, in standard deviations from the mean",
+        "high": "its upper edge; the outermost bins hold all beyond",
+        "count": "entries in it",
+    },
+    claims=claims.CLAIMS,
+    facts=claims.facts,
+    figures={"histograms": figures.histograms, "tails": figures.tails},
+)

@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from bnbook.experiments.bjorck_fig3 import claims
 from bnbook.plots import style
 from bnbook.tables import papers
 from bnbook.tables.arms import WITH, WITHOUT
@@ -86,8 +87,9 @@ def curves(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def largest(searches: pd.DataFrame) -> Figure:
+def largest(table: pd.DataFrame) -> Figure:
     """The largest helpful step, as a step size and as a distance."""
+    searches = claims.searches(table)
     figure = style.new_figure(1, 2, 8, 3.4)
     step, length = figure.axes
     draw_largest(step, searches, "largest_step")

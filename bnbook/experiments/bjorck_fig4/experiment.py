@@ -15,18 +15,18 @@ its convolution's output, before any normalisation.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from bnbook.errors import BnbookError
-from bnbook.experiments import experiment
 from bnbook.experiments.bjorck_fig4 import claims, figures
+from bnbook.experiments.experiment import Experiment, check_distinct, check_positive
+from bnbook.setups.settings import FirstSteps
 from bnbook.tables.arms import AS_LONG, WITH, WITHOUT
-from bnbook.tables.start import check_start
-from bnbook.training.session import Session
+from bnbook.tables.start import check_layers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,32 +34,13 @@ if TYPE_CHECKING:
     from bnbook.networks.models import ResNet
     from bnbook.setups.first_steps import Batch
 
-TITLE = "The update that diverges (Bjorck et al., figure 4)"
 
-CLAIMS = claims.CLAIMS
-FIGURES = {
-    "maps": lambda table: figures.maps(table, claims.middle_seed(table)),
-    "steepest": lambda table: figures.maps(table, claims.steepest_seed(table)),
-    "profile": lambda table: figures.profile(
-        {arm: claims.profiles(table, arm) for arm in claims.NAMES}, claims.probed(table)
-    ),
-    "loss": lambda table: figures.loss(table, claims.THRESHOLD),
-}
-facts = claims.facts
-
-
-@dataclass(frozen=True)
-class Config:
-    """Everything that a run depends on.
+@dataclass(frozen=True, kw_only=True)
+class Config(FirstSteps):
+    """`FirstSteps`, and how the update that diverges is looked for and applied.
 
     Attributes
     ----------
-    data : str
-        Name of a data set of images (see `bnbook.datasets`).
-    seeds : tuple of int
-        Each sets the initial weights and the minibatches.
-    batch_size : int
-        Images in a minibatch.
     learning_rates : tuple of float
         Tried from the smallest on.
     updates : int
@@ -69,119 +50,26 @@ class Config:
     beyond : tuple of float
         Multiples of the diverging update, above 1, that are applied besides: what it would have
         been at larger rates.
-    n : int
-        Residual blocks of a stage: 6n + 2 layers.
     layers : tuple of int
         Convolutions whose channels are recorded one by one, counted from 1.
     """
 
-    data: str
-    seeds: tuple[int, ...]
-    batch_size: int = 128
     learning_rates: tuple[float, ...] = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.1)
     updates: int = 5
     fractions: int = 10
     beyond: tuple[float, ...] = (3.0, 10.0)
-    n: int = 18
     layers: tuple[int, ...] = claims.LAYERS
 
-
-PROFILES: Mapping[str, Config] = {
-    "quick": Config(
-        data="mnist5k", seeds=(0, 1, 2), batch_size=8, updates=2, fractions=5,
-    ),
-    "standard": Config(data="cifar10 or mnist5k", seeds=tuple(range(10))),
-}  # fmt: skip
-
-
-def configure(profile: str, seed: int = 0, **changes: Any) -> Config:
-    """Return a profile's config, with changes, its data chosen and its fields checked.
-
-    Parameters
-    ----------
-    profile : str
-        ``quick`` or ``standard``.
-    seed : int
-        Added to every seed, for runs that no record holds.
-    **changes
-        Fields of `Config` to replace; None leaves a field as it is.
-
-    Returns
-    -------
-    Config
-        Where `data` names several sets ("a or b"), the largest that this machine has.
-
-    Raises
-    ------
-    BnbookError
-        When the profile or a field is unknown, or a value is impossible.
-    """
-    config = experiment.configure("bjorck_fig4", PROFILES, profile, seed, changes)
-    experiment.check_positive(config, ("batch_size", "updates", "fractions", "n"))
-    experiment.check_distinct(config, ("seeds", "learning_rates", "layers"))
-    check_start((WITHOUT, WITH), config.layers, config.n)
-    if not all(multiple > 1 for multiple in config.beyond):
-        raise BnbookError(f"beyond must be above 1, found {config.beyond}.")
-    rates = config.learning_rates
-    if min(rates) <= 0 or list(rates) != sorted(rates):
-        raise BnbookError(f"learning_rates must be positive and rising, found {rates}.")
-    return config
-
-
-def parts(config: Config) -> list[Config]:
-    """Return one config for each seed."""
-    return experiment.single_runs(config, ("seeds",))
-
-
-def fuses(part: Config) -> Config:
-    """Return the part itself: each is measured alone."""
-    return part
-
-
-def run(config: Config, device: str = "auto") -> pd.DataFrame:
-    """Measure every seed of a config.
-
-    Parameters
-    ----------
-    config : Config
-        From `configure`.
-    device : str
-        ``auto``, ``cpu`` or ``cuda``.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row per arm, seed, applied fraction, layer and channel: ``arm``, ``seed``,
-        ``learning_rate``, ``update`` (its number), ``length`` (distance that it moves the
-        parameters), ``depth``, ``batch_size``, ``fraction`` (in [0, 1]; without BN also those of
-        `Config.beyond`), ``loss`` (nats, on the minibatch after the update's own), ``layer``,
-        ``channel`` (-1 for all: every layer has this row), ``mean`` (of all channels, the mean of
-        its absolute value) and ``variance`` (of all, its mean) of the convolution's outputs.
-        Infinite or missing where the numbers overflow. When no update diverged, the last one at
-        the largest rate.
-    """
-    return pd.concat(train(parts(config), Session(device)), ignore_index=True)
-
-
-def train(runs: Sequence[Config], session: Session) -> list[pd.DataFrame]:
-    """Measure seeds, one after the other.
-
-    Parameters
-    ----------
-    runs : sequence of Config
-        Of `parts`.
-    session : Session
-        Its device is used.
-
-    Returns
-    -------
-    list of pandas.DataFrame
-        The rows of each, as `run` describes them.
-    """
-    from bnbook.training import fit
-
-    device = fit.choose_device(session.device)
-    return [_measure(run, device) for run in runs]
+    def __post_init__(self) -> None:
+        """Refuse impossible values."""
+        check_positive(self, ("batch_size", "updates", "fractions", "n"))
+        check_distinct(self, ("seeds", "learning_rates", "layers"))
+        check_layers(self.layers, self.n)
+        if not all(multiple > 1 for multiple in self.beyond):
+            raise BnbookError(f"beyond must be above 1, found {self.beyond}.")
+        rates = self.learning_rates
+        if min(rates) <= 0 or list(rates) != sorted(rates):
+            raise BnbookError(f"learning_rates must be positive and rising, found {rates}.")
 
 
 @dataclass(frozen=True)
@@ -216,7 +104,8 @@ class Update:
         return landscape.norm(self.change)
 
 
-def _measure(run: Config, device: Any) -> pd.DataFrame:
+def measure(run: Config, device: Any) -> pd.DataFrame:
+    """Apply the diverging update of one seed, and its two counterparts with BN."""
     from bnbook.setups import first_steps
 
     seed = run.seeds[0]
@@ -305,3 +194,38 @@ def _rows(
         pairs = zip(mean.tolist(), variance.tolist(), strict=True)
         rows += [(layer, channel, *pair) for channel, pair in enumerate(pairs)]
     return rows
+
+
+EXPERIMENT = Experiment(
+    name="bjorck_fig4",
+    title="The update that diverges (Bjorck et al., figure 4)",
+    profiles={
+        "quick": Config(data="mnist5k", seeds=(0, 1, 2), batch_size=8, updates=2, fractions=5),
+        "standard": Config(data="cifar10 or mnist5k", seeds=tuple(range(10))),
+    },
+    measure=measure,
+    columns={
+        "layer": "number of the convolution, from 1",
+        "channel": "number of the channel, from 0; -1 for all, in every layer",
+        "mean": "of the channel's outputs; of all channels, the mean of its absolute value",
+        "variance": "of the channel's outputs; of all channels, its mean; infinite or missing"
+        " where the numbers overflow",
+        "fraction": "of the update that is applied; without BN also multiples above 1",
+        "loss": "on the minibatch after the update's own, nats",
+        "arm": "without BN, with it, with it and the update as long",
+        "seed": "sets initial weights and minibatches",
+        "learning_rate": "at which the update diverges; the largest where none does",
+        "update": "number of the update, from 1",
+        "length": "distance that the update moves the parameters",
+        "depth": "layers of the network",
+        "batch_size": "images in a minibatch",
+    },
+    claims=claims.CLAIMS,
+    facts=claims.facts,
+    figures={
+        "maps": figures.maps,
+        "steepest": figures.steepest,
+        "profile": figures.profile,
+        "loss": figures.loss,
+    },
+)

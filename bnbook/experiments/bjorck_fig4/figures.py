@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -12,6 +12,7 @@ from matplotlib.colors import LogNorm, Normalize, SymLogNorm
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
+from bnbook.experiments.bjorck_fig4 import claims
 from bnbook.plots import style
 from bnbook.tables.arms import AS_LONG, WITH, WITHOUT
 
@@ -119,7 +120,7 @@ def _geometric_band(growth: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(np.exp(logs))
 
 
-def draw_loss(ax: Axes, table: pd.DataFrame, threshold: float) -> None:
+def draw_loss(ax: Axes, table: pd.DataFrame) -> None:
     """Draw the loss against the applied part of the update, one line for each seed.
 
     Parameters
@@ -128,8 +129,6 @@ def draw_loss(ax: Axes, table: pd.DataFrame, threshold: float) -> None:
         Where to draw.
     table : pandas.DataFrame
         The experiment's table.
-    threshold : float
-        Above it an update counts as diverging.
     """
     for arm in (WITHOUT, WITH, AS_LONG):
         rows = table[(table["arm"] == arm) & (table["fraction"] <= 1)]
@@ -138,13 +137,22 @@ def draw_loss(ax: Axes, table: pd.DataFrame, threshold: float) -> None:
             losses = pd.Series(run.to_numpy(), 100 * run.index.get_level_values("fraction"))
             label = arm if number == 0 else None
             style.draw_line(ax, losses, arm, lw=1.1, alpha=0.8, label=label)
-    ax.axhline(threshold, color="0.4", lw=1, ls=":")
+    ax.axhline(claims.THRESHOLD, color="0.4", lw=1, ls=":")
     ax.set(yscale="log", xlabel="update applied (%)", ylabel="loss (nats)", xlim=(0, 100))
     ax.legend(loc="center left")
 
 
-def maps(table: pd.DataFrame, seed: int) -> Figure:
-    """Means above and variances below in each probed layer, without BN, of one seed."""
+def maps(table: pd.DataFrame) -> Figure:
+    """Means above and variances below in each probed layer, without BN, of the middle seed."""
+    return _maps(table, claims.middle_seed(table))
+
+
+def steepest(table: pd.DataFrame) -> Figure:
+    """The same of the seed whose variance grows most."""
+    return _maps(table, claims.steepest_seed(table))
+
+
+def _maps(table: pd.DataFrame, seed: int) -> Figure:
     layers = sorted(table.loc[table["channel"] >= 0, "layer"].unique())
     figure = style.new_figure(2, len(layers), 8, 5, sharey=True)
     for row, column in enumerate(("mean", "variance")):
@@ -156,18 +164,18 @@ def maps(table: pd.DataFrame, seed: int) -> Figure:
     return figure
 
 
-def profile(growth: Mapping[str, pd.DataFrame], layers: Sequence[int]) -> Figure:
+def profile(table: pd.DataFrame) -> Figure:
     """Growth of the variance against the layer: the diverging update, and BN's two."""
     figure = style.new_figure(1, 3, 8, 3.4, sharey=True)
     for ax, arm in zip(figure.axes, (WITHOUT, WITH, AS_LONG), strict=True):
-        draw_profile(ax, growth[arm], arm, layers)
+        draw_profile(ax, claims.profiles(table, arm), arm, claims.probed(table))
     for ax in figure.axes[1:]:
         ax.set_ylabel("")
     return figure
 
 
-def loss(table: pd.DataFrame, threshold: float) -> Figure:
+def loss(table: pd.DataFrame) -> Figure:
     """The loss while the update is applied, of both networks."""
     figure = style.new_figure(1, 1, 6.5, 3.4)
-    draw_loss(figure.axes[0], table, threshold)
+    draw_loss(figure.axes[0], table)
     return figure

@@ -301,8 +301,11 @@ def _arm_facts(table: pd.DataFrame, arm: str) -> Iterator[tuple[str, dict[str, A
     n = int(blocks["index"].max()) // STAGES
     limit = pd.Series(wide_limit(n, arm == WITH).blocks)
     for stage in range(1, STAGES + 1):
-        yield f"stage{stage}_growth", claims.fact(fitted_growth(table, arm, stage), 3)
-        yield f"stage{stage}_noise", claims.fact(fitted_growth(table, arm, stage, NOISE), 3)
+        yield f"stage{stage}_growth", claims.fact(fitted_growth(table, arm, stage).dropna(), 3)
+        yield (
+            f"stage{stage}_noise",
+            claims.fact(fitted_growth(table, arm, stage, NOISE).dropna(), 3),
+        )
         yield f"stage{stage}_theory", claims.fact([stage_growth(limit, stage)], 3)
     layers = rows_of(table, LAYER)
     last = layers[(layers["arm"] == arm) & (layers["index"] == layers["index"].max() - 1)]

@@ -12,135 +12,34 @@ noise as the input that holds no data, seeds.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
-from bnbook.experiments import experiment
 from bnbook.experiments.bjorck_fig5 import claims, figures
 from bnbook.experiments.bjorck_fig5.claims import BLOCK, IMAGES, LAYER, NOISE
+from bnbook.experiments.experiment import Experiment, check_distinct, check_positive
+from bnbook.setups.settings import FirstSteps
 from bnbook.tables.arms import WITH, WITHOUT
-from bnbook.training.session import Session
-
-TITLE = "Channel moments at initialisation against depth (Bjorck et al., figure 5)"
-
-CLAIMS = claims.CLAIMS
-FIGURES = {
-    "moments": figures.moments,
-    "growth": lambda table: figures.growth(table, claims.wide_limit),
-}
-facts = claims.facts
 
 Row = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Config:
-    """Everything that a run depends on.
+@dataclass(frozen=True, kw_only=True)
+class Config(FirstSteps):
+    """`FirstSteps`; a seed sets the noise too."""
 
-    Attributes
-    ----------
-    data : str
-        Name of a data set of images (see `bnbook.datasets`).
-    seeds : tuple of int
-        Each sets the initial weights, the minibatch and the noise.
-    batch_size : int
-        Images.
-    n : int
-        Residual blocks of a stage; 18 for 110 layers.
-    """
-
-    data: str
-    seeds: tuple[int, ...]
-    batch_size: int = 128
-    n: int = 18
+    def __post_init__(self) -> None:
+        """Refuse impossible values."""
+        check_positive(self, ("batch_size", "n"))
+        check_distinct(self, ("seeds",))
 
 
-PROFILES: Mapping[str, Config] = {
-    "quick": Config(data="mnist5k", seeds=(0, 1, 2), batch_size=16),
-    "standard": Config(data="cifar10 or mnist5k", seeds=tuple(range(10))),
-}
-
-
-def configure(profile: str, seed: int = 0, **changes: Any) -> Config:
-    """Return a profile's config, with changes, its data chosen and its fields checked.
-
-    Parameters
-    ----------
-    profile : str
-        ``quick`` or ``standard``.
-    seed : int
-        Added to every seed, for runs that no record holds.
-    **changes
-        Fields of `Config` to replace; None leaves a field as it is.
-
-    Returns
-    -------
-    Config
-
-    Raises
-    ------
-    BnbookError
-        When the profile or a field is unknown, or a value is impossible.
-    """
-    config = experiment.configure("bjorck_fig5", PROFILES, profile, seed, changes)
-    experiment.check_positive(config, ("batch_size", "n"))
-    experiment.check_distinct(config, ("seeds",))
-    return config
-
-
-def parts(config: Config) -> list[Config]:
-    """Return one config for each seed."""
-    return experiment.single_runs(config, ("seeds",))
-
-
-def fuses(part: Config) -> Config:
-    """Return the part itself: each is measured alone."""
-    return part
-
-
-def run(config: Config, device: str = "auto") -> pd.DataFrame:
-    """Measure every seed of a config.
-
-    Parameters
-    ----------
-    config : Config
-        From `configure`.
-    device : str
-        ``auto``, ``cpu`` or ``cuda``.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row per output: ``arm``, ``seed``, ``inputs`` (images, noise), ``kind`` (layer, block),
-        ``index`` (number of the layer or block, from 1), ``batch_size``, ``input_second`` (mean
-        square of the input); over channels, ``mean`` and ``mean_std`` (of the absolute channel
-        mean), ``largest_mean``, ``variance``, ``variance_std``, ``second`` (mean square).
-    """
-    return pd.concat(train(parts(config), Session(device)), ignore_index=True)
-
-
-def train(runs: Sequence[Config], session: Session) -> list[pd.DataFrame]:
-    """Measure seeds, one after the other.
-
-    Parameters
-    ----------
-    runs : sequence of Config
-        Of `parts`.
-    session : Session
-        Its device is used.
-
-    Returns
-    -------
-    list of pandas.DataFrame
-        The rows of each, as `run` describes them.
-    """
-    from bnbook.training import fit
-
-    device = fit.choose_device(session.device)
-    return [pd.DataFrame(list(_rows(one, device))) for one in runs]
+def measure(run: Config, device: Any) -> pd.DataFrame:
+    """Measure the moments of both networks of one seed."""
+    return pd.DataFrame(list(_rows(run, device)))
 
 
 _NOISE_STREAM = 0x4015_E000  # keeps a seed's noise apart from its weights and minibatch
@@ -188,3 +87,32 @@ def _network_rows(model: Any, images: Any) -> Iterator[Row]:
             "variance_std": float(variance.std()),
             "second": float((mean.square() + variance).mean()),
         }
+
+
+EXPERIMENT = Experiment(
+    name="bjorck_fig5",
+    title="Channel moments at initialisation against depth (Bjorck et al., figure 5)",
+    profiles={
+        "quick": Config(data="mnist5k", seeds=(0, 1, 2), batch_size=16),
+        "standard": Config(data="cifar10 or mnist5k", seeds=tuple(range(10))),
+    },
+    measure=measure,
+    columns={
+        "arm": "with or without BN",
+        "seed": "sets initial weights, minibatch and noise",
+        "inputs": "images, or Gaussian noise in their place",
+        "kind": "layer, a convolution's output before BN; or block, a residual block's output",
+        "index": "number of the layer or block, from 1",
+        "mean": "absolute mean of a channel, mean over channels",
+        "mean_std": "its standard deviation over channels",
+        "largest_mean": "its largest over channels",
+        "variance": "variance of a channel, mean over channels",
+        "variance_std": "its standard deviation over channels",
+        "second": "mean square of a channel, mean over channels",
+        "batch_size": "images",
+        "input_second": "mean square of the input",
+    },
+    claims=claims.CLAIMS,
+    facts=claims.facts,
+    figures={"moments": figures.moments, "growth": figures.growth},
+)

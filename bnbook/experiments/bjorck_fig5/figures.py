@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from bnbook.experiments.bjorck_fig5.claims import wide_limit
 from bnbook.plots import style
 from bnbook.tables import papers
 from bnbook.tables.arms import WITH, WITHOUT
@@ -75,7 +73,7 @@ def _draw_bars(ax: Axes, rows: pd.DataFrame, arm: str, column: str) -> None:
     )  # fmt: skip
 
 
-def draw_growth(ax: Axes, table: pd.DataFrame, arm: str, limit: Callable[[int, bool], Any]) -> None:
+def draw_growth(ax: Axes, table: pd.DataFrame, arm: str) -> None:
     """Draw the mean square of the blocks' outputs against the block, and the wide limit.
 
     Parameters
@@ -86,8 +84,6 @@ def draw_growth(ax: Axes, table: pd.DataFrame, arm: str, limit: Callable[[int, b
         The experiment's table. Geometric mean and 95 % interval over seeds, for images and noise.
     arm : str
         With or without BN.
-    limit : callable
-        `bnbook.experiments.bjorck_fig5.claims.wide_limit`.
     """
     rows = table[(table["kind"] == "block") & (table["arm"] == arm)]
     n = int(rows["index"].max()) // STAGES
@@ -95,7 +91,7 @@ def draw_growth(ax: Axes, table: pd.DataFrame, arm: str, limit: Callable[[int, b
         band = log_band(rows[rows["inputs"] == inputs], "index", "second")
         options = {"marker": marker, "ms": 3.5, "markevery": max(1, n // 4)}
         style.draw_band(ax, band, arm, lw=1.1, label=inputs, **options)
-    blocks = limit(n, arm == WITH).blocks
+    blocks = wide_limit(n, arm == WITH).blocks
     ax.plot(np.arange(1, 3 * n + 1), blocks, color="0.2", lw=1, label="wide limit")
     draw_stages(ax, n, 1)
     ax.set(yscale="log", xlabel="block", ylabel="mean square of the block's output", title=arm)
@@ -123,10 +119,10 @@ def moments(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def growth(table: pd.DataFrame, limit: Callable[[int, bool], Any]) -> Figure:
+def growth(table: pd.DataFrame) -> Figure:
     """Growth of the stream of residual blocks, measured and expected, without and with BN."""
     figure = style.new_figure(1, 2, 8, 3.4, sharey=True)
     for ax, arm in zip(figure.axes, (WITHOUT, WITH), strict=True):
-        draw_growth(ax, table, arm, limit)
+        draw_growth(ax, table, arm)
     figure.axes[1].set_ylabel("")
     return figure

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
+from bnbook.experiments.bjorck_fig6 import claims
 from bnbook.plots import style
 from bnbook.tables.arms import LAST_ONLY, WITH, WITHOUT
 
 ARMS = {WITHOUT: "without BN", WITH: "with BN", LAST_ONLY: "last layer only"}
 """Arm -> its name on the axis."""
-Gradients = Callable[[pd.DataFrame, str, int], np.ndarray]
 
 
 def draw_heatmap(ax: Axes, gradients: np.ndarray) -> AxesImage:
@@ -73,11 +71,11 @@ def draw_correlations(ax: Axes, correlations: pd.DataFrame) -> None:
     ax.axhline(0, color="0.6", lw=0.8)
 
 
-def heatmap(table: pd.DataFrame, gradients: Gradients) -> Figure:
+def heatmap(table: pd.DataFrame) -> Figure:
     """Gradients of the first seed's networks: without BN, with it, with it at the last layer."""
     figure = style.new_figure(1, 3, 8, 4.2, sharey=True)
     for ax, arm in zip(figure.axes, ARMS, strict=True):
-        image = draw_heatmap(ax, gradients(table, arm, int(table["seed"].min())))
+        image = draw_heatmap(ax, claims.gradients(table, arm, int(table["seed"].min())))
         ax.set_title(arm)
     for ax in figure.axes[1:]:
         ax.set_ylabel("")
@@ -85,9 +83,10 @@ def heatmap(table: pd.DataFrame, gradients: Gradients) -> Figure:
     return figure
 
 
-def shares(top: pd.DataFrame, correlations: pd.DataFrame) -> Figure:
+def shares(table: pd.DataFrame) -> Figure:
     """How far one class rules, and how alike the rows are, over seeds."""
     figure = style.new_figure(1, 2, 8, 3.2)
-    draw_shares(figure.axes[0], top)
+    draw_shares(figure.axes[0], claims.top_shares(table))
+    correlations = claims.over_networks(table, claims.row_correlation)
     draw_correlations(figure.axes[1], correlations)
     return figure

@@ -14,36 +14,25 @@ data, Gaussian in place of orthonormal weights before the scaling, momentum 0.9,
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from bnbook.errors import BnbookError
-from bnbook.experiments import experiment
 from bnbook.experiments.bjorck_lsuv import claims, figures
+from bnbook.experiments.experiment import Experiment, check_distinct, check_known, check_positive
 from bnbook.tables.arms import HE, LSUV, WITH
 from bnbook.training.session import Session
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-TITLE = "Initial weights scaled once, against BN (Bjorck et al., section 5)"
-
-CLAIMS = claims.CLAIMS
-FIGURES = {
-    "rates": lambda table: figures.rates(table, claims.tuned_rates(table)),
-    "moments": lambda table: figures.moments(table, claims.tuned_rates(table)),
-    "layers": lambda table: figures.layers(
-        {arm: claims.profiles_of(table, arm) for arm in claims.ARMS}
-    ),
-}
-facts = claims.facts
+AXES = ("arms", "seeds", "learning_rates")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """Everything that a run depends on.
 
@@ -95,132 +84,24 @@ class Config:
     probe_images: int = 250
     start_images: int = 250
 
-
-PROFILES: Mapping[str, Config] = {
-    "quick": Config(
-        data="digits",
-        pool=1,
-        train_images=1137,
-        validation=300,
-        test_images=360,
-        n=1,
-        steps=60,
-        batch_size=32,
-        seeds=(0, 1, 2),
-        learning_rates=(0.01, 0.03, 0.1, 0.3, 1.0),
-        probe_intervals=3,
-    ),
-    "standard": Config(
-        data="cifar10 or mnist5k",
-        pool=2,
-        train_images=20_000,
-        validation=1000,
-        test_images=2000,
-        n=2,
-        steps=500,
-        batch_size=64,
-        seeds=tuple(range(5)),
-        learning_rates=(0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0),
-    ),
-}
-
-
-def configure(profile: str, seed: int = 0, **changes: Any) -> Config:
-    """Return a profile's config, with changes, its data chosen and its fields checked.
-
-    Parameters
-    ----------
-    profile : str
-        ``quick`` or ``standard``.
-    seed : int
-        Added to every seed, for runs that no record holds.
-    **changes
-        Fields of `Config` to replace; None leaves a field as it is.
-
-    Returns
-    -------
-    Config
-        Where `data` names several sets ("a or b"), the largest that this machine has.
-
-    Raises
-    ------
-    BnbookError
-        When the profile or a field is unknown, or a value is impossible.
-    """
-    config = experiment.configure("bjorck_lsuv", PROFILES, profile, seed, changes)
-    sizes = ("pool", "train_images", "validation", "test_images", "n", "steps", "batch_size")
-    experiment.check_positive(config, (*sizes, "probe_intervals", "probe_images", "start_images"))
-    experiment.check_distinct(config, ("seeds", "learning_rates", "arms"))
-    if set(config.arms) != set(claims.ARMS):
-        raise BnbookError(f"arms must be {claims.ARMS}, found {config.arms}.")
-    if not 0 <= config.momentum < 1:
-        raise BnbookError(f"momentum must lie in [0, 1), found {config.momentum}.")
-    if config.probe_images > config.validation or config.start_images > config.train_images:
-        raise BnbookError(
-            f"probe_images must be at most validation ({config.validation}) and start_images at"
-            f" most train_images ({config.train_images}), found {config.probe_images} and"
-            f" {config.start_images}."
-        )
-    return config
-
-
-def parts(config: Config) -> list[Config]:
-    """Return one config for each arm, seed and learning rate."""
-    return experiment.single_runs(config, ("arms", "seeds", "learning_rates"))
-
-
-def fuses(part: Config) -> Config:
-    """Return what runs share that train as one ensemble: all but seed and learning rate."""
-    return experiment.common(part, ("seeds", "learning_rates"))
-
-
-def run(config: Config, device: str = "auto") -> pd.DataFrame:
-    """Train every arm, seed and rate of a config.
-
-    Parameters
-    ----------
-    config : Config
-        From `configure`.
-    device : str
-        ``auto``, ``cpu`` or ``cuda``.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row per run and step: ``arm``, ``seed``, ``learning_rate``, ``step``, ``loss`` (mean
-        training loss since the row before, nats), ``diverged_at`` (step whose loss was not finite,
-        -1 for none), ``validation_accuracy``, ``test_accuracy`` (in [0, 1]), and of the outputs of
-        the convolutions, after BN where there is BN: ``size_1`` ... (root mean square of a layer),
-        ``mean_shift`` (change of a channel's mean since step 0, in units of its deviation then) and
-        ``scale_shift`` (change of a channel's deviation since step 0, in doublings, without sign),
-        these two the median over all channels of all layers.
-    """
-    tables = []
-    for _, runs in itertools.groupby(parts(config), lambda part: (fuses(part), part.seeds)):
-        tables += train(list(runs), Session(device))
-    return pd.concat(tables, ignore_index=True)
+    def __post_init__(self) -> None:
+        """Refuse impossible values."""
+        check_positive(self, ("pool", "train_images", "validation", "test_images", "n", "steps"))
+        check_positive(self, ("batch_size", "probe_intervals", "probe_images", "start_images"))
+        check_distinct(self, AXES)
+        check_known(self, "arms", claims.ARMS)
+        if not 0 <= self.momentum < 1:
+            raise BnbookError(f"momentum must lie in [0, 1), found {self.momentum}.")
+        if self.probe_images > self.validation or self.start_images > self.train_images:
+            raise BnbookError(
+                f"probe_images must be at most validation ({self.validation}) and start_images at"
+                f" most train_images ({self.train_images}), found {self.probe_images} and"
+                f" {self.start_images}."
+            )
 
 
 def train(runs: Sequence[Config], session: Session) -> list[pd.DataFrame]:
-    """Train runs that differ in seed and learning rate as one ensemble.
-
-    Parameters
-    ----------
-    runs : sequence of Config
-        Of `parts`, equal under `fuses`.
-    session : Session
-        Device, plan, checkpoint, deadline and progress.
-
-    Returns
-    -------
-    list of pandas.DataFrame
-        The rows of each run, as `run` describes them.
-
-    Raises
-    ------
-    BnbookError
-        When runs do not fuse.
-    """
+    """Train runs that differ in seed and learning rate as one ensemble."""
     import torch
 
     from bnbook.layers import ensemble
@@ -228,8 +109,6 @@ def train(runs: Sequence[Config], session: Session) -> list[pd.DataFrame]:
     from bnbook.training import fit
 
     config = runs[0]
-    if odd := [run for run in runs if fuses(run) != fuses(config)]:
-        raise BnbookError(f"runs of one ensemble differ in seed and rate alone, found {odd[0]}.")
     device = fit.choose_device(session.device)
     (train_x, train_y), (valid_x, valid_y), (test_x, test_y) = _splits(config, device)
     seeds = [run.seeds[0] for run in runs]
@@ -383,3 +262,44 @@ def _tidy(runs: Sequence[Config], history: list[dict[str, Any]]) -> list[pd.Data
         ).astype({"diverged_at": int})
         for member, run in enumerate(runs)
     ]
+
+
+EXPERIMENT = Experiment(
+    name="bjorck_lsuv",
+    title="Initial weights scaled once, against BN (Bjorck et al., section 5)",
+    profiles={
+        "quick": Config(
+            data="digits", pool=1, train_images=1137, validation=300, test_images=360, n=1,
+            steps=60, batch_size=32, seeds=(0, 1, 2), learning_rates=(0.01, 0.03, 0.1, 0.3, 1.0),
+            probe_intervals=3,
+        ),
+        "standard": Config(
+            data="cifar10 or mnist5k", pool=2, train_images=20_000, validation=1000,
+            test_images=2000, n=2, steps=500, batch_size=64, seeds=tuple(range(5)),
+            learning_rates=(0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0),
+        ),
+    },
+    axes=AXES,
+    fused=("seeds", "learning_rates"),
+    apart=("seeds",),
+    train=train,
+    needs={"arms": claims.ARMS},
+    columns={
+        "arm": "initial weights, and whether there is BN",
+        "seed": "sets initial weights and minibatches",
+        "learning_rate": "initial rate of SGD",
+        "step": "steps done when the row was measured",
+        "loss": "mean training loss since the row before, nats",
+        "diverged_at": "step whose loss was not finite; -1 for none",
+        "validation_accuracy": "of the images set aside to choose rates, in [0, 1]",
+        "test_accuracy": "of the test images, in [0, 1]",
+        "size_*": "root mean square of the outputs of one layer, after BN where there is BN",
+        "mean_shift": "change of a channel's mean since step 0, in units of its deviation then:"
+        " median over all channels of all layers",
+        "scale_shift": "change of a channel's deviation since step 0, in doublings, without sign:"
+        " median over all channels of all layers",
+    },
+    claims=claims.CLAIMS,
+    facts=claims.facts,
+    figures={"rates": figures.rates, "moments": figures.moments, "layers": figures.layers},
+)  # fmt: skip

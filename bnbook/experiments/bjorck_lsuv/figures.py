@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from bnbook.experiments.bjorck_lsuv import claims
 from bnbook.plots import style
 from bnbook.tables import tuning
 
@@ -83,8 +84,9 @@ def draw_layers(ax: Axes, profiles: Mapping[str, pd.DataFrame]) -> None:
     ax.set(xlabel="layer", ylabel="size of its outputs (r.m.s.)")
 
 
-def rates(table: pd.DataFrame, tuned: Mapping[str, float]) -> Figure:
+def rates(table: pd.DataFrame) -> Figure:
     """Accuracy over training at the tuned rates, and final accuracy against the rate."""
+    tuned = claims.tuned_rates(table)
     figure = style.new_figure(1, 2, 8, 3.6, sharey=True)
     draw_course(figure.axes[0], table, tuned, "test_accuracy", 100)
     figure.axes[0].set_ylabel("test accuracy (%)")
@@ -97,8 +99,9 @@ def rates(table: pd.DataFrame, tuned: Mapping[str, float]) -> Figure:
     return figure
 
 
-def moments(table: pd.DataFrame, tuned: Mapping[str, float]) -> Figure:
+def moments(table: pd.DataFrame) -> Figure:
     """How far means and deviations of the layers' outputs move from where they started."""
+    tuned = claims.tuned_rates(table)
     figure = style.new_figure(1, 2, 8, 3.4)
     labels = {
         "mean_shift": "shift of means (deviations)",
@@ -111,8 +114,9 @@ def moments(table: pd.DataFrame, tuned: Mapping[str, float]) -> Figure:
     return figure
 
 
-def layers(profiles: Mapping[str, tuple[pd.DataFrame, pd.DataFrame]]) -> Figure:
+def layers(table: pd.DataFrame) -> Figure:
     """Size of the layers' outputs at the start and at the end of training."""
+    profiles = {arm: claims.profiles_of(table, arm) for arm in claims.ARMS}
     figure = style.new_figure(1, 2, 8, 3.4, sharey=True)
     for at, title in enumerate(("at the start", "at the end")):
         draw_layers(figure.axes[at], {arm: pair[at] for arm, pair in profiles.items()})

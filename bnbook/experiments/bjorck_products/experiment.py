@@ -13,7 +13,7 @@ images, Jacobians at single images with BN's statistics those of a batch and hel
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,6 @@ import pandas as pd
 
 from bnbook import formulas
 from bnbook.errors import BnbookError
-from bnbook.experiments import experiment
 from bnbook.experiments.bjorck_products import claims, figures
 from bnbook.experiments.bjorck_products.claims import (
     HISTOGRAM,
@@ -33,23 +32,11 @@ from bnbook.experiments.bjorck_products.claims import (
     PRODUCTS,
     RESIDUAL,
 )
+from bnbook.experiments.experiment import Experiment, check_distinct, check_known, check_positive
 from bnbook.tables.arms import WITH, WITHOUT
-from bnbook.training.session import Session
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-TITLE = "Products of random matrices and networks' Jacobians (Bjorck et al., section 4)"
-
-CLAIMS = claims.CLAIMS
-FIGURES = {
-    "density": figures.density,
-    "tails": figures.tails,
-    "distances": figures.distances,
-    "networks": lambda table: figures.networks(claims.spread(table)),
-    "spectra": lambda table: figures.spectra(claims.spectra(table)),
-}
-facts = claims.facts
 
 Row = dict[str, Any]
 
@@ -59,7 +46,7 @@ SQUARED_BINS = np.geomspace(1e-6, 18, 23)
 """Edges of the bins of squared singular values."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """Everything that a run depends on.
 
@@ -96,119 +83,27 @@ class Config:
     widths: tuple[int, ...] = (16, 32, 64)
     kinds: tuple[str, ...] = (PRODUCT, NETWORK)
 
-
-PROFILES: Mapping[str, Config] = {
-    "quick": Config(data="digits", seeds=(0, 1, 2), sizes=(50, 100, 200), batch=64),
-    "standard": Config(
-        data="cifar10 or mnist5k", seeds=tuple(range(10)), sizes=(100, 200, 500, 1000), batch=128
-    ),
-}
-
-
-def configure(profile: str, seed: int = 0, **changes: Any) -> Config:
-    """Return a profile's config, with changes, its data chosen and its fields checked.
-
-    Parameters
-    ----------
-    profile : str
-        ``quick`` or ``standard``.
-    seed : int
-        Added to every seed, for runs that no record holds.
-    **changes
-        Fields of `Config` to replace; None leaves a field as it is.
-
-    Returns
-    -------
-    Config
-        Where `data` names several sets ("a or b"), the largest that this machine has.
-
-    Raises
-    ------
-    BnbookError
-        When the profile or a field is unknown, or a value is impossible.
-    """
-    config = experiment.configure("bjorck_products", PROFILES, profile, seed, changes)
-    experiment.check_positive(config, ("batch", "examples"))
-    experiment.check_distinct(config, ("seeds", "sizes", "matrices", "n", "kinds"))
-    for name in ("sizes", "n"):
-        if len(getattr(config, name)) < 2:
-            raise BnbookError(f"{name} must be two or more, found {getattr(config, name)}.")
-    if min(config.sizes) < 10:
-        raise BnbookError(f"sizes must be at least 10, found {config.sizes}.")
-    if not set(PRODUCTS) <= set(config.matrices):
-        raise BnbookError(f"matrices must hold {PRODUCTS}, found {config.matrices}.")
-    if set(config.kinds) != {PRODUCT, NETWORK}:
-        raise BnbookError(f"kinds must be {(PRODUCT, NETWORK)}, found {config.kinds}.")
-    if config.examples > config.batch:
-        raise BnbookError(f"examples must be at most {config.batch}, found {config.examples}.")
-    return config
+    def __post_init__(self) -> None:
+        """Refuse impossible values."""
+        check_positive(self, ("batch", "examples"))
+        check_distinct(self, ("seeds", "sizes", "matrices", "n", "kinds"))
+        check_known(self, "kinds", (PRODUCT, NETWORK))
+        for name in ("sizes", "n"):
+            if len(getattr(self, name)) < 2:
+                raise BnbookError(f"{name} must be two or more, found {getattr(self, name)}.")
+        if min(self.sizes) < 10:
+            raise BnbookError(f"sizes must be at least 10, found {self.sizes}.")
+        if self.examples > self.batch:
+            raise BnbookError(f"examples must be at most {self.batch}, found {self.examples}.")
 
 
-def parts(config: Config) -> list[Config]:
-    """Return one config for each kind and seed."""
-    return experiment.single_runs(config, ("kinds", "seeds"))
-
-
-def fuses(part: Config) -> Config:
-    """Return the part itself: each is measured alone."""
-    return part
-
-
-def run(config: Config, device: str = "auto") -> pd.DataFrame:
-    """Measure every seed of a config.
-
-    Parameters
-    ----------
-    config : Config
-        From `configure`.
-    device : str
-        ``auto``, ``cpu`` or ``cuda``; products are decomposed on the CPU.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Rows of four kinds, ``measured``, each with its ``seed``.
-
-        *product*: ``size`` and ``M``; ``distance`` (Kolmogorov's, of the squared singular values
-        from the law), ``distance_unsquared`` (the singular values themselves taken for x),
-        ``distance_next`` (the law of M + 1), ``wasserstein``; ``q10`` ... ``q99`` (quantiles of the
-        squares); of the singular values ``tail`` (largest over median), ``condition`` (largest over
-        smallest) and ``condition_formed`` (the same from the product formed in float64).
-        *histogram*, at the largest size: ``M``, ``quantity`` (``s``, singular values, or ``x``,
-        their squares), ``low``, ``high``, ``density``.
-        *identity*: ``error``, the largest relative difference of two densities.
-        *network*: ``arm``, ``wiring``, ``n``, ``image``, ``image_size`` (pixels a side), and of the
-        Jacobian's K singular values ``tail``, ``condition`` and ``largest``.
-    """
-    return pd.concat(train(parts(config), Session(device)), ignore_index=True)
-
-
-def train(runs: Sequence[Config], session: Session) -> list[pd.DataFrame]:
-    """Measure parts, one after the other.
-
-    Parameters
-    ----------
-    runs : sequence of Config
-        Of `parts`.
-    session : Session
-        Its device is used.
-
-    Returns
-    -------
-    list of pandas.DataFrame
-        The rows of each, as `run` describes them.
-    """
-    from bnbook.training import fit
-
-    device = fit.choose_device(session.device)
-    tables = []
-    for one in runs:
-        if one.kinds[0] == PRODUCT:
-            rows = [_identity(one), *_products(one)]
-        else:
-            rows = list(_networks(one, device))
-        tables.append(pd.DataFrame([{"seed": one.seeds[0], **row} for row in rows]))
-    return tables
+def measure(run: Config, device: Any) -> pd.DataFrame:
+    """Measure the products, on the CPU, or the networks of one seed."""
+    if run.kinds[0] == PRODUCT:
+        rows = [_identity(run), *_products(run)]
+    else:
+        rows = list(_networks(run, device))
+    return pd.DataFrame([{"seed": run.seeds[0], **row} for row in rows])
 
 
 def _identity(run: Config) -> Row:
@@ -334,3 +229,56 @@ def _images(run: Config, device: Any) -> Tensor:
     chosen = torch.randperm(len(images), generator=generator)[: run.batch].to(device)
     batch: Tensor = images[chosen] - images.mean(0)
     return batch.double()
+
+
+EXPERIMENT = Experiment(
+    name="bjorck_products",
+    title="Products of random matrices and networks' Jacobians (Bjorck et al., section 4)",
+    profiles={
+        "quick": Config(data="digits", seeds=(0, 1, 2), sizes=(50, 100, 200), batch=64),
+        "standard": Config(
+            data="cifar10 or mnist5k",
+            seeds=tuple(range(10)),
+            sizes=(100, 200, 500, 1000),
+            batch=128,
+        ),
+    },
+    axes=("kinds", "seeds"),
+    measure=measure,
+    needs={"kinds": (PRODUCT, NETWORK), "matrices": PRODUCTS},
+    columns={
+        "seed": "sets the matrices, the networks' weights and the batch",
+        "measured": "kind of the row: product; histogram, of products of the largest size;"
+        " identity, of the law; network, of a Jacobian. Other kinds' columns are missing",
+        "M": "matrices in the product",
+        "error": "of the identity: largest relative difference of two densities",
+        "size": "N, rows of the matrices",
+        "distance": "Kolmogorov's, of the squared singular values from the law",
+        "distance_unsquared": "the same, the singular values themselves taken for x",
+        "distance_next": "the same as distance, from the law of M + 1",
+        "wasserstein": "Wasserstein's distance of the squared singular values from the law",
+        "q*": "quantiles of the squared singular values, per cent",
+        "tail": "largest over median singular value",
+        "condition": "largest over smallest singular value",
+        "condition_formed": "the same from the product formed in float64",
+        "quantity": "of the histogram: s, singular values; x, their squares",
+        "low": "lower edge of the bin",
+        "high": "upper edge of the bin",
+        "density": "share of the values in the bin, over its width",
+        "arm": "with or without BN",
+        "wiring": "residual or plain",
+        "n": "residual blocks of a stage, for 6n + 2 layers",
+        "image": "number of the image at which the Jacobian is taken",
+        "image_size": "its pixels a side",
+        "largest": "largest singular value of the Jacobian",
+    },
+    claims=claims.CLAIMS,
+    facts=claims.facts,
+    figures={
+        "density": figures.density,
+        "tails": figures.tails,
+        "distances": figures.distances,
+        "networks": figures.networks,
+        "spectra": figures.spectra,
+    },
+)

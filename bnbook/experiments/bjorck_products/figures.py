@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
+from bnbook.experiments.bjorck_products import claims
 from bnbook.formulas import (
     fuss_catalan_density,
     fuss_catalan_edge,
@@ -258,8 +259,9 @@ def distances(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def networks(spread: pd.DataFrame) -> Figure:
+def networks(table: pd.DataFrame) -> Figure:
     """Ratio of singular values of real networks' Jacobians against depth."""
+    spread = claims.spread(table)
     figure = style.new_figure(1, 2, 8, 3.4, sharey=True)
     for ax, wiring in zip(figure.axes, ("residual", "plain"), strict=True):
         draw_spread(ax, spread, wiring)
@@ -268,8 +270,9 @@ def networks(spread: pd.DataFrame) -> Figure:
     return figure
 
 
-def spectra(found: pd.DataFrame) -> Figure:
+def spectra(table: pd.DataFrame) -> Figure:
     """Singular values of real networks' Jacobians against depth, each wiring on its own scale."""
+    found = claims.spectra(table)
     figure = style.new_figure(1, 2, 8, 3.4)
     for ax, wiring in zip(figure.axes, ("residual", "plain"), strict=True):
         draw_spectra(ax, found, wiring)

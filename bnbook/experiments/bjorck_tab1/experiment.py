@@ -13,150 +13,46 @@ cancels within an image and what between images, and the agreement of two halves
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
 from bnbook.errors import BnbookError
-from bnbook.experiments import experiment
 from bnbook.experiments.bjorck_tab1 import claims, figures
+from bnbook.experiments.experiment import Experiment, check_distinct, check_positive
+from bnbook.setups.settings import FirstSteps
 from bnbook.tables.arms import WITH, WITHOUT
-from bnbook.training.session import Session
-
-TITLE = "Cancellation in a kernel's gradient at initialisation (Bjorck et al., table 1)"
-
-CLAIMS = claims.CLAIMS
-FIGURES = {
-    "cancellation": lambda table: figures.cancellation(
-        table,
-        claims.cancellation(table),
-        (claims.within_images(table), claims.between_images(table)),
-    ),
-}
-facts = claims.facts
+from bnbook.tables.start import check_layers
 
 Row = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Config:
-    """Everything that a run depends on.
+@dataclass(frozen=True, kw_only=True)
+class Config(FirstSteps):
+    """`FirstSteps`, with an even number of images, two halves of which are compared.
 
     Attributes
     ----------
-    data : str
-        Name of a data set of images (see `bnbook.datasets`).
-    seeds : tuple of int
-        Each sets the initial weights and the minibatch.
-    batch_size : int
-        Images, an even number: two halves are compared.
-    n : int
-        Residual blocks of a stage; 18 for 110 layers.
     layers : tuple of int
         Convolutions, 1 the first of all.
     """
 
-    data: str
-    seeds: tuple[int, ...]
-    batch_size: int = 128
-    n: int = 18
     layers: tuple[int, ...] = (18, 54, 90)
 
-
-PROFILES: Mapping[str, Config] = {
-    "quick": Config(data="mnist5k", seeds=(0, 1, 2), batch_size=16),
-    "standard": Config(data="cifar10 or mnist5k", seeds=tuple(range(10))),
-}
-
-
-def configure(profile: str, seed: int = 0, **changes: Any) -> Config:
-    """Return a profile's config, with changes, its data chosen and its fields checked.
-
-    Parameters
-    ----------
-    profile : str
-        ``quick`` or ``standard``.
-    seed : int
-        Added to every seed, for runs that no record holds.
-    **changes
-        Fields of `Config` to replace; None leaves a field as it is.
-
-    Returns
-    -------
-    Config
-
-    Raises
-    ------
-    BnbookError
-        When the profile or a field is unknown, or a value is impossible.
-    """
-    config = experiment.configure("bjorck_tab1", PROFILES, profile, seed, changes)
-    experiment.check_positive(config, ("batch_size", "n"))
-    experiment.check_distinct(config, ("seeds", "layers"))
-    last = 6 * config.n + 1
-    if not 1 <= min(config.layers) <= max(config.layers) <= last:
-        raise BnbookError(f"layers must lie in [1, {last}], found {config.layers}.")
-    if config.batch_size % 2:
-        raise BnbookError(f"batch_size must be even, found {config.batch_size}.")
-    return config
+    def __post_init__(self) -> None:
+        """Refuse impossible values."""
+        check_positive(self, ("batch_size", "n"))
+        check_distinct(self, ("seeds", "layers"))
+        check_layers(self.layers, self.n)
+        if self.batch_size % 2:
+            raise BnbookError(f"batch_size must be even, found {self.batch_size}.")
 
 
-def parts(config: Config) -> list[Config]:
-    """Return one config for each seed."""
-    return experiment.single_runs(config, ("seeds",))
-
-
-def fuses(part: Config) -> Config:
-    """Return the part itself: each is measured alone."""
-    return part
-
-
-def run(config: Config, device: str = "auto") -> pd.DataFrame:
-    """Measure every seed of a config.
-
-    Parameters
-    ----------
-    config : Config
-        From `configure`.
-    device : str
-        ``auto``, ``cpu`` or ``cuda``.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row per network and layer: ``arm``, ``seed``, ``layer``, ``batch_size``, ``terms`` (in
-        each sum); averages over the kernel's parameters ``a`` (sum of absolute values), ``b``
-        (absolute value of the sum) and ``c`` (sum over images of the absolute value of an image's
-        sum), of the loss averaged over the batch; ``agreement`` (cosine of the gradients from the
-        two halves of the batch), ``zero_sum`` (absolute value of the sum over images and positions
-        of the output's gradient, over the sum of absolute values, each averaged over channels),
-        ``error`` (largest difference of the terms' sum from autograd's gradient, relative to the
-        latter's largest entry).
-    """
-    return pd.concat(train(parts(config), Session(device)), ignore_index=True)
-
-
-def train(runs: Sequence[Config], session: Session) -> list[pd.DataFrame]:
-    """Measure seeds, one after the other.
-
-    Parameters
-    ----------
-    runs : sequence of Config
-        Of `parts`.
-    session : Session
-        Its device is used.
-
-    Returns
-    -------
-    list of pandas.DataFrame
-        The rows of each, as `run` describes them.
-    """
-    from bnbook.training import fit
-
-    device = fit.choose_device(session.device)
-    return [pd.DataFrame(list(_rows(one, device))) for one in runs]
+def measure(run: Config, device: Any) -> pd.DataFrame:
+    """Measure the sums of both networks of one seed."""
+    return pd.DataFrame(list(_rows(run, device)))
 
 
 def _rows(run: Config, device: Any) -> Iterator[Row]:
@@ -203,3 +99,33 @@ def _sums(layer: Any, found: Any) -> Row:
         ),
         "error": float((total - expected).abs().max() / expected.abs().max()),
     }
+
+
+EXPERIMENT = Experiment(
+    name="bjorck_tab1",
+    title="Cancellation in a kernel's gradient at initialisation (Bjorck et al., table 1)",
+    profiles={
+        "quick": Config(data="mnist5k", seeds=(0, 1, 2), batch_size=16),
+        "standard": Config(data="cifar10 or mnist5k", seeds=tuple(range(10))),
+    },
+    measure=measure,
+    columns={
+        "arm": "with or without BN",
+        "seed": "sets initial weights and minibatch",
+        "layer": "convolution whose kernel it is, from 1",
+        "batch_size": "images in the minibatch",
+        "terms": "terms of each sum of equation 5",
+        "a": "sum of the terms' absolute values, mean over the kernel's parameters; as b and c of"
+        " the loss averaged over the batch",
+        "b": "absolute value of their sum, mean over the parameters",
+        "c": "sum over images of the absolute value of an image's sum, mean over the parameters",
+        "agreement": "cosine of the gradients from the two halves of the batch",
+        "zero_sum": "absolute sum over images and positions of the output's gradient, over the sum"
+        " of absolute values, each averaged over channels",
+        "error": "largest difference of the terms' sum from autograd's gradient, relative to the"
+        " latter's largest entry",
+    },
+    claims=claims.CLAIMS,
+    facts=claims.facts,
+    figures={"cancellation": figures.cancellation},
+)

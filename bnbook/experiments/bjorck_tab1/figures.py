@@ -8,10 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bnbook.evidence.claims import interval
+from bnbook.experiments.bjorck_tab1 import claims
 from bnbook.plots import style
 from bnbook.tables.arms import WITH, WITHOUT
-
-Parts = tuple[pd.DataFrame, pd.DataFrame]
 
 
 def draw_ratios(ax: Axes, values: pd.DataFrame, terms: pd.Series | None = None) -> None:
@@ -50,12 +49,13 @@ def draw_ratios(ax: Axes, values: pd.DataFrame, terms: pd.Series | None = None) 
     ax.set_xticks(range(len(layers)), [f"{layer:g}" for layer in layers])
 
 
-def cancellation(table: pd.DataFrame, ratios: pd.DataFrame, parts: Parts) -> Figure:
+def cancellation(table: pd.DataFrame) -> Figure:
     """All cancellation, and how much of it is within an image and how much between images."""
     figure = style.new_figure(1, 3, 8, 3.6, sharey=True)
-    draw_ratios(figure.axes[0], ratios, table.groupby("layer")["terms"].max())
-    for ax, values in zip(figure.axes[1:], parts, strict=True):
-        draw_ratios(ax, values)
+    terms = table.groupby("layer")["terms"].max()
+    draw_ratios(figure.axes[0], claims.cancellation(table), terms)
+    draw_ratios(figure.axes[1], claims.within_images(table))
+    draw_ratios(figure.axes[2], claims.between_images(table))
     for ax, title in zip(
         figure.axes, ("all: a / b", "within images: a / c", "between images: c / b"), strict=True
     ):
