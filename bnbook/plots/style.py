@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -142,6 +143,46 @@ def mean_band(table: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
     mean, n = groups.mean(), groups.count()
     half = stdtrit(np.maximum(n - 1, 1), (1 + LEVEL) / 2) * groups.std() / np.sqrt(n)
     return pd.DataFrame({"mean": mean, "low": mean - half, "high": mean + half})
+
+
+def t_interval(values: pd.Series) -> tuple[float, float]:
+    """Return the 95 % Student-t interval of a mean over seeds, NaN with one seed."""
+    n = len(values)
+    half = stdtrit(max(n - 1, 1), (1 + LEVEL) / 2) * values.std() / np.sqrt(n)
+    return values.mean() - half, values.mean() + half
+
+
+def draw_means(ax: Axes, table: pd.DataFrame, x: str, y: str, by: str, **options: Any) -> None:
+    """Draw a line for each value of a column: means over seeds, with 95 % bands.
+
+    Arms have their own colours and dashes unless `options`, of `seaborn.lineplot`, give others. On
+    an axis that is logarithmic already, means and intervals are those of the logarithms.
+    """
+    import seaborn as sns
+
+    kinds = [kind for kind in COLOURS if (table[by] == kind).any()] if by == "arm" else None
+    looks = {"palette": COLOURS, "dashes": DASHES, "hue_order": kinds} if kinds else {}
+    labels = ax.get_xlabel(), ax.get_ylabel()
+    sns.lineplot(
+        table, x=x, y=y, hue=by, style=by, ax=ax, errorbar=t_interval, err_kws={"lw": 0},
+        **{"mew": 0, **looks, **options},
+    )  # fmt: skip
+    if legend := ax.get_legend():
+        legend.remove()  # its handles stay, for a legend of the caller's
+    ax.set(xlabel=labels[0], ylabel=labels[1])
+
+
+def draw_rates(
+    ax: Axes, last: pd.DataFrame, column: str, tuned: Mapping[str, float], unit: float = 1
+) -> None:
+    """Draw a final measurement against learning rate, the tuned rate of each arm ringed."""
+    rows = last[last["arm"].isin(list(tuned))].assign(shown=lambda own: unit * own[column])
+    ax.set(xscale="log", xlabel="learning rate")
+    draw_means(ax, rows, "learning_rate", "shown", "arm", markers=MARKERS, ms=5)
+    for arm, rate in tuned.items():
+        values = rows.loc[(rows["arm"] == arm) & (rows["learning_rate"] == rate), "shown"]
+        middle = np.exp(np.log(values).mean()) if ax.get_yscale() == "log" else values.mean()
+        ax.plot(rate, middle, "o", ms=12, mfc="none", mec=COLOURS[arm], mew=1.4)
 
 
 def draw_line(ax: Axes, values: pd.Series, arm: str, **options: Any) -> None:

@@ -69,14 +69,16 @@ def draw_products(ax: Axes, table: pd.DataFrame, against: str) -> None:
     """Draw final test accuracy with decay against the rate or against rate times decay."""
     last = tuning.final(table[table["arm"] == DECAYED])
     last = last.assign(product=last["learning_rate"] * last["weight_decay"])
+    last["accuracy"] = 100 * last["test_accuracy"]
     colours = _colours(pd.Index(np.unique(last["weight_decay"])))
-    for decay, own in last.groupby("weight_decay"):
-        colour, marker = colours[float(str(decay))]
-        band = 100 * style.mean_band(own, against, "test_accuracy")
-        ax.plot(band.index, band["mean"], color=colour, marker=marker, ms=5, label=f"{decay:g}")
-        ax.fill_between(band.index.to_numpy(), band["low"], band["high"], color=colour, alpha=0.15)
+    ax.set(xscale="log")
+    style.draw_means(
+        ax, last, against, "accuracy", "weight_decay", dashes=False, ms=5,
+        palette={decay: colour for decay, (colour, _) in colours.items()},
+        markers={decay: marker for decay, (_, marker) in colours.items()},
+    )  # fmt: skip
     label = "learning rate" if against == "learning_rate" else "rate × decay"
-    ax.set(xscale="log", xlabel=label, ylabel="final test accuracy (%)")
+    ax.set(xlabel=label, ylabel="final test accuracy (%)")
     low, high = ax.get_ylim()
     ax.set_ylim(low, min(high, 100))
 

@@ -56,15 +56,8 @@ def draw_percentiles(ax: Axes, table: pd.DataFrame, arm: str, rate: float, which
 
 def draw_rates(ax: Axes, table: pd.DataFrame, rates: Mapping[str, float]) -> None:
     """Draw final test accuracy against learning rate, mean and 95 % interval over seeds."""
-    last = table[table["step"] == table["step"].max()]
-    for arm, chosen in rates.items():
-        band = 100 * style.mean_band(last[last["arm"] == arm], "learning_rate", "test_accuracy")
-        style.draw_band(ax, band, arm, marker=style.MARKERS[arm], ms=4, label=arm)
-        ax.plot(
-            chosen, band["mean"][chosen], "o", ms=12, mfc="none", mec=style.COLOURS[arm],
-            mew=1.4,
-        )  # fmt: skip
-    ax.set(xscale="log", xlabel="learning rate", ylabel="final test accuracy (%)", ylim=(0, 101))
+    style.draw_rates(ax, tuning.final(table), "test_accuracy", rates, 100)
+    ax.set(ylabel="final test accuracy (%)", ylim=(0, 101))
     ax.legend(loc="lower center")
 
 
@@ -115,17 +108,15 @@ def percentiles(table: pd.DataFrame, rates: Mapping[str, float]) -> Figure:
 def draw_steps(ax: Axes, table: pd.DataFrame, arms: Collection[str], target: float) -> None:
     """Draw the steps to a fixed validation accuracy against learning rate."""
     needed = tuning.steps_to_reach(table, "validation_accuracy", target)
-    drawn = False
-    for arm in arms:
-        reached = needed.loc[:, [arm]].droplevel("arm", axis="columns").dropna(axis="columns")
-        drawn |= not reached.empty
+    reached = needed.loc[:, [arm for arm in arms if arm in needed]].dropna(axis="columns")
+    ax.set(xscale="log")
+    if not reached.empty:
+        ax.set(yscale="log")
         runs = reached.melt(value_name="steps")
-        runs["steps"] = np.log10(runs["steps"])
-        band = 10 ** style.mean_band(runs, "learning_rate", "steps")
-        style.draw_band(ax, band, arm, marker=style.MARKERS[arm], ms=4)
+        style.draw_means(ax, runs, "learning_rate", "steps", "arm", markers=style.MARKERS, ms=5)
     grid = table["learning_rate"]
     ax.set(
-        xscale="log", yscale="log" if drawn else "linear", xlabel="learning rate",
+        xlabel="learning rate",
         ylabel=f"steps to {target:.0%}", xlim=(grid.min() / 1.3, grid.max() * 1.3),
     )  # fmt: skip
 
@@ -156,7 +147,7 @@ def draw_speed(ax: Axes, speedups: pd.DataFrame, paper: pd.Series, level: float)
         The level of the claim, in per cent; a vertical line.
     """
     logs = speedups.assign(log=np.log(speedups["ratio"].astype(float)))
-    band = style.mean_band(logs, "accuracy", "log").map(np.exp)
+    band = pd.DataFrame(np.exp(style.mean_band(logs, "accuracy", "log").astype(float)))
     style.draw_band(ax, band, WITH, label="ours, each network at its tuned rate")
     style.draw_paper(ax, paper.index, paper, WITH, label="the paper's figure 1(a)")
     ax.axhline(1, color="0.4", lw=1, ls=":")

@@ -58,27 +58,32 @@ def _plain(value: float, _: int) -> str:
 def draw_momentum(ax: Axes, table: pd.DataFrame, column: str) -> None:
     """Draw a measurement under the running average against its momentum, a line a batch size."""
     plain = table[table["shift"] == NO_SHIFT]
-    drawn = []
-    for m, (colour, marker, dashes) in _styles(table).items():
-        rows = plain[plain["batch_size"] == m]
-        running = rows[rows["statistics"] == RUNNING].copy()
-        population = rows[rows["statistics"] == ALGORITHM_2].set_index("seed")
-        if column == "gap":
-            best = running["seed"].map(population["test_accuracy"])
-            running["gap"] = best - running["test_accuracy"]
-        band = 100 * style.mean_band(running, "momentum", column)
-        (line,) = ax.plot(
-            band.index, band["mean"], color=colour, marker=marker, ms=4, label=f"m = {m}"
-        )
-        line.set_dashes(dashes or (None, None))
-        ax.fill_between(band.index, band["low"], band["high"], color=colour, alpha=0.15, lw=0)
-        drawn += band["mean"].tolist()
+    running = plain[plain["statistics"] == RUNNING]
+    if column == "gap":
+        best = plain[plain["statistics"] == ALGORITHM_2].set_index(["batch_size", "seed"])
+        running = running.join(best["test_accuracy"].rename("best"), on=["batch_size", "seed"])
+        running["gap"] = running["best"] - running["test_accuracy"]
+    rows = running.assign(shown=100 * running[column])
     ax.set(xscale="log", xlabel=r"momentum $\rho$")
+    _draw_sizes(ax, rows, "momentum", "shown")
     if column != "gap":
-        ax.set(yscale="log", ylim=(0.4 * min(drawn), 2 * max(drawn)))
+        means = rows.groupby(["batch_size", "momentum"])["shown"].mean()
+        ax.set(yscale="log", ylim=(0.4 * means.min(), 2 * means.max()))
         ax.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
         ax.yaxis.set_major_formatter(FuncFormatter(_plain))
         ax.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _draw_sizes(ax: Axes, rows: pd.DataFrame, x: str, y: str) -> None:
+    """Draw means over seeds against x, a line for each batch size."""
+    looks = _styles(rows)
+    palette, markers, dashes = ({m: look[i] for m, look in looks.items()} for i in range(3))
+    style.draw_means(
+        ax, rows, x, y, "batch_size", palette=palette, markers=markers, dashes=dashes, ms=5
+    )
+    for line in ax.lines:
+        if str(line.get_label()).isdigit():
+            line.set_label(f"m = {line.get_label()}")
 
 
 def draw_variants(ax: Axes, table: pd.DataFrame, momentum: float) -> None:

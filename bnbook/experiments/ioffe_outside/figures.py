@@ -65,12 +65,13 @@ def draw_rounding(ax: Axes, table: pd.DataFrame) -> None:
 
 def draw_course(ax: Axes, runs: pd.DataFrame, column: str, arms: Collection[str]) -> None:
     """Draw a measurement of networks against training steps, mean and 95 % interval over seeds."""
-    for arm in arms:
-        style.draw_band(ax, _band(runs[runs["arm"] == arm], "step", column), arm, label=arm)
-    first = runs.loc[runs["step"] > 0, "step"].min()
-    ax.set(xscale="log", xlabel="training step", xlim=(first, runs["step"].max()))
+    rows = runs[(runs["step"] > 0) & runs["arm"].isin(list(arms))]
     if column in GEOMETRIC:
+        rows = rows[rows[column] > 0]
         ax.set_yscale("log")
+    ax.set(xscale="log", xlabel="training step")
+    style.draw_means(ax, rows, "step", column, "arm")
+    ax.set_xlim(rows["step"].min(), rows["step"].max())
 
 
 def draw_rates(
@@ -78,26 +79,10 @@ def draw_rates(
 ) -> None:
     """Draw a final measurement against learning rate, mean and 95 % interval over seeds."""
     last = tuning.final(runs)
-    for arm, chosen in rates.items():
-        band = unit * _band(last[last["arm"] == arm], "learning_rate", column)
-        style.draw_band(ax, band, arm, marker=style.MARKERS[arm], ms=4, label=arm)
-        ax.plot(
-            chosen, band["mean"][chosen], "o", ms=12, mfc="none", mec=style.COLOURS[arm],
-            mew=1.4,
-        )  # fmt: skip
-    ax.set(xscale="log", xlabel="learning rate")
     if column in GEOMETRIC:
+        last = last[last[column] > 0]
         ax.set_yscale("log")
-
-
-def _band(runs: pd.DataFrame, x: str, column: str) -> pd.DataFrame:
-    """Mean and interval, of positive values on the logarithm where the axis is logarithmic."""
-    if column not in GEOMETRIC:
-        return style.mean_band(runs, x, column)
-    positive = runs[runs[column] > 0]
-    logarithms = positive.assign(**{column: np.log10(positive[column])})
-    band: pd.DataFrame = 10 ** style.mean_band(logarithms, x, column)
-    return band
+    style.draw_rates(ax, last, column, rates, unit)
 
 
 def example(table: pd.DataFrame) -> Figure:

@@ -25,17 +25,10 @@ def draw_rates(
 ) -> None:
     """Draw final test accuracy against learning rate, mean and 95 % interval over seeds."""
     rows = table[table["nonlinearity"] == nonlinearity]
-    for arm, label in _LABELS.items():
-        band = 100 * style.mean_band(rows[rows["arm"] == arm], "learning_rate", "test_accuracy")
-        style.draw_band(ax, band, arm, marker=style.MARKERS[arm], ms=4, label=label)
-        ax.plot(
-            tuned[arm], band["mean"][tuned[arm]], "o", ms=12, mfc="none", mew=1.4,
-            mec=style.COLOURS[arm],
-        )  # fmt: skip
-    ax.set(
-        xscale="log", xlabel="learning rate", ylabel="final test accuracy (%)", title=nonlinearity,
-        ylim=(0, 101),
-    )  # fmt: skip
+    style.draw_rates(ax, rows, "test_accuracy", tuned, 100)
+    for line in ax.lines:
+        line.set_label(_LABELS.get(str(line.get_label()), str(line.get_label())))
+    ax.set(ylabel="final test accuracy (%)", title=nonlinearity, ylim=(0, 101))
 
 
 def draw_moments(ax: Axes, measured: Mapping[str, pd.DataFrame], moment: str) -> None:

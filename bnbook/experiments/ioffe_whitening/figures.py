@@ -18,12 +18,12 @@ SIZES = {8: ("#E69F00", "o"), 32: ("#009E73", "s"), 128: ("#0072B2", "^")}
 def draw_times(ax: Axes, seconds: pd.DataFrame, over: str | None = None) -> None:
     """Draw the time of a forward and backward pass against width, on log axes."""
     shown = 1e3 * seconds if over is None else seconds.div(seconds[over], axis="index")
-    for arm in ORDER:
-        logs = np.log10(shown[arm]).rename("logs").reset_index()
-        band = 10 ** style.mean_band(logs, "width", "logs")
-        style.draw_band(ax, band, arm, marker=style.MARKERS[arm], ms=4, label=arm)
-    widths = sorted(seconds.index.get_level_values("width").unique())
+    rows = shown[list(ORDER)].melt(var_name="arm", value_name="time", ignore_index=False)
     ax.set(xscale="log", yscale="log", xlabel="width of the layer, d")
+    style.draw_means(
+        ax, rows.reset_index(), "width", "time", "arm", hue_order=ORDER, markers=style.MARKERS, ms=5
+    )
+    widths = sorted(seconds.index.get_level_values("width").unique())
     ax.set_xticks(widths[::2], [f"{width:g}" for width in widths[::2]])
     ax.minorticks_off()
     ax.set_ylabel("forward and backward (ms)" if over is None else f"time over that of a {over}")
