@@ -321,14 +321,15 @@ def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, step, handwritten)
 @pytest.mark.parametrize("step", [149, 320, 399])
 def test_a_captured_step_loses_no_momentum(tmp_path, step, monkeypatch):
     """Neither when a member is dropped nor when a run goes on from its checkpoint."""
-    whole = small_run(Session(), handwritten=False)
+    more = {"handwritten": False, "schedule": torch.linspace(1, 0.1, 400)}
+    whole = small_run(Session(), **more)
     made = steps.AutogradStep
     monkeypatch.setattr(steps, "choose", lambda m, *a: Graphless(made(m, *a[:2]), m))
-    same(small_run(Session(), handwritten=False), whole)
+    same(small_run(Session(), **more), whole)
     session = sessions(tmp_path)
     with pytest.raises(Interrupted):
-        small_run(session, step, False)
-    same(small_run(session, handwritten=False), whole)
+        small_run(session, step, **more)
+    same(small_run(session, **more), whole)
 
 
 @dataclass(frozen=True)
@@ -440,7 +441,7 @@ def test_a_checkpoint_of_another_run_or_damaged(tmp_path):
     with pytest.raises(BnbookError, match="is of a run of 400 steps, this one has 3"):
         train(Scalar([0.0]), *CONSTANT, batches, [1.0], session=session)
     with pytest.raises(BnbookError, match="is of another network or optimiser: expected tensors"):
-        small_run(session, handwritten=False)
+        small_run(session, **more)
     assert session.checkpoint.read_bytes() == content
     for damaged in (content[:100], b"", b"nonsense"):
         session.checkpoint.write_bytes(damaged)
@@ -454,6 +455,25 @@ def test_a_trial_times_steps_and_trains_nothing():
     with pytest.raises(OutOfTimeError, match="timed"):
         small_run(Session(trial=trial))
     assert 0 < trial.seconds < 1
+
+
+def test_a_trials_time_is_the_best_of_one_step(monkeypatch):
+    """By a clock that stands still but for the steps: the first time slow, the third fast."""
+    clock, asked, each = [0.0], [], iter((9.0, 2.0, 0.5, 3.0))
+    monkeypatch.setattr(fit.time, "perf_counter", lambda: clock[0])
+
+    def advance(first, stop):
+        asked.append((first, stop))
+        clock[0] += (stop - first) * next(each)
+
+    assert fit._timed(advance, 20, torch.device("cpu")) == 0.5
+    assert asked == [(0, 20)] * 4
+
+
+def test_devices_where_there_is_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert fit.choose_device("auto").type == fit.choose_device("cuda").type == "cuda"
+    assert fit.choose_device("cpu").type == "cpu"
 
 
 def test_devices():
