@@ -441,7 +441,7 @@ def test_a_checkpoint_of_another_run_or_damaged(tmp_path):
     with pytest.raises(BnbookError, match="is of a run of 400 steps, this one has 3"):
         train(Scalar([0.0]), *CONSTANT, batches, [1.0], session=session)
     with pytest.raises(BnbookError, match="is of another network or optimiser: expected tensors"):
-        small_run(session, **more)
+        small_run(session, handwritten=False)
     assert session.checkpoint.read_bytes() == content
     for damaged in (content[:100], b"", b"nonsense"):
         session.checkpoint.write_bytes(damaged)
