@@ -70,14 +70,7 @@ def speedup(table: pd.DataFrame) -> pd.Series:
 
 
 def speedups(table: pd.DataFrame) -> pd.DataFrame:
-    """Steps without BN over steps with, at many levels of validation accuracy.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Columns ``accuracy`` in per cent, ``seed``, ``ratio``; levels that every seed reaches with
-        both networks.
-    """
+    """Steps without BN over steps with, at many levels of validation accuracy."""
     found = []
     for accuracy in range(20, 100):
         steps = steps_to_level(table, accuracy / 100)

@@ -133,21 +133,10 @@ def draw_failures(ax: Axes, table: pd.DataFrame, arms: Collection[str], below: f
 
 
 def draw_speed(ax: Axes, speedups: pd.DataFrame, paper: pd.Series, level: float) -> None:
-    """Draw how many times as fast BN is against the accuracy to which steps are counted.
-
-    Parameters
-    ----------
-    ax : Axes
-        Where to draw.
-    speedups : pandas.DataFrame
-        Of `bnbook.experiments.ioffe_fig1.claims.speedups`; geometric mean and 95 % interval.
-    paper : pandas.Series
-        The same of the paper's own curves, index per cent.
-    level : float
-        The level of the claim, in per cent; a vertical line.
-    """
-    logs = speedups.assign(log=np.log(speedups["ratio"].astype(float)))
-    band = pd.DataFrame(np.exp(style.mean_band(logs, "accuracy", "log").astype(float)))
+    """Draw how many times as fast BN is against the accuracy to which steps are counted."""
+    logs = speedups.astype({"accuracy": float, "ratio": float})
+    logs["log"] = np.log(logs["ratio"])
+    band = style.mean_band(logs, "accuracy", "log").map(np.exp).astype(float)
     style.draw_band(ax, band, WITH, label="ours, each network at its tuned rate")
     style.draw_paper(ax, paper.index, paper, WITH, label="the paper's figure 1(a)")
     ax.axhline(1, color="0.4", lw=1, ls=":")
