@@ -405,8 +405,9 @@ class _Run:
     def _load(self, content: dict[str, Any]) -> None:
         if content["count"] != self.count or not set(content["held"]) <= set(self.held):
             raise BnbookError(
-                f"the checkpoint {self.session.checkpoint} is of a run of {content['count']} steps,"
-                f" this one has {self.count}. It was left as it is; remove it to start afresh."
+                f"the checkpoint {self.session.checkpoint} is of a run of {content['count']} steps"
+                f" that holds the members {content['held']}, this one has {self.count} steps and"
+                f" {len(self.held)} members. It was left as it is; remove it to start afresh."
             )
         if content["held"] != self.held:
             self._narrow(content["held"])

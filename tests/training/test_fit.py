@@ -432,13 +432,32 @@ def test_progress_is_reported(tmp_path, monkeypatch):
     assert read_progress(session.progress) == {"step": 400, "members": 3, "diverged": 1}
 
 
+@pytest.mark.parametrize(("steps_", "members"), [(100, 3), (120, 2), (100, 2)])
+def test_a_checkpoint_of_more_steps_or_members_is_refused(tmp_path, steps_, members):
+    """Each alone is enough: with as many members of one size the state would fit."""
+
+    def run(count, members, **more):
+        batches = torch.zeros(count, 2, dtype=torch.int64)
+        session = sessions(tmp_path, **more)
+        return train(Scalar([1.0] * members), *CONSTANT, batches, [0.1] * members, session=session)
+
+    with pytest.raises(OutOfTimeError):
+        run(120, 3, deadline=time.monotonic() - 1)
+    before = (tmp_path / "run.checkpoint").read_bytes()
+    says = rf"120 steps that holds the members \[0, 1, 2\], this one has {steps_} steps and {members} m"
+    with pytest.raises(BnbookError, match=says):
+        run(steps_, members)
+    assert (tmp_path / "run.checkpoint").read_bytes() == before
+    assert run(120, 3)[-1]["step"] == 120
+
+
 def test_a_checkpoint_of_another_run_or_damaged(tmp_path):
     session = sessions(tmp_path)
     with pytest.raises(Interrupted):
         small_run(session, 399)
     content = session.checkpoint.read_bytes()
     batches = torch.zeros(3, 2, dtype=torch.int64)
-    with pytest.raises(BnbookError, match="is of a run of 400 steps, this one has 3"):
+    with pytest.raises(BnbookError, match="is of a run of 400 steps .* this one has 3 steps"):
         train(Scalar([0.0]), *CONSTANT, batches, [1.0], session=session)
     with pytest.raises(BnbookError, match="is of another network or optimiser: expected tensors"):
         small_run(session, handwritten=False)
