@@ -54,11 +54,27 @@ def entry(claims: Sequence[Claim], facts: Mapping[str, Any], record: records.Rec
         ``record`` (digest and provenance), ``judgements`` (by claim id), ``facts`` (by name).
     """
     about = {field: record.provenance.get(field) for field in RECORD_FIELDS}
+    about["reached"] = reached(record.table)
     return {
         "record": {"digest": record.digest, **about},
         "judgements": assess(claims, record.table, record.provenance.get("missing", 0)),
         "facts": dict(facts),
     }
+
+
+def reached(table: pd.DataFrame) -> list[float] | None:
+    """Return the least and the most that networks end at on training images, in per cent.
+
+    Each network (arm, depth and minibatch) at the rate that is best for it there, means over seeds;
+    None where a table has no training accuracy.
+    """
+    if "training_accuracy" not in table:
+        return None
+    last = table[table["step"] == table["step"].max()].dropna(subset="training_accuracy")
+    keys = [key for key in ("arm", "n", "batch_size") if key in last]
+    mean = last.groupby([*keys, "learning_rate"])["training_accuracy"].mean()
+    best = 100 * mean.groupby(level=keys).max()
+    return [float(best.min()), float(best.max())]
 
 
 def describe(

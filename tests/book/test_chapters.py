@@ -6,7 +6,8 @@ import re
 import pytest
 
 from bnbook import experiments
-from bnbook.evidence import records
+from bnbook.book.pages import evidence
+from bnbook.evidence import ledger, records
 from bnbook.sweeps import sweep
 
 ROOT = records.root()
@@ -74,3 +75,46 @@ def test_the_check_for_typed_results_can_fail():
     for typed in ("97.3 % of the images", "3.2× as fast", "ahead by 2 points"):
         assert TYPED_RESULT.search(typed)
     assert not TYPED_RESULT.search("its 95 % interval over seeds")
+
+
+NUMBER = re.compile(r"\{claim\}`(\S+?)(?: (?:value|interval))?(?: @\w+)?`")
+"""A role that prints a claim's number, not its verdict or its words."""
+
+
+def lonely(text, contents):
+    """Claims whose number a page prints without that of another record about the same quantity."""
+    found = evidence.Evidence(ROOT / "results", contents)
+    printed = set(NUMBER.findall(text))
+    return [
+        (name, other["id"])
+        for name in sorted(printed)
+        for other in found.others(found.claim(name)[1])
+        if other["id"] not in printed
+    ]
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+def test_two_records_about_one_quantity_are_shown_together(path):
+    assert lonely(path.read_text("utf-8"), ledger.read(ROOT / "results")) == []
+
+
+def test_a_page_that_shows_one_record_of_two_is_found():
+    contents = ledger.read(ROOT / "results")
+    pair = [("bjorck.fig1.same_rate", "bjorck.depth.same_rate")]
+    assert lonely("BN leads by {claim}`bjorck.fig1.same_rate value`.", contents) == pair
+    assert lonely("That is {claim}`bjorck.fig1.same_rate verdict`.", contents) == []
+    both = "{claim}`bjorck.fig1.same_rate` and {claim}`bjorck.depth.same_rate value`"
+    assert lonely(both, contents) == []
+
+
+def test_claims_about_one_quantity_are_of_different_records_and_say_it_alike():
+    named = {}
+    for content in ledger.read(ROOT / "results").values():
+        for claim in content["claims"]:
+            if claim["concerns"]:
+                named.setdefault(claim["concerns"], []).append((content["experiment"], claim))
+    assert named
+    for about, claims in named.items():
+        experiments_of = [experiment for experiment, _ in claims]
+        assert len(set(experiments_of)) == len(experiments_of) >= 2, about
+        assert len({(c["unit"], c["bound"], c["direction"], c["scale"]) for _, c in claims}) == 1

@@ -341,3 +341,57 @@ def test_printed_digits_round_from_the_stored_value(number, digits, unit):
         assert len(shown.partition(".")[2]) == digits
         assert abs(float(shown) - number) <= 0.5 * 10**-digits * (1 + 1e-9) + 1e-9
         assert shown not in ("-0", "-0.0", "-0.00", "-0.000", "-0.0000")
+
+
+def test_the_papers_numbers_stand_beside_ours(site, content):
+    facts = content["profiles"]["standard"]["facts"]
+    facts["paper_00"] = {
+        "value": 81.25, "low": 80.0, "high": 82.5, "digits": 1, "unit": " %", "what": "the end",
+        "paper": 90.0, "error": 0.3,
+    }  # fmt: skip
+    site.write_ledger(content)
+    site.write("book/one.md", "# One\n\n```{paper} toy_fig1\n:name: tab\n```\n\n{numref}`tab`\n")
+    assert site.build() == (0, "")
+    assert rows(site.page("book/one").find("table")) == [
+        ["the end", "90.0 %", "81.2 %", "80.0 to 82.5", "−8.8", "0.3"]
+    ]
+
+
+def test_a_record_without_numbers_of_the_paper_is_a_fault(site, content):
+    site.write_ledger(content)
+    site.write("book/one.md", "# One\n\n```{paper} toy_fig1\n```\n")
+    status, warnings = site.build()
+    assert status == 1
+    assert "toy_fig1 has no number of the paper's at standard" in warnings
+
+
+CONFIG = {
+    "data": "cifar10", "n": [2, 9], "widths": [8, 16, 32], "side": 16, "train_images": 3200,
+    "steps": 400, "batch_size": 64, "pad": 2,
+}  # fmt: skip
+
+
+def test_settings_come_from_the_record(site, content):
+    about = content["profiles"]["standard"]["record"]
+    content = {**content, "experiment": "bjorck_toy"}
+    about["config"], about["reached"] = CONFIG, [33.4, 46.6]
+    site.write_ledger(content)
+    site.write("book/one.md", "# One\n\n```{settings} bjorck_toy\n```\n")
+    assert site.build() == (0, "")
+    found = {row[0]: row[1:] for row in rows(site.page("book/one").find("table"))}
+    assert found["layers"] == ["14, 56", "110"]
+    assert found["images"] == ["3,200", "50,000"]
+    assert found["epochs"][0] == "8"  # 400 x 64 / 3,200
+    assert found["augmentation"][0] == "crops after a margin of 2, and flips"
+    assert found["training accuracy"] == ["33 to 47 %", "near 100 %"]
+
+
+def test_claims_about_one_quantity_are_shown_on_either_row(site, content):
+    other = json.loads(json.dumps(content).replace("toy", "toi"))
+    content["claims"][0]["concerns"] = other["claims"][0]["concerns"] = "speed"
+    site.write_ledger(content)
+    site.write_ledger(other)
+    site.write("book/one.md", "# One\n\n```{claims} toy_fig1\n```\n")
+    assert site.build() == (0, "")
+    first = rows(site.page("book/one").find("table"))[0][0]
+    assert "The same quantity in toi_fig1 : 7.1× (95 % interval 6.4 to 7.8×), reproduced." in first

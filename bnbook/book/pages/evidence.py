@@ -93,6 +93,12 @@ class Evidence:
             for claim in content["claims"]
         }
 
+    def others(self, claim: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Claims about the same quantity as a claim, in whichever record."""
+        about = claim["concerns"]
+        found = [other for _, other in self._claims.values() if about == other["concerns"]]
+        return [other for other in found if about and other["id"] != claim["id"]]
+
     def file(self, content: Mapping[str, Any]) -> Path:
         """Return the ledger file that a content was read from."""
         return ledger.path(self.folder, content["experiment"])

@@ -114,11 +114,25 @@ def claims_table(
     for content, profile in chosen:
         for claim in content["claims"]:
             source = link(env, claim, evidence.place(claim), ["claim-source"])
-            said = [paragraph(claim["statement"]), paragraph(source)]
+            said = [paragraph(claim["statement"]), paragraph(source), *elsewhere(env, claim)]
             judgement = content["profiles"][profile]["judgements"][claim["id"]]
             p = adjusted(env, content, profile).get(claim["id"])
             rows.append([said, *measured(claim, judgement, p)])
     return table(("Claim", *COLUMNS), (40, 12, 16, 6, 8, 18), rows, ["claims"], title)
+
+
+def elsewhere(env: BuildEnvironment, claim: Mapping[str, Any]) -> list[nodes.paragraph]:
+    """Say what other records hold about a claim's quantity, a paragraph each."""
+    found, said = read_evidence(env), []
+    for other in found.others(claim):
+        content, _ = found.claim(other["id"])
+        depend_on(env, found.file(content))
+        profile = evidence.profile_of(content, None)
+        judgement = content["profiles"][profile]["judgements"][other["id"]]
+        text = evidence.value_and_interval(other, judgement)
+        name = link(env, other, content["experiment"], ["claim-source"])
+        said.append(paragraph("The same quantity in ", name, f": {text}, {judgement['verdict']}."))
+    return said
 
 
 def adjusted(env: BuildEnvironment, content: Mapping[str, Any], profile: str) -> dict[str, float]:
@@ -277,6 +291,7 @@ class LedgerDirective(EvidenceDirective):
             paragraph(nodes.inline("", f"{source} · {kind} · ", classes=["claim-source"]), name),
             labelled("Measured:", f"{claim['quantity']}."),
             labelled("Judged:", claim["criterion"]),
+            *elsewhere(self.env, claim),
             table(("Profile", *COLUMNS), (16, 16, 22, 8, 10, 28), rows, ["judgements"]),
         ]
         return section

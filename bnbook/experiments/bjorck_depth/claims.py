@@ -221,6 +221,7 @@ CLAIMS = (
         unit=" points",
         premises=rate_map.premises("same_rate", deepest),
         revised=claims.LATER,
+        concerns="lead of BN at one rate",
     ),
     Claim(
         id="bjorck.depth.higher_rate_generalises",
@@ -237,6 +238,7 @@ CLAIMS = (
         unit=" points",
         premises=rate_map.premises("higher_rate", deepest),
         revised=claims.LATER,
+        concerns="gain from a larger rate with BN",
     ),
     Claim(
         id="bjorck.depth.unnormalised_diverges",
@@ -252,6 +254,7 @@ CLAIMS = (
         scale="share",
         premises=rate_map.premises("diverges", deepest),
         revised=claims.LATER + " Its interval, Student's before, is exact since.",
+        concerns="divergence without BN at BN's rate",
     ),
 )
 

@@ -69,6 +69,7 @@ CLAIMS = (
         unit=" points",
         premises=rate_map.premises("same_rate"),
         revised=claims.LATER,
+        concerns="lead of BN at one rate",
     ),
     Claim(
         id="bjorck.fig1.higher_rate_faster",
@@ -102,6 +103,7 @@ CLAIMS = (
         unit=" points",
         premises=rate_map.premises("higher_rate"),
         revised=claims.LATER,
+        concerns="gain from a larger rate with BN",
     ),
     Claim(
         id="bjorck.fig1.unnormalised_diverges",
@@ -117,6 +119,7 @@ CLAIMS = (
         scale="share",
         premises=rate_map.premises("diverges"),
         revised=claims.LATER + " Its interval, Student's before, is exact since.",
+        concerns="divergence without BN at BN's rate",
     ),
 )
 
