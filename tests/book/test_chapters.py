@@ -117,4 +117,4 @@ def test_claims_about_one_quantity_are_of_different_records_and_say_it_alike():
     for about, claims in named.items():
         experiments_of = [experiment for experiment, _ in claims]
         assert len(set(experiments_of)) == len(experiments_of) >= 2, about
-        assert len({(c["unit"], c["bound"], c["direction"], c["scale"]) for _, c in claims}) == 1
+        assert len({(claim["unit"], claim["direction"]) for _, claim in claims}) == 1

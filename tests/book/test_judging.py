@@ -157,3 +157,31 @@ def test_the_committed_ledger_and_readme_are_current():
     picture = (root / "book" / "_static" / build.PICTURE).read_text("utf-8")
     assert f"record {digest}" in picture
     assert f"book/_static/{build.PICTURE}" in text
+
+
+def test_a_record_that_grows_is_judged_provisional(tmp_path):
+    path = records.path(tmp_path, "ioffe_fig1", "quick")
+    records.write(path, made_up(), {**FACTS, "members": 30, "missing": 6})
+    judging.rewrite_ledger(tmp_path)
+    judged = list(ledger.judged(ledger.read(tmp_path)))
+    assert {(j["verdict"], j["missing"]) for _, _, j in judged} == {("provisional", 6)}
+
+
+def test_p_values_are_adjusted_over_the_claims_of_a_paper(folders):
+    """Three claims of one paper; the fourth is this book's, a family of its own."""
+    on_file = ledger.read(folders[0])
+    p = {claim["id"]: j["p"] for claim, _, j in ledger.judged(on_file)}
+    adjusted = ledger.adjusted(on_file)
+    assert adjusted.keys() == p.keys()
+    assert adjusted["ioffe.fig1.untuned"] == p["ioffe.fig1.untuned"]
+    smallest = min(p[name] for name in p if name != "ioffe.fig1.untuned")
+    assert min(a for name, a in adjusted.items() if "fig1.untuned" not in name) == 3 * smallest
+
+
+def test_what_training_could_contradict_has_premises_and_the_books_own_is_no_experiment():
+    content = ledger.read(records.root() / "results")
+    claims = [claim for one in content.values() for claim in one["claims"]]
+    assert {claim["kind"] for claim in claims} == {"experiment", "identity", "control"}
+    for claim in claims:
+        assert claim["premises"] or claim["kind"] != "experiment", claim["id"]
+        assert claim["kind"] != "experiment" or claim["paper"] != "this book", claim["id"]

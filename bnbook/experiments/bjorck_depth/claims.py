@@ -221,7 +221,7 @@ CLAIMS = (
         unit=" points",
         premises=rate_map.premises("same_rate", deepest),
         revised=claims.LATER,
-        concerns="lead of BN at one rate",
+        concerns="lead of BN at the best rate without it",
     ),
     Claim(
         id="bjorck.depth.higher_rate_generalises",
@@ -238,7 +238,7 @@ CLAIMS = (
         unit=" points",
         premises=rate_map.premises("higher_rate", deepest),
         revised=claims.LATER,
-        concerns="gain from a larger rate with BN",
+        concerns="gain of BN's larger rate",
     ),
     Claim(
         id="bjorck.depth.unnormalised_diverges",

@@ -69,7 +69,7 @@ CLAIMS = (
         unit=" points",
         premises=rate_map.premises("same_rate"),
         revised=claims.LATER,
-        concerns="lead of BN at one rate",
+        concerns="lead of BN at the best rate without it",
     ),
     Claim(
         id="bjorck.fig1.higher_rate_faster",
@@ -103,7 +103,7 @@ CLAIMS = (
         unit=" points",
         premises=rate_map.premises("higher_rate"),
         revised=claims.LATER,
-        concerns="gain from a larger rate with BN",
+        concerns="gain of BN's larger rate",
     ),
     Claim(
         id="bjorck.fig1.unnormalised_diverges",

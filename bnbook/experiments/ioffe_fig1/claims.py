@@ -245,7 +245,8 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         **{f"speed_at_{at}": _speed(table, at / 100) for at in (50, 80, 90, 95)},
         "steadier_rates": claims.fact([_steadier_rates(last)], 0),
     }
-    found |= _beside_paper(table)
+    swapped = tuning.final_by_arm(table, {WITHOUT: rates[WITH]}, "movement")[WITHOUT]
+    found |= {"without_swapped_movement": claims.fact(swapped, 3), **_beside_paper(table)}
     for name, arm in (("without", WITHOUT), ("with", WITH)):
         found |= {
             f"{name}_rate": claims.fact([rates[arm]], 0 if rates[arm] >= 1 else 2),
