@@ -94,14 +94,7 @@ class Pass:
         return time.perf_counter() - began
 
     def kept(self) -> tuple[int, int]:
-        """Count the bytes of distinct storages kept for the backward pass.
-
-        Returns
-        -------
-        beside, whole : int
-            Without the input's own storage, and with it where it is kept. The layer's parameters
-            count in neither.
-        """
+        """Count the bytes of distinct storages kept for the backward pass."""
         sizes: dict[int, int] = {}
 
         def pack(tensor: Tensor) -> Tensor:
@@ -132,21 +125,10 @@ def passes(given: Input) -> dict[str, Pass]:
 
 
 def rows(repetitions: int, steps: Mapping[str, int]) -> list[dict[str, Any]]:
-    """Measure all inputs.
+    """Measure all inputs: ``backward-2d`` and so on are timed, ``kept-...`` is memory.
 
-    Parameters
-    ----------
-    repetitions : int
-        Rounds.
-    steps : mapping
-        Workload of a timed input -> passes of one repetition.
-
-    Returns
-    -------
-    list of dict
-        Rows of the table: ``backward-2d`` and so on are timed, one step a forward and a backward
-        pass; ``kept-2d`` is what is kept beside the input and ``kept-2d-whole`` what is kept in
-        all. A contender that cannot run has a row with a note.
+    ``kept-2d`` is what is kept beside the input, ``kept-2d-whole`` what is kept in all. A contender
+    that cannot run has a row with a note.
     """
     found: list[dict[str, Any]] = []
     for given in INPUTS:

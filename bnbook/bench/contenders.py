@@ -212,13 +212,7 @@ CONTENDERS: dict[str, Sequence[Contender]] = {
 
 
 def of(workload: str) -> Sequence[Contender]:
-    """Return a workload's contenders.
-
-    Raises
-    ------
-    BnbookError
-        When there is no such workload.
-    """
+    """Return a workload's contenders."""
     if workload not in CONTENDERS:
         raise BnbookError(
             f"expected the name of a workload, one of {', '.join(CONTENDERS)}; found {workload!r}."

@@ -36,17 +36,7 @@ SETTINGS = {
 
 
 def draw_ratios(ax: Axes, table: pd.DataFrame, workload: str) -> None:
-    """Draw each contender's time over ours on a log axis: median as a dot, extremes as a bar.
-
-    Parameters
-    ----------
-    ax : Axes
-        Where to draw.
-    table : pandas.DataFrame
-        The benchmark's table; see `bnbook.evidence.timings`.
-    workload : str
-        Of the table. Its targets are drawn as open diamonds.
-    """
+    """Draw each contender's time over ours on a log axis: median as a dot, extremes as a bar."""
     of = table[(table["workload"] == workload) & (table["seconds"] > 0)]
     names = [name for name in of["contender"].unique() if name != timings.OURS]
     for height, name in enumerate(reversed(names)):
@@ -72,17 +62,7 @@ def plain_ticks(ax: Axes, at: list[float]) -> None:
 
 
 def draw_growth(ax: Axes, summary: pd.DataFrame, curve: str) -> None:
-    """Draw the time of a member's step against what a growth curve varies, on log axes.
-
-    Parameters
-    ----------
-    ax : Axes
-        Where to draw.
-    summary : pandas.DataFrame
-        From `bnbook.evidence.timings.rows`.
-    curve : str
-        Of `bnbook.evidence.timings.GROWTH`.
-    """
+    """Draw the time of a member's step against what a growth curve varies, on log axes."""
     rows = summary[summary["workload"] == curve]
     at, each = rows["setting"], rows["us_per_member_step"]
     scale = each / rows["median_s"]

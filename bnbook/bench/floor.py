@@ -27,15 +27,6 @@ def mlp_flop(batch: int, num_inputs: int, hidden: Sequence[int], num_classes: in
     A linear layer from K to N features takes 2BKN, one multiplication and one addition each,
     forward, as many for the gradient of its weights and, except in the first layer, as many for
     the gradient of its input.
-
-    Parameters
-    ----------
-    batch, num_inputs : int
-        Images, B, and their pixels.
-    hidden : sequence of int
-        Widths.
-    num_classes : int
-        Outputs.
     """
     layers = list(pairwise((num_inputs, *hidden, num_classes)))
     return sum(2 * batch * k * n * (2 if at == 0 else 3) for at, (k, n) in enumerate(layers))
@@ -68,11 +59,6 @@ def resnet_flop(batch: int, blocks: int, side: int = 32) -> int:
 
     A convolution takes 2 x 9 x channels in x channels out for each position of each image, as a
     matrix product would, counted as in `mlp_flop`.
-
-    Parameters
-    ----------
-    batch, blocks, side : int
-        Images, blocks of a stage, n, and rows and columns of an image.
     """
     each = convolutions(blocks, side)
     forward = [2 * batch * 9 * c.inputs * c.outputs * c.positions for c in each]

@@ -38,22 +38,7 @@ def absent(wanted: Collection[str]) -> list[dict[str, Any]]:
 
 
 def rows(quick: bool, repetitions: int, wanted: Collection[str]) -> list[dict[str, Any]]:
-    """Measure the workloads of a GPU.
-
-    Parameters
-    ----------
-    quick : bool
-        Leave out the whole map of 50,000 steps, which is trained once.
-    repetitions : int
-        Of every contender.
-    wanted : collection of str
-        Among `NAMES`.
-
-    Returns
-    -------
-    list of dict
-        Rows of the table.
-    """
+    """Measure the workloads of a GPU; `quick` leaves out the map of 50,000 steps."""
     rate, bandwidth = ceilings()
     name, gflop = f"{SQUARE} x {SQUARE} x {SQUARE}, TF32", 2e-9 * SQUARE**3
     product = timing.row(timings.PRODUCT, name, 1, 1, 0, 1e9 * gflop / rate)
@@ -152,13 +137,7 @@ def _resnet_rows(repetitions: int, rate: float, bandwidth: float) -> list[dict[s
 
 
 def ceilings() -> tuple[float, float]:
-    """Measure the GPU's best rate of a TF32 product and its best bandwidth of a copy.
-
-    Returns
-    -------
-    rate, bandwidth : float
-        Operations and bytes per second; a copy reads and writes.
-    """
+    """Measure the best rate of a TF32 product (operations/s) and bandwidth of a copy (bytes/s)."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high")
     try:
@@ -179,13 +158,6 @@ def least_seconds(batch: int, blocks: int, rate: float, bandwidth: float) -> flo
     and write, whichever is longer. Each BN with its ReLU reads its input twice and writes once
     going forward, and reads two tensors twice and writes one going back. Shortcuts, loss and
     update are left out.
-
-    Parameters
-    ----------
-    batch, blocks : int
-        Images, and blocks of a stage.
-    rate, bandwidth : float
-        See `ceilings`.
     """
     total = 0.0
     size = 4 * batch

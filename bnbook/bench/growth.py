@@ -26,20 +26,7 @@ def networks(quick: bool) -> Iterator[tuple[str, float, MLP]]:
 
 
 def rows(quick: bool, repetitions: int, steps: int) -> list[dict[str, Any]]:
-    """Time our training loop over the growth curves, in one process with all threads.
-
-    Parameters
-    ----------
-    quick : bool
-        A few numbers of members; no depths, no widths.
-    repetitions, steps : int
-        As in `bnbook.bench.measure.workload_rows`, interleaved over the networks alike.
-
-    Returns
-    -------
-    list of dict
-        Rows of the table, with the setting.
-    """
+    """Time our training loop over growth curves; `quick` has few members, no depths or widths."""
     found: list[dict[str, Any]] = []
     runners = [
         (curve, setting, workload, our_fit.prepare(

@@ -26,11 +26,6 @@ def counted(workload: MLP) -> int:
     its normalised value and the sigmoid's; the logits and their gradient. The optimiser counts
     nothing: plain SGD has no state. Not counted: the gradients of the parameters, which a step
     need not keep; the data; temporaries; what the libraries allocate for themselves.
-
-    Parameters
-    ----------
-    workload : MLP
-        With its members.
     """
     parameters = statistics = activations = 0
     fan_in = workload.num_inputs

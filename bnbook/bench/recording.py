@@ -37,32 +37,7 @@ def write(
     folder: Path,
     deep: bool = False,
 ) -> Path:
-    """Write a record and the ledger file that goes with it.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        From `bnbook.bench.run`, whole.
-    profile : str
-        One of `PROFILES`.
-    device : str
-        ``cpu``, or the name of the GPU.
-    threads : int
-        That torch takes by default.
-    load : float
-        Programs that were running before.
-    seconds : float
-        That it took.
-    folder : pathlib.Path
-        The results folder.
-    deep : bool
-        Whether it is the record of all deep networks, which is one of its own.
-
-    Returns
-    -------
-    pathlib.Path
-        Of the record.
-    """
+    """Write a record and the ledger file that goes with it."""
     name = "bench_deep" if deep else "bench" if device == "cpu" else "bench_gpu"
     path = records.path(folder, name, profile)
     about = records.environment(device)

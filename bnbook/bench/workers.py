@@ -25,24 +25,7 @@ def remote(
     threads: int | None,
     processes: int,
 ) -> Runner:
-    """Prepare a contender in one process or several, each with its share of the members.
-
-    Parameters
-    ----------
-    workload, steps, seed, device
-        See `bnbook.bench.runner.Prepare`.
-    kind : str
-        ``ours`` or ``jax``.
-    threads : int or None
-        Of each process; None leaves them alone.
-    processes : int
-        How many.
-
-    Returns
-    -------
-    Runner
-        Its `run` tells all processes to go and waits for the last.
-    """
+    """Prepare a contender in one process or several, each with its share of the members."""
     rates = [
         [float(rate) for rate in share]
         for share in np.array_split(workload.rates(workload.members), processes)

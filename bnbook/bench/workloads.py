@@ -196,15 +196,7 @@ def minibatches(workload: Workload, labels: Tensor, steps: int, seed: int) -> Te
 
 
 def state(models_: Sequence[nn.Module], members: Sequence[int]) -> State:
-    """Return models' parameters and running statistics, member by member, one after another.
-
-    Parameters
-    ----------
-    models_ : sequence of nn.Module
-        Models of the same architecture.
-    members : sequence of int
-        How many members each model has.
-    """
+    """Return models' parameters and running statistics, member by member, one after another."""
     parts: dict[str, list[np.ndarray]] = {}
     for model, count in zip(models_, members, strict=True):
         for name, tensor in model.state_dict().items():

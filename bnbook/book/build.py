@@ -74,18 +74,7 @@ def _whole(root: Path, profile: str) -> str:
 
 
 def draw_figures(root: Path) -> list[Path]:
-    """Draw the figures of every ledger file's best record, where record or code changed.
-
-    Parameters
-    ----------
-    root : pathlib.Path
-        The project's folder.
-
-    Returns
-    -------
-    list of pathlib.Path
-        The files that changed.
-    """
+    """Draw the figures of every ledger file's best record, where record or code changed."""
     changed = []
     for name, ledger_file in ledger.read(root / "results").items():
         profile = ledger.best_profile(ledger_file)
@@ -117,21 +106,6 @@ def make_pages(root: Path) -> bool:
 
     All pages are made together, since each shows titles and the order of the others. The pages that
     stand are replaced when the new ones are whole.
-
-    Parameters
-    ----------
-    root : pathlib.Path
-        The project's folder.
-
-    Returns
-    -------
-    bool
-        Whether anything had to be built.
-
-    Raises
-    ------
-    BnbookError
-        With the warnings, when there are any. The next call tries again.
     """
     inputs = (*(i for i in INPUTS if not i.startswith(("bnbook", "results"))), "results/claims/*")
     inputs += (f"{EXECUTED}/*.ipynb", f"{FIGURES}/*.svg", "bnbook/book/pages/**/*.py")

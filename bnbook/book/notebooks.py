@@ -41,29 +41,7 @@ def notebooks(root: Path) -> list[Path]:
 
 
 def run_notebooks(root: Path, profile: str, workers: int = 2) -> list[Path]:
-    """Execute the notebooks whose inputs changed, with papermill.
-
-    Parameters
-    ----------
-    root : pathlib.Path
-        The project's folder.
-    profile : str
-        Passed to every notebook.
-    workers : int
-        Notebooks at a time; the cores are shared out among them.
-
-    Returns
-    -------
-    list of pathlib.Path
-        The notebooks that were executed.
-
-    Raises
-    ------
-    BnbookError
-        When cells raise, write to stderr, take longer than `TIME_LIMIT` or end their kernel, or a
-        file is no notebook or lacks a parameter; the error names the notebook and the cell.
-        Notebooks that succeeded are kept.
-    """
+    """Execute the notebooks whose inputs changed, with papermill."""
     parameters = {"profile": profile}
     keys, failures = dict[Path, str](), list[str]()
     for path in notebooks(root):

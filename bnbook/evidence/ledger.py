@@ -37,22 +37,7 @@ ROUNDING = 1e-8  # half of the digits that float64 has: what a fit may lose, and
 
 
 def entry(claims: Sequence[Claim], facts: Mapping[str, Any], record: records.Record) -> dict:
-    """Describe one profile of an experiment: its record, judgements and facts.
-
-    Parameters
-    ----------
-    claims : sequence of Claim
-        The experiment's claims.
-    facts : mapping
-        What the experiment's ``facts`` returns for the record's table.
-    record : records.Record
-        The record.
-
-    Returns
-    -------
-    dict
-        ``record`` (digest and provenance), ``judgements`` (by claim id), ``facts`` (by name).
-    """
+    """Describe one profile of an experiment: its record, judgements and facts."""
     about = {field: record.provenance.get(field) for field in RECORD_FIELDS}
     about["reached"] = reached(record.table)
     return {
@@ -95,13 +80,7 @@ def path(folder: Path, name: str) -> Path:
 
 
 def read(folder: Path) -> dict[str, dict[str, Any]]:
-    """Read every ledger file under a results folder: experiment -> content.
-
-    Raises
-    ------
-    BnbookError
-        When a file is not JSON or lacks a field.
-    """
+    """Read every ledger file under a results folder: experiment -> content."""
     found = {}
     for file in sorted((folder / "claims").glob("*.json")):
         try:
@@ -117,13 +96,7 @@ def read(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def best_profile(content: Mapping[str, Any]) -> str:
-    """Return the largest profile that an experiment has a record of.
-
-    Raises
-    ------
-    BnbookError
-        When it has none.
-    """
+    """Return the largest profile that an experiment has a record of."""
     for profile in reversed(records.PROFILES):
         if profile in content["profiles"]:
             return profile
@@ -133,15 +106,7 @@ def best_profile(content: Mapping[str, Any]) -> str:
 def judged(
     ledger: Mapping[str, Mapping[str, Any]], profile: str | None = None
 ) -> Iterator[tuple[dict[str, Any], str, dict[str, Any]]]:
-    """Yield (claim, profile, judgement) for every claim.
-
-    Parameters
-    ----------
-    ledger : mapping
-        From `read`.
-    profile : str, optional
-        Of this profile only; by default each experiment's best.
-    """
+    """Yield (claim, profile, judgement) for every claim."""
     for content in ledger.values():
         chosen = profile or best_profile(content)
         if chosen in content["profiles"]:
@@ -183,15 +148,6 @@ def agree(ours: Any, theirs: Any) -> bool:
 
     Processors add terms up in different orders, which moves the last digits of sums and of lines
     fitted to them. Words, counts, digests and the numbers' names have to be equal.
-
-    Parameters
-    ----------
-    ours, theirs : mapping, sequence, number, str or None
-        As read from JSON, or as they would be written.
-
-    Returns
-    -------
-    bool
     """
     if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
         return ours.keys() == theirs.keys() and all(agree(ours[k], theirs[k]) for k in ours)

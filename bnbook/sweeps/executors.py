@@ -116,22 +116,7 @@ def _end_with_parent() -> None:
 
 
 def named(executor: str | None, workers: int, scheduler: str | None) -> str:
-    """Return the executor's name, by default the one that the other two arguments call for.
-
-    Parameters
-    ----------
-    executor : str or None
-        One of `NAMES`.
-    workers : int
-        Processes.
-    scheduler : str or None
-        Address of a Dask scheduler.
-
-    Raises
-    ------
-    BnbookError
-        When the three do not go together.
-    """
+    """Return the executor's name, by default the one that the other two arguments call for."""
     if workers < 1:
         raise BnbookError(f"workers must be at least 1, found {workers}.")
     name = executor or ("dask" if scheduler else "processes" if workers > 1 else "inline")
@@ -156,24 +141,8 @@ def opened(
 ) -> Iterator[Crew]:
     """Open an executor; what it still runs when the block is left by an exception is stopped.
 
-    Parameters
-    ----------
-    name, workers, scheduler
-        As `named` accepts them.
-    device : str
-        ``auto``, ``cpu`` or ``cuda``. On Dask, ``auto`` is ``cuda`` when a worker offers the
-        resource ``GPU``, and a batch on ``cuda`` takes one such resource.
-    threads : int, optional
-        Of each process, where there are several.
-
-    Yields
-    ------
-    Crew
-
-    Raises
-    ------
-    BnbookError
-        When the device or the scheduler is not there, or Dask is not installed.
+    On Dask the device ``auto`` is ``cuda`` when a worker offers the resource ``GPU``, and a batch
+    on ``cuda`` takes one such resource.
     """
     if name == "dask":
         with _dask(str(scheduler), device) as crew:
@@ -249,18 +218,7 @@ def abandoned() -> Callable[[], bool]:
 
 @contextmanager
 def explained(name: str) -> Iterator[None]:
-    """Turn the failures of machines into errors that say what to try.
-
-    Parameters
-    ----------
-    name : str
-        The experiment, for the message.
-
-    Raises
-    ------
-    BnbookError
-        For want of memory or disk, a worker that died, a scheduler that went away.
-    """
+    """Turn the failures of machines into errors that say what to try."""
     try:
         yield
     except BnbookError:

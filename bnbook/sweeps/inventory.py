@@ -33,22 +33,7 @@ class Row(NamedTuple):
 
 
 def listing(recorded: Path, fresh: Path, sweeps: Path) -> Iterator[Row]:
-    """Say what there is: records, results made here, and the finished members of sweeps.
-
-    Parameters
-    ----------
-    recorded, fresh : pathlib.Path
-        Two results folders.
-    sweeps : pathlib.Path
-        The folder of finished members.
-
-    Yields
-    ------
-    Row
-        ``n`` counts seeds, of members it is None. ``state`` is ``fresh`` when the same command
-        would give the same key today, ``stale``, ``partly`` fresh, or ``damaged``; empty for what
-        is no experiment.
-    """
+    """Say what there is: records, results made here, and the finished members of sweeps."""
     for where, folder in (("results", recorded), ("_build/results", fresh)):
         for path in sorted(folder.glob("*/*.parquet")):
             yield _record_row(where, path)
@@ -93,25 +78,7 @@ def _sources(name: str) -> dict[str, str]:
 
 
 def why(name: str, found: Mapping[str, Any]) -> list[str]:
-    """Say what has changed since a record was made; nothing when it still stands.
-
-    Parameters
-    ----------
-    name : str
-        The experiment.
-    found : mapping
-        The record's provenance.
-
-    Returns
-    -------
-    list of str
-        One line for each thing that differs: config, source, data, torch, NumPy.
-
-    Raises
-    ------
-    BnbookError
-        When there is no such experiment.
-    """
+    """Say what has changed since a record was made; nothing when it still stands."""
     return [
         *_config_changes(experiments.find(name), found),
         *outdated.source_changes(found.get("source_digest"), found.get("sources"), _sources(name)),
@@ -121,15 +88,7 @@ def why(name: str, found: Mapping[str, Any]) -> list[str]:
 
 
 def _stale(found: Mapping[str, Any], now: Mapping[str, str]) -> list[str]:
-    """Say why no sweep would use a cached member, or go on with a batch, any longer.
-
-    Parameters
-    ----------
-    found : mapping
-        Provenance of the member's record, or the batch's note.
-    now : mapping
-        Digests of the experiment's definitions as they are now; empty when it is gone.
-    """
+    """Say why no sweep would use a cached member, or go on with a batch, any longer."""
     if not now:
         return ["experiment: there is none of that name"]
     if "facts" not in found:
@@ -153,20 +112,7 @@ def _config_changes(experiment: Experiment, found: Mapping[str, Any]) -> list[st
 
 
 def prune(sweeps: Path, dry_run: bool = False) -> list[tuple[Path, str]]:
-    """Delete finished members and begun batches that no sweep would use any longer.
-
-    Parameters
-    ----------
-    sweeps : pathlib.Path
-        The folder of finished members; nothing outside it is touched.
-    dry_run : bool
-        Delete nothing, only say what would be.
-
-    Returns
-    -------
-    list of (pathlib.Path, str)
-        Files and the reasons.
-    """
+    """Delete finished members and begun batches that no sweep would use any longer."""
     condemned = []
     for folder in sorted(path for path in sweeps.glob("*") if path.is_dir()):
         condemned += list(_condemned(Store(folder)))
@@ -194,21 +140,7 @@ def _condemned(kept: Store) -> Iterator[tuple[Path, str]]:
 
 
 def export(path: Path, target: Path) -> None:
-    """Write a record's table for other programs.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-        The record.
-    target : pathlib.Path
-        A file that does not exist. ``.csv`` holds the table, ``.json`` provenance, digest and
-        rows (null for what is not finite), ``.parquet`` is the record itself.
-
-    Raises
-    ------
-    BnbookError
-        When the record cannot be read, or the target exists or has another suffix.
-    """
+    """Write a record's table for other programs."""
     record = records.read(path)
     if target.suffix not in SUFFIXES:
         raise BnbookError(f"--to must end in one of {', '.join(SUFFIXES)}, found {target.name!r}.")

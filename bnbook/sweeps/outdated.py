@@ -12,15 +12,7 @@ from bnbook.evidence import records, sources
 def outdated(
     facts: Mapping[str, Any], then: Mapping[str, str] | None, now: Mapping[str, str]
 ) -> list[str]:
-    """Say what differs from a member's facts, a line each: source, data, torch, NumPy.
-
-    Parameters
-    ----------
-    facts : mapping
-        From `bnbook.sweeps.store.facts`; of its config only the data set counts.
-    then, now : mapping
-        Digests of the experiment's definitions, when it was trained and as they are.
-    """
+    """Say what differs from a member's facts, a line each: source, data, torch, NumPy."""
     data = facts["config"]["data"]
     return [
         *source_changes(facts["source"], then, now),

@@ -35,31 +35,7 @@ def choose(
     folder: Path,
     members: int | None = None,
 ) -> Plan:
-    """Return the plan that trains a member fastest here.
-
-    Parameters
-    ----------
-    experiment : Experiment
-        Its ``PLANS``, if it has any, are the plans to try; each is tried with single networks and
-        with as many as fuse.
-    parts : sequence of Config
-        The single runs to come. Those that fuse with the first are timed for a few steps.
-    device : str
-        ``cpu`` or ``cuda``.
-    folder : pathlib.Path
-        Where the answer is kept, so that the trial runs once.
-    members : int, optional
-        Forces the size of an ensemble; the rest is measured still, where there is a choice.
-
-    Returns
-    -------
-    Plan
-
-    Raises
-    ------
-    BnbookError
-        When `members` is less than 1.
-    """
+    """Return the plan that trains a member fastest here."""
     if members is not None and members < 1:
         raise BnbookError(f"members must be at least 1, found {members}.")
     group = _fusing(experiment, parts, device)

@@ -60,13 +60,7 @@ class State:
 
 
 def read(path: Path) -> list[Entry]:
-    """Read the queue.
-
-    Raises
-    ------
-    BnbookError
-        When the file is missing, or an entry is not of the form that is expected.
-    """
+    """Read the queue."""
     if not path.is_file():
         raise BnbookError(f"expected a queue at {path}, found none.")
     try:
@@ -124,26 +118,7 @@ Grow = Callable[..., Any]
 def work(
     entries: Sequence[Entry], folder: Path, grow: Grow, *, budget: float | None, **how: Any
 ) -> Iterator[tuple[Entry, str]]:
-    """Record what the queue lists, in order, and yield what became of each entry that was open.
-
-    Parameters
-    ----------
-    entries : sequence of Entry
-        From `read`.
-    folder : pathlib.Path
-        The results folder.
-    grow : callable
-        Grows one record.
-    budget : float or None
-        Seconds for all of them.
-    **how
-        What else `grow` is told.
-
-    Raises
-    ------
-    OutOfTimeError
-        When the budget ended first.
-    """
+    """Record what the queue lists, in order, and yield what became of each entry that was open."""
     deadline = None if budget is None else session.now() + budget
     for entry in entries:
         if state(entry, folder).said == WHOLE:
@@ -164,13 +139,7 @@ def work(
 
 
 def alone(root: Path) -> FileLock:
-    """Be the only queue at work here, and give way to other programs.
-
-    Raises
-    ------
-    BnbookError
-        When another one is at work.
-    """
+    """Be the only queue at work here, and give way to other programs."""
     path = root / "_build" / "queue.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)

@@ -51,28 +51,7 @@ def versions() -> dict[str, str | None]:
 def facts(
     part: Any, source: str, device: str, plan: Plan, known: Mapping[str, str | None] | None = None
 ) -> dict[str, Any]:
-    """Return all that a member's table depends on.
-
-    Parameters
-    ----------
-    part : Config
-        One of an experiment's `parts`.
-    source : str
-        `sources.combined` of its `source_digests`.
-    device : str
-        ``cpu`` or ``cuda``.
-    plan : Plan
-        Of which only the precision counts: the rest changes no more than the last digits.
-    known : mapping, optional
-        `versions`, where they are known already.
-
-    Returns
-    -------
-    dict
-        ``config``, ``source``, ``data`` (its digest), ``scaling`` (of its numbers), ``torch`` and
-        ``numpy`` (which draws some experiments' numbers), ``device`` and ``precision``, as JSON
-        gives them back. The processor is none of them: it changes no more than the last digits.
-    """
+    """Return all that a member's table depends on."""
     from bnbook import datasets
 
     found = {
@@ -120,13 +99,7 @@ class Store:
         return self.folder / f"{key}.parquet"
 
     def read(self, key: str) -> records.Record:
-        """Read a member's record.
-
-        Raises
-        ------
-        BnbookError
-            When it is damaged.
-        """
+        """Read a member's record."""
         try:
             return records.read(self.member(key))
         except BnbookError as error:
@@ -145,15 +118,7 @@ class Store:
         return self.folder / f"{batch}.json"
 
     def begin(self, members: Sequence[str], facts: Mapping[str, Any]) -> None:
-        """Note which members a batch has, unless that is noted already.
-
-        Parameters
-        ----------
-        members : sequence of str
-            Their keys, in order.
-        facts : mapping
-            Of its first member, for `prune`.
-        """
+        """Note which members a batch has, unless that is noted already."""
         path = self.note(batch_key(members))
         with self.locked():
             if not path.is_file():
@@ -194,17 +159,6 @@ class Store:
         """Record every member of a batch, then forget it and other batches with one of them.
 
         A member that another sweep has recorded meanwhile stays as it is.
-
-        Parameters
-        ----------
-        members : mapping
-            Key -> facts, in order.
-        tables : sequence of pandas.DataFrame
-            One for each.
-        seconds : float
-            Time spent since the batch went on; with what was noted, shared among the members.
-        about : mapping
-            What else the records state.
         """
         batch = batch_key(tuple(members))
         with self.locked():

@@ -73,23 +73,7 @@ class _Abandonable(Session):
 
 
 def train_batch(task: Task) -> Trained:
-    """Train a batch: what a worker does.
-
-    Parameters
-    ----------
-    task : Task
-        The batch. A folder of its session that cannot be made here is replaced by one of this
-        machine's own.
-
-    Returns
-    -------
-    Trained
-
-    Raises
-    ------
-    BnbookError
-        When this worker has other source or another torch than the sweep's own.
-    """
+    """Train a batch: what a worker does."""
     started = time.perf_counter()
     session = task.session
     if session.out_of_time():
@@ -128,20 +112,7 @@ def versions(source: str) -> dict[str, str]:
 
 
 def check_versions(module: str, expected: Mapping[str, str] | None) -> None:
-    """Refuse to work with other versions than the sweep's.
-
-    Parameters
-    ----------
-    module : str
-        Full name of the experiment's module.
-    expected : mapping or None
-        See `Task.expects`.
-
-    Raises
-    ------
-    BnbookError
-        With what was expected and what was found.
-    """
+    """Refuse to work with other versions than the sweep's."""
     if expected is None:
         return
     found = versions(_source(module))

@@ -20,13 +20,7 @@ ARMS = {WITHOUT: "no BN", WITH: "BN"}
 
 
 def read(name: str) -> pd.DataFrame:
-    """Read one figure's numbers; the files' columns are named as in their README.
-
-    Raises
-    ------
-    BnbookError
-        When there is no such file.
-    """
+    """Read one figure's numbers; the files' columns are named as in their README."""
     path = records.root() / FOLDER / f"{name}.csv"
     if not path.is_file():
         raise BnbookError(
@@ -39,26 +33,7 @@ def read(name: str) -> pd.DataFrame:
 def beside(
     what: str, paper: float, error: float, ours: Iterable[float], digits: int, unit: str = ""
 ) -> dict[str, Any]:
-    """Describe a number that the paper shows too: `claims.fact` of ours, with the paper's.
-
-    Parameters
-    ----------
-    what : str
-        The row's words in a table of such numbers.
-    paper, error : float
-        The paper's number and its reading error, in `unit`.
-    ours : iterable of float
-        One per seed.
-    digits : int
-        Decimals shown.
-    unit : str
-        Shown after each number.
-
-    Returns
-    -------
-    dict
-        A fact with ``what``, ``paper`` and ``error``.
-    """
+    """Describe a number that the paper shows too: `claims.fact` of ours, with the paper's."""
     about = {"what": what, "paper": float(paper), "error": float(error)}
     return {**claims.fact(ours, digits, unit), **about}
 

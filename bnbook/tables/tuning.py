@@ -19,21 +19,10 @@ def final(table: pd.DataFrame) -> pd.DataFrame:
 def tuned_rates(
     table: pd.DataFrame, arms: Sequence[str], by: str = "validation_accuracy"
 ) -> dict[str, float]:
-    """Each arm's learning rate: the best final value, averaged over seeds.
+    """Each arm's learning rate: the best final value, averaged over seeds; of equals the smallest.
 
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        The table.
-    arms : sequence of str
-        The order of the result; arms that the table lacks are left out.
-    by : str
-        A column measured on held-out training data, never on the test set; larger is better.
-
-    Returns
-    -------
-    dict
-        Arm -> rate. Of equally good rates the smallest.
+    `by` is measured on held-out training data, never on the test set; arms that the table lacks are
+    left out.
     """
     mean = final(table).pivot_table(index="learning_rate", columns="arm", values=by)
     return {arm: float(mean.index[int(mean[arm].argmax())]) for arm in arms if arm in mean}
@@ -46,43 +35,12 @@ def at_rates(table: pd.DataFrame, rates: Mapping[str, float]) -> pd.DataFrame:
 
 
 def final_by_arm(table: pd.DataFrame, rates: Mapping[str, float], column: str) -> pd.DataFrame:
-    """Final values of a column at each arm's rate.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        The table.
-    rates : mapping
-        Arm -> learning rate.
-    column : str
-        A measurement.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Index seed, columns the arms.
-    """
+    """Final values of a column at each arm's rate: index seed, columns the arms."""
     return final(at_rates(table, rates)).pivot_table(index="seed", columns="arm", values=column)
 
 
 def usable_rates(table: pd.DataFrame, arm: str, column: str, within: float) -> int:
-    """Count the rates whose final value, averaged over seeds, is within some margin of the best.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        The table.
-    arm : str
-        The arm.
-    column : str
-        A measurement; larger is better.
-    within : float
-        The margin, in units of the column.
-
-    Returns
-    -------
-    int
-    """
+    """Count the rates whose final value, averaged over seeds, is within some margin of the best."""
     last = final(table)
     mean = last[last["arm"] == arm].groupby("learning_rate")[column].mean()
     return int((mean >= mean.max() - within).sum())
@@ -91,23 +49,7 @@ def usable_rates(table: pd.DataFrame, arm: str, column: str, within: float) -> i
 def learned(
     table: pd.DataFrame, arm: str, level: float, column: str = "test_accuracy"
 ) -> list[float]:
-    """Return the rates at which every seed of an arm ends at a level or above, rising.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        The table.
-    arm : str
-        The arm.
-    level : float
-        In units of the column.
-    column : str
-        A measurement; larger is better.
-
-    Returns
-    -------
-    list of float
-    """
+    """Return the rates at which every seed of an arm ends at a level or above, rising."""
     last = final(table)
     worst = last[last["arm"] == arm].groupby("learning_rate")[column].min()
     return [float(rate) for rate in worst.index[worst >= level]]
@@ -116,24 +58,7 @@ def learned(
 def steps_to(
     table: pd.DataFrame, rates: Mapping[str, float], column: str, targets: Mapping[int, float]
 ) -> pd.DataFrame:
-    """First measured step at which each arm, at its rate, reaches a seed's target.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        The table.
-    rates : mapping
-        Arm -> learning rate.
-    column : str
-        A measurement; larger is better.
-    targets : mapping
-        Seed -> value to reach.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Index seed, columns the arms; NaN where the target is never reached.
-    """
+    """First measured step of each arm at a seed's target, by seed and arm; NaN: never."""
     runs = at_rates(table, rates)
     curves = runs.pivot_table(index="step", columns=["arm", "seed"], values=column)
     steps = {
@@ -144,22 +69,7 @@ def steps_to(
 
 
 def steps_to_reach(table: pd.DataFrame, column: str, target: float) -> pd.DataFrame:
-    """First measured step at which each run reaches a target, the same for all.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        The table.
-    column : str
-        A measurement; larger is better.
-    target : float
-        The value to reach.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Index seed, columns arm and learning rate; NaN where the target is never reached.
-    """
+    """First measured step of each run at a target, by seed, and arm and rate; NaN: never."""
     keys = ["seed", "arm", "learning_rate"]
     reached = table.loc[table[column] >= target].groupby(keys)["step"].min()
     runs = pd.MultiIndex.from_frame(table[keys].drop_duplicates())

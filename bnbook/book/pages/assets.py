@@ -19,13 +19,7 @@ FONTS = "output/chtml/fonts/woff-v2"
 
 
 def mathjax_folder() -> Path:
-    """Return the folder of MathJax in the installed wheel.
-
-    Raises
-    ------
-    ExtensionError
-        When the wheel is not installed, or is not laid out as expected.
-    """
+    """Return the folder of MathJax in the installed wheel."""
     try:
         files = distribution(WHEEL).files or []
     except PackageNotFoundError as error:

@@ -43,13 +43,7 @@ class Request:
 
     @classmethod
     def parse(cls, text: str) -> Request:
-        """Read ``name [field] [@profile]``.
-
-        Raises
-        ------
-        BnbookError
-            When the text is anything else.
-        """
+        """Read ``name [field] [@profile]``."""
         words = text.split()
         profile = words.pop()[1:] if words and words[-1].startswith("@") else None
         if not 1 <= len(words) <= 2 or profile == "":
@@ -132,13 +126,7 @@ def _pick(found: Mapping[str, T], name: str, what: str) -> T:
 
 
 def profile_of(content: Mapping[str, Any], wanted: str | None) -> str:
-    """Return the profile asked for, or the best one recorded.
-
-    Raises
-    ------
-    BnbookError
-        When it was not recorded; the error lists those that were.
-    """
+    """Return the profile asked for, or the best one recorded."""
     if wanted is None:
         return ledger.best_profile(content)
     _pick(content["profiles"], wanted, f"a recorded profile of {content['experiment']}")
@@ -205,13 +193,7 @@ def claim_texts(
 def claim_text(
     content: Mapping[str, Any], claim: Mapping[str, Any], field: str, profile: str
 ) -> str:
-    """Write one field of a claim at a recorded profile; by default value and interval.
-
-    Raises
-    ------
-    BnbookError
-        When there is no such field; the error lists those there are.
-    """
+    """Write one field of a claim at a recorded profile; by default value and interval."""
     judgement = content["profiles"][profile]["judgements"][claim["id"]]
     if not field:
         return value_and_interval(claim, judgement)
@@ -219,13 +201,7 @@ def claim_text(
 
 
 def fact_text(content: Mapping[str, Any], name: str, field: str, profile: str) -> str:
-    """Write a fact at a recorded profile: its ``value`` (the default), ``interval``, ends or unit.
-
-    Raises
-    ------
-    BnbookError
-        When there is no such fact or field; the error lists those there are.
-    """
+    """Write a fact at a recorded profile: ``value`` (the default), ``interval``, ends or unit."""
     facts = content["profiles"][profile]["facts"]
     fact = _pick(facts, name, f"a fact of {content['experiment']} at {profile}")
     ends = [end for end in ("low", "high") if fact.get(end) is not None]
@@ -279,13 +255,7 @@ def _how_often(record: Mapping[str, Any]) -> str:
 
 
 def provenance(profile: str, record: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Write where a record comes from as one sentence.
-
-    Returns
-    -------
-    list of (str, str)
-        Pieces in order, as (kind, text): ``text`` or ``code``.
-    """
+    """Write where a record comes from as one sentence."""
     torch = record["versions"].get("torch")
     data = record["data"]
     facts = [

@@ -56,13 +56,7 @@ def link(
 
 
 def recorded(env: BuildEnvironment, request: evidence.Request) -> tuple[dict[str, Any], str]:
-    """Return the (content, profile) of an experiment, and depend on its ledger file.
-
-    Raises
-    ------
-    BnbookError
-        When there is no such experiment or profile, or when the request has a field.
-    """
+    """Return the (content, profile) of an experiment, and depend on its ledger file."""
     if request.field:
         raise BnbookError(f"expected `experiment [@profile]`, found {request.field!r} besides.")
     found = read_evidence(env)

@@ -51,21 +51,7 @@ def table(
     classes: Sequence[str],
     title: str = "",
 ) -> nodes.table:
-    """Return a table with a header row.
-
-    Parameters
-    ----------
-    columns : sequence of str
-        Headings.
-    widths : sequence of int
-        Relative widths of the columns.
-    rows : iterable
-        Cells, each one node or several.
-    classes : sequence of str
-        CSS classes.
-    title : str
-        Caption; a table with one is numbered.
-    """
+    """Return a table with a header row."""
     group = nodes.tgroup("", cols=len(columns))
     group += [nodes.colspec("", colwidth=width) for width in widths]
     head = nodes.thead("", _row([paragraph(column) for column in columns]))
