@@ -27,21 +27,7 @@ def draw_accuracy(
     tuned: Mapping[str, float],
     column: str = "test_accuracy",
 ) -> None:
-    """Draw a final accuracy against learning rate, mean and 95 % interval over seeds.
-
-    Parameters
-    ----------
-    ax : Axes
-        Where to draw.
-    table : pandas.DataFrame
-        The experiment's table.
-    arms : collection of str
-        The networks.
-    tuned : mapping
-        Arm -> its tuned rate, ringed.
-    column : str
-        An accuracy.
-    """
+    """Draw a final accuracy against learning rate, mean and 95 % interval, tuned rates ringed."""
     last = tuning.final(table)
     for arm in arms:
         band = 100 * style.mean_band(last[last["arm"] == arm], "learning_rate", column)
@@ -56,17 +42,7 @@ def draw_accuracy(
 
 
 def draw_diverged(ax: Axes, table: pd.DataFrame, arms: Collection[str]) -> None:
-    """Draw the share of seeds whose loss passed the threshold against learning rate.
-
-    Parameters
-    ----------
-    ax : Axes
-        Where to draw.
-    table : pandas.DataFrame
-        The experiment's table.
-    arms : collection of str
-        The networks.
-    """
+    """Draw the share of seeds whose loss passed the threshold against learning rate."""
     last = tuning.final(table)
     share = 100 * (last["diverged_at"] >= 0).groupby(
         [last["arm"], last["learning_rate"]]

@@ -36,17 +36,7 @@ class Death(NamedTuple):
 
 
 def dead(losses: Tensor, classes: int, steps: int) -> Death | None:
-    """Say where a run died; None while it lives.
-
-    Parameters
-    ----------
-    losses : Tensor, (t,)
-        Of its minibatches so far, in nats.
-    classes : int
-        Among which a guess is made.
-    steps : int
-        Of the whole run.
-    """
+    """Say where a run of so many steps died, by its minibatches' losses; None while it lives."""
     rules = _rules(losses, classes, steps)
     step = _first(rules.any(0))
     return None if step < 0 else Death(step, RULES[_first(rules[:, step - 1]) - 1])

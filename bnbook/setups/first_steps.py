@@ -27,24 +27,9 @@ Batch = tuple[Tensor, Tensor]
 
 
 def network(arm: str, seed: int, n: int, device: torch.device) -> models.ResNet:
-    """Make the residual network of 6n + 2 layers, in training mode.
+    """Make the residual network of 6n + 2 layers; a seed's convolutions are the same in both arms.
 
     Source: He et al. 2016, section 4.2; Xavier's initial weights, as we recall Bjorck et al. 2018.
-
-    Parameters
-    ----------
-    arm : str
-        With or without BN.
-    seed : int
-        Of the initial weights; the convolutions of both arms start the same.
-    n : int
-        Residual blocks of a stage; 18 for 110 layers.
-    device : torch.device
-        Where to put it.
-
-    Returns
-    -------
-    bnbook.networks.models.ResNet
     """
     make = norm.BatchNorm if arm == WITH else None
     return models.ResNet(make, (seed,), n=n, init_std=ensemble.xavier).to(device).train()
@@ -58,27 +43,11 @@ def convolution(model: models.ResNet, layer: int) -> ensemble.Conv2d:
 def minibatches(
     data: str, batch_size: int, count: int, seed: int, device: torch.device
 ) -> list[Batch]:
-    """Return the first minibatches of training.
+    """Return the first minibatches of training: images (N, 3, 32, 32) and labels.
 
     Each pixel has its mean over the training set subtracted; all are divided by the standard
     deviation of what remains. Images of another size are then resized (bilinear), and grey ones
     repeated for the three channels. Nothing is augmented.
-
-    Parameters
-    ----------
-    data : str
-        Name of a data set of images (see `bnbook.datasets`).
-    batch_size, count : int
-        Images in a minibatch, and minibatches.
-    seed : int
-        Of the order; the same for every network.
-    device : torch.device
-        Where to put them.
-
-    Returns
-    -------
-    list of (Tensor, Tensor)
-        Images (batch_size, 3, 32, 32) and labels.
     """
     images, labels = datasets.load(data)
     mean = images.mean(0)

@@ -67,24 +67,6 @@ def splits(
     """Load images: resized, split, each pixel's mean over training images subtracted.
 
     All are divided by the standard deviation of what remains. The split does not depend on a seed.
-
-    Parameters
-    ----------
-    data : str
-        Name of a data set of images (see `bnbook.datasets`).
-    side, train_images, validation, test_images : int
-        See `bnbook.setups.settings.ResidualSetting`.
-    device : str
-        Where to put them.
-
-    Returns
-    -------
-    Splits
-
-    Raises
-    ------
-    BnbookError
-        When there are too few images.
     """
     given, test = (datasets.load(data, split) for split in ("train", "test"))
     count = train_images or len(given.labels) - validation
@@ -113,22 +95,10 @@ def _resized(images: Tensor, side: int) -> Tensor:
 
 
 def network(arm: str, seeds: Sequence[int], gain: float = 1.0, **sizes: Any) -> models.ResNet:
-    """Make the residual networks of an arm.
+    """Make the residual networks of an arm; `sizes` are those of `models.ResNet`.
 
-    Parameters
-    ----------
-    arm : str
-        With BN, GroupNorm, LayerNorm, or without: then plain, `FIXUP` or `SKIPINIT`.
-    seeds : sequence of int
-        One per member. Equal seeds have equal initial weights in all arms but the last two.
-    gain : float
-        Variance of the residual branches' initial weights over Xavier's; He's is 2.
-    **sizes
-        ``n``, ``in_channels``, ``widths``; see `bnbook.networks.models.ResNet`.
-
-    Returns
-    -------
-    bnbook.networks.models.ResNet
+    Equal seeds have equal initial weights in all arms but Fixup's and SkipInit's. `gain` is the
+    variance of the residual branches' initial weights over Xavier's; He's is 2.
     """
     if arm == FIXUP:
         return unnormalised.FixupResNet(seeds, **sizes)
@@ -160,17 +130,7 @@ def growth(
 ) -> list[float]:
     """Measure the factor by which a block raises the activations' second moment at the start.
 
-    Parameters
-    ----------
-    runs, session
-        As for `train`.
-    make : callable
-        As for `train`; the networks are made anew, and only measured.
-
-    Returns
-    -------
-    list of float
-        For each run, the geometric mean over the blocks after the first.
+    Of each run the geometric mean over the blocks after the first; `make` as for `train`.
     """
     one = runs[0]
     device = fit.choose_device(session.device)
@@ -189,18 +149,9 @@ def growth(
 
 
 def schedule(steps: int, warm_up: float = 0.0) -> Tensor:
-    """Return the factors of the learning rate: 1, 0.1 from 50 % on, 0.01 from 75 % on.
+    """Return the factors of the rate, (steps,): 1, 0.1 from 50 % on, 0.01 from 75 % on.
 
-    Parameters
-    ----------
-    steps : int
-        Length of training.
-    warm_up : float
-        Share of the steps over which the factor rises linearly to 1, in [0, 0.5].
-
-    Returns
-    -------
-    Tensor, (steps,)
+    Over the share `warm_up` of the steps the factor rises linearly to 1.
     """
     done = torch.arange(steps) / steps
     factors = torch.where(done < 0.5, 1.0, torch.where(done < 0.75, 0.1, 0.01))
@@ -223,17 +174,7 @@ def optimiser(runs: Sequence[ResidualSetting]) -> fit.SGD:
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of each member; infinite where it is above `THRESHOLD`, which ends its run.
-
-    Parameters
-    ----------
-    logits, labels : Tensor
-        As for `bnbook.layers.ensemble.cross_entropy`.
-
-    Returns
-    -------
-    Tensor, (E,)
-    """
+    """Cross-entropy of each member; infinite where it is above `THRESHOLD`, which ends its run."""
     each = ensemble.cross_entropy(logits, labels)
     return each.masked_fill(each > THRESHOLD, torch.inf)
 
@@ -242,18 +183,6 @@ def shaken(crops: Tensor, pad: int) -> Callable[[Tensor, int], Tensor]:
     """Return the augmentation: crops and flips that depend on the step and the place in the batch.
 
     Members share them, whatever their minibatches, so that it does not matter which are left.
-
-    Parameters
-    ----------
-    crops : Tensor, (steps, N, 3)
-        From `bnbook.training.augment.crops`, on the images' device.
-    pad : int
-        Zeros on each side of an image.
-
-    Returns
-    -------
-    callable
-        Images of a batch, (N, C, H, W) or (E, N, C, H, W), and step -> the same shape.
     """
 
     def transform(x: Tensor, step: int) -> Tensor:
@@ -280,23 +209,9 @@ def train(
 ) -> list[dict[str, Tensor]]:
     """Train runs that differ in seed and rate as one ensemble, and measure accuracies.
 
-    Parameters
-    ----------
-    runs : sequence of ResidualSetting
-        Of one arm and one setting.
-    session : Session
-        Device, plan, checkpoint, deadline and progress.
-    make : callable
-        An arm, the members' seeds and ``in_channels`` -> networks; `network` with its sizes.
-    probes : callable, optional
-        Makes further probes from the model and the images.
-
-    Returns
-    -------
-    list of dict
-        The rows of `bnbook.training.fit.fit`, with ``training_accuracy`` (of as many training
-        images, as they are, as there are for validation), ``validation_accuracy``,
-        ``test_accuracy``; with ``keep_right`` also ``right``, for each test image.
+    `make` takes an arm, the members' seeds and ``in_channels``; `probes` makes further probes from
+    the model and the images. The training accuracy is of as many training images, as they are, as
+    there are for validation; with ``keep_right`` there is ``right``, for each test image.
     """
     one = runs[0]
     device = fit.choose_device(session.device)
@@ -344,26 +259,11 @@ def _accuracies(run: ResidualSetting, model: nn.Module, images: Splits) -> fit.P
 def table(
     run: ResidualSetting, history: Sequence[Mapping[str, Tensor]], member: int
 ) -> pd.DataFrame:
-    """Return the rows of one run.
+    """Return the rows of one run; see `RESIDUAL_COLUMNS` and `WATCHED_COLUMNS`.
 
-    Parameters
-    ----------
-    run : ResidualSetting
-        The run.
-    history : sequence of mapping
-        From `train`, with one number for each member in every column shown.
-    member : int
-        Its place in the ensemble.
-
-    Returns
-    -------
-    pandas.DataFrame
-        ``arm``, ``seed``, ``learning_rate``, ``step``, ``loss``, ``diverged_at`` and the three
-        accuracies. From its divergence on, a run has those of guessing among ten classes. With
-        ``end_dead`` also ``jumped_at``, the other reading of divergence, ``dead_at`` and
-        ``dead_by``; from its death on, a run has the accuracies of guessing, too. With
-        ``keep_right``, the last row of a run that lived has which test images were right, as
-        `bnbook.tables.right.pack` writes it.
+    From its divergence on, or from its death, a run has the accuracies of guessing among ten
+    classes. With ``keep_right``, the last row of a run that lived has which test images were right,
+    as `bnbook.tables.right.pack` writes it.
     """
     names = ("loss", "training_accuracy", "validation_accuracy", "test_accuracy")
     rows = pd.DataFrame(

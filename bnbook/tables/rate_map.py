@@ -92,18 +92,10 @@ def compared(table: Table) -> dict[str, list[tuple[str, float]]]:
 
 
 def premises(what: str, of: Callable[[Table], Table] = lambda table: table) -> tuple[Premise, ...]:
-    """Return what the figure's claims need of a record.
+    """Return what the figure's claims need of a record, in the rows that `of` picks.
 
-    Parameters
-    ----------
-    what : {"same_rate", "higher_rate", "diverges"}
-        Which networks are compared; the last claim is itself about failing at BN's rate.
-    of : callable
-        Picks the rows of the table that the claim is about.
-
-    Returns
-    -------
-    tuple of Premise
+    `what` names the networks compared: same_rate, higher_rate, or diverges, which is itself about
+    failing at BN's rate.
     """
 
     def tuned(table: Table) -> dict[str, float]:

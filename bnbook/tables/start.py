@@ -31,19 +31,9 @@ DEEP = Premise("the network has the paper's 110 layers", _deep)
 
 
 def by_arm(rows: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Geometric mean of a column over the minibatches of a seed.
+    """Geometric mean of a column over the minibatches of a seed: index seed, columns the arms.
 
-    Parameters
-    ----------
-    rows : pandas.DataFrame
-        One row per ``arm``, ``seed`` and minibatch.
-    column : str
-        Positive; a value that is missing makes the seed's mean missing.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Index seed, columns the arms.
+    A value that is missing makes the seed's mean missing.
     """
     logs = rows.assign(log=np.log(rows[column]))
     groups = logs.groupby(["seed", "arm"])["log"]
@@ -52,21 +42,9 @@ def by_arm(rows: pd.DataFrame, column: str) -> pd.DataFrame:
 
 
 def geometric(samples: Iterable[float], digits: int | None, unit: str = "") -> dict[str, Any]:
-    """Describe a ratio that the prose quotes: geometric mean and interval of positive samples.
+    """Describe a ratio as `claims.fact` does, by the geometric mean and interval of its samples.
 
-    Parameters
-    ----------
-    samples : iterable of float
-        One per seed; without any, or with one that is no positive number, there is no value.
-    digits : int or None
-        Decimals shown; None writes the number with a power of ten.
-    unit : str
-        Shown after the value.
-
-    Returns
-    -------
-    dict
-        As `bnbook.evidence.claims.fact`.
+    Without samples, or with one that is no positive number, there is no value.
     """
     x = np.array([float(sample) for sample in samples])
     if not x.size or not (np.isfinite(x) & (x > 0)).all():
@@ -90,13 +68,7 @@ def significant(samples: Iterable[float]) -> dict[str, Any]:
 
 
 def check_layers(layers: Sequence[int], n: int) -> None:
-    """Refuse layers that are no convolution of a network of 6n + 2 layers.
-
-    Raises
-    ------
-    BnbookError
-        With what was expected and what was found.
-    """
+    """Refuse layers that are no convolution of a network of 6n + 2 layers."""
     if not 1 <= min(layers) <= max(layers) <= 6 * n + 1:
         raise BnbookError(
             f"layers must lie in [1, {6 * n + 1}] for n = {n}, found {tuple(layers)}."

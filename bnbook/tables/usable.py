@@ -22,19 +22,7 @@ CLASSES = 10
 
 
 def usable(table: pd.DataFrame, times: float = TIMES_GUESSING) -> pd.DataFrame:
-    """Rows of the last step, with the column ``usable``.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        With the columns ``step``, ``diverged_at`` (-1 for never) and ``validation_accuracy``.
-    times : float
-        The accuracy asked for, in units of that of guessing.
-
-    Returns
-    -------
-    pandas.DataFrame
-    """
+    """Rows of the last step, with the column ``usable``; `times` is in units of guessing."""
     last = tuning.final(table)
     learned = last["validation_accuracy"] >= times / CLASSES
     return last.assign(usable=learned & (last["diverged_at"] < 0))
@@ -47,22 +35,7 @@ def shares(table: pd.DataFrame, by: str = "arm") -> pd.DataFrame:
 
 
 def largest(table: pd.DataFrame, by: str = "arm", times: float = TIMES_GUESSING) -> pd.DataFrame:
-    """Largest usable rate of every network and seed.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        The experiment's table.
-    by : str
-        The column that tells networks apart.
-    times : float
-        The accuracy asked for, in units of that of guessing.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Index seed, columns the networks; missing where a seed has no usable rate.
-    """
+    """Largest usable rate of every seed (index) and network (columns); missing without any."""
     runs = usable(table, times)
     rates = runs["learning_rate"].where(runs["usable"])
     found: pd.DataFrame = rates.groupby([runs["seed"], runs[by]]).max().unstack(by)
@@ -70,20 +43,7 @@ def largest(table: pd.DataFrame, by: str = "arm", times: float = TIMES_GUESSING)
 
 
 def unbroken(table: pd.DataFrame, by: str = "arm") -> pd.DataFrame:
-    """Largest rate that is reached from the smallest usable one without a gap in the grid.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        The experiment's table.
-    by : str
-        The column that tells networks apart.
-
-    Returns
-    -------
-    pandas.DataFrame
-        As of `largest`, which counts usable rates beyond a gap too.
-    """
+    """`largest`, but reached from the smallest usable rate without a gap in the grid."""
     runs = usable(table).sort_values("learning_rate")
 
     def end(run: pd.DataFrame) -> float:

@@ -180,10 +180,9 @@ def test_facts():
     assert facts["small_rate"]["digits"] == 2
     assert facts["with_large_accuracy"]["value"] == pytest.approx(85.1)
     assert facts["without_survives"]["value"] == 0.1
-    assert facts["diverged"]["value"] == 3
+    assert facts["without_diverged"]["value"] == 3
     assert facts["large_gap"]["value"] == pytest.approx(5)
     assert facts["tuned_gap"]["value"] == pytest.approx(15)
-    assert facts["with_fastest"]["value"] == 20
 
 
 def test_grids():

@@ -63,8 +63,6 @@ def test_measures_on_a_table_with_known_truth():
     assert facts["without_middle_growth"]["value"] == pytest.approx(math.exp(44 * 0.1001))
     assert facts["with_high_growth"]["value"] == pytest.approx(1)
     assert facts["without_loss_after"]["value"] == pytest.approx(5000)
-    expected = 100 * math.log(500) / math.log(2500)
-    assert facts["loss_fraction"]["value"] == pytest.approx(expected)
     assert facts["diverged"]["value"] == 3
     assert (facts["last_first"]["value"], facts["high_fell"]["value"]) == (3, 0)
     assert facts["as_long_helped"]["value"] == 0  # its loss only rises

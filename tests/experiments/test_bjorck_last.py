@@ -182,7 +182,6 @@ def test_a_second_look_at_what_is_usable_asks_for_more():
     found = bjorck_last.facts(table)
     assert found["last_rate"]["value"] == pytest.approx(1.0)
     assert found["last_strict"]["value"] == pytest.approx(0.1)
-    assert found["last_strict_none"]["value"] == 0
 
 
 def test_figures_draw_every_panel():

@@ -86,20 +86,19 @@ def test_facts():
     assert facts["gap"]["value"] == pytest.approx(1.9)
     assert facts["layers"]["value"] == 2
     assert (facts["lsuv_rate"]["value"], facts["on_edge"]["value"]) == (0.1, 0)
-    assert (facts["without_diverging"]["value"], facts["with_diverging"]["value"]) == (1, 0)
     assert facts["lsuv_mean_shift"]["value"] == pytest.approx(2)
-    assert (facts["with_least_end"]["value"], facts["with_most_end"]["value"]) == (1, 4)
+    assert (facts["lsuv_least_end"]["value"], facts["lsuv_most_end"]["value"]) == (1, 4)
 
 
 def test_a_diverged_seed_at_a_tuned_rate_leaves_the_other_facts():
     table = made_up()
-    lost = table.eval("arm == @HE and learning_rate == 0.1 and seed == 1 and step == 10")
+    lost = table.eval("arm == @LSUV and learning_rate == 0.1 and seed == 1 and step == 10")
     table.loc[lost, ["mean_shift", "size_1"]] = [math.nan, math.inf]
     table.loc[lost, "scale_shift"] = math.inf
     facts = experiment.facts(table)
-    assert facts["he_mean_shift"]["value"] == pytest.approx(2)
-    assert facts["he_scale_shift"]["value"] == pytest.approx(2)
-    assert facts["he_least_end"]["value"] == 1
+    assert facts["lsuv_mean_shift"]["value"] == pytest.approx(2)
+    assert facts["lsuv_scale_shift"]["value"] == pytest.approx(2)
+    assert facts["lsuv_least_end"]["value"] == 1
 
 
 @pytest.mark.parametrize(

@@ -42,20 +42,7 @@ def abscissa(n: np.ndarray, law: str) -> np.ndarray:
 
 
 def line(rates: pd.Series, law: str) -> tuple[float, float]:
-    """Fit a law to the largest usable rates of one seed, by least squares on the logarithm.
-
-    Parameters
-    ----------
-    rates : pandas.Series
-        Index n.
-    law : {"power", "exponential"}
-        Which.
-
-    Returns
-    -------
-    slope, intercept : float
-        Of the natural logarithm against `abscissa`; NaN where a rate is missing.
-    """
+    """Slope and intercept of a law for one seed, by least squares on the logarithm."""
     x = abscissa(rates.index.to_numpy(dtype=float), law)
     y = np.log(rates.to_numpy(dtype=float))
     centred = x - x.mean()
@@ -79,20 +66,9 @@ def exponent_difference(table: pd.DataFrame) -> pd.Series:
 
 
 def errors(table: pd.DataFrame, arm: str) -> pd.DataFrame:
-    """How far each law misses a depth that it was not fitted to.
+    """How far each law misses a depth that it was not fitted to: index seed, columns `LAWS`.
 
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        The experiment's table.
-    arm : str
-        The network.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Index seed, columns `LAWS`: root of the mean over depths of the squared error of the
-        logarithm, in decades, each depth predicted from the others.
+    Root of the mean square over depths of the error of the logarithm, in decades.
     """
     rates = largest(table, arm)
     return pd.DataFrame({law: _each(rates, partial(_left_out, law=law)) for law in LAWS})
@@ -260,19 +236,7 @@ CLAIMS = (
 
 
 def curves(table: pd.DataFrame) -> pd.DataFrame:
-    """Each arm's fitted laws.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        The experiment's table.
-
-    Returns
-    -------
-    pandas.DataFrame
-        ``arm``, ``law``, ``layers`` and ``rate``: geometric mean over seeds of the fitted rates;
-        seeds with a missing rate are left out.
-    """
+    """Each arm's fitted laws: ``arm``, ``law``, ``layers``, ``rate`` (geometric mean)."""
     tables = []
     for arm in NAMES:
         rates = largest(table, arm).dropna()
@@ -292,18 +256,7 @@ def usable_shares(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """Return the numbers that the chapter quotes beside the claims.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        The experiment's table.
-
-    Returns
-    -------
-    dict
-        Name -> ``value``, ``digits``, ``unit``, ``low``, ``high``.
-    """
+    """Return the numbers that the chapter quotes beside the claims, by name."""
     n = sorted(table["n"].unique())
     found = usable.setting(table) | {
         "depths": claims.fact([len(n)], 0),
@@ -354,8 +307,6 @@ def _as_in_figure_1(table: pd.DataFrame, short: str) -> dict[str, dict[str, Any]
     rates = tuning.tuned_rates(table, (WITHOUT, WITH))
     final = tuning.final_by_arm(table, rates, "test_accuracy")
     found = {
-        f"{short}_small_rate": rate_map.rate_fact(rate_map.small_rate(table)),
-        f"{short}_large_rate": rate_map.rate_fact(rate_map.large_rate(table)),
         f"{short}_same_rate": _points(rate_map.same_rate_gap(table)),
         f"{short}_gain": _points(rate_map.rate_gain(table)),
         f"{short}_tuned_gap": _points(rate_map.tuned_gap(table)),

@@ -19,17 +19,7 @@ LAWS = {"power": (0, (1, 1.5)), "exponential": (0, (5, 1.5, 1, 1.5))}
 
 
 def draw_rates(ax: Axes, rates: pd.DataFrame, arm: str) -> None:
-    """Draw the largest usable rate against depth: seeds, geometric mean and 95 % interval.
-
-    Parameters
-    ----------
-    ax : Axes
-        Where to draw.
-    rates : pandas.DataFrame
-        Index seed, columns n; seeds without a usable rate are missing.
-    arm : str
-        The network.
-    """
+    """Draw the largest usable rate against depth: seeds, geometric mean and 95 % interval."""
     rows = rates.melt(value_name="rate").dropna()
     rows = rows.assign(layers=6 * rows["n"].astype(int) + 2, log=np.log(rows["rate"].astype(float)))
     band = pd.DataFrame(np.exp(style.mean_band(rows, "layers", "log")))
@@ -42,15 +32,7 @@ def draw_rates(ax: Axes, rates: pd.DataFrame, arm: str) -> None:
 
 
 def draw_laws(ax: Axes, curves: pd.DataFrame) -> None:
-    """Draw the fitted laws of each network.
-
-    Parameters
-    ----------
-    ax : Axes
-        Where to draw.
-    curves : pandas.DataFrame
-        Of `bnbook.experiments.bjorck_depth.claims.curves`.
-    """
+    """Draw the fitted laws of each network."""
     for number, (_, arm) in enumerate(curves.groupby("arm", sort=False)):
         for law, curve in arm.groupby("law", sort=False):
             ax.plot(
@@ -60,20 +42,7 @@ def draw_laws(ax: Axes, curves: pd.DataFrame) -> None:
 
 
 def draw_map(ax: Axes, shares: pd.DataFrame) -> AxesImage:
-    """Draw the share of usable seeds over depth and rate.
-
-    Parameters
-    ----------
-    ax : Axes
-        Where to draw.
-    shares : pandas.DataFrame
-        Index learning rate, columns n.
-
-    Returns
-    -------
-    AxesImage
-        For a colour bar.
-    """
+    """Draw the share of usable seeds over depth (columns n) and rate (index), for a colour bar."""
     image = ax.imshow(
         100 * shares.to_numpy(), origin="lower", aspect="auto", cmap="cividis", vmin=0, vmax=100
     )
@@ -107,17 +76,7 @@ def maps(table: pd.DataFrame) -> Figure:
 
 
 def draw_accuracy(ax: Axes, last: pd.DataFrame, arm: str) -> None:
-    """Draw the final test accuracy against the learning rate; bands end at 0 and 100 %.
-
-    Parameters
-    ----------
-    ax : Axes
-        Where to draw.
-    last : pandas.DataFrame
-        Rows of the last step of one depth: ``arm``, ``learning_rate``, ``test_accuracy``.
-    arm : str
-        The network.
-    """
+    """Draw the final test accuracy against the learning rate; bands end at 0 and 100 %."""
     rows = last[last["arm"] == arm].assign(percent=100 * last["test_accuracy"])
     band = style.mean_band(rows, "learning_rate", "percent").clip(0, 100)
     style.draw_band(ax, band, arm, marker=style.MARKERS[arm], ms=3, label=arm)

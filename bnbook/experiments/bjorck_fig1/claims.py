@@ -132,18 +132,7 @@ def same_rate_leads(table: pd.DataFrame, column: str = "test_accuracy") -> pd.Da
 
 
 def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """Return the numbers that the chapter quotes beside the claims.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        The experiment's table.
-
-    Returns
-    -------
-    dict
-        Name -> ``value``, ``digits``, ``unit`` and, for means over seeds, ``low``, ``high``.
-    """
+    """Return the numbers that the chapter quotes beside the claims, by name."""
     rates = tuning.tuned_rates(table, (WITHOUT, WITH))
     small, large = small_rate(table), large_rate(table)
     grid, last = sorted(table["learning_rate"].unique()), tuning.final(table)
@@ -161,7 +150,6 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         "large_rate": rate_fact(large),
         "target": claims.fact([100 * target(table)], 1, " %"),
         "tuned_gap": claims.fact(tuned_gap(table), 1, " points"),
-        "diverged": claims.fact([(last["diverged_at"] >= 0).sum()], 0),
         "trained_least": claims.fact([_least_trained(table)], 0, " %"),
         "trained_most": claims.fact([_most_trained(table)], 0, " %"),
         "same_rate_training": claims.fact(_defined(training[small]), 1, " points"),
@@ -180,7 +168,6 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         found |= {
             f"{name}_rate": rate_fact(rates[arm]),
             f"{name}_on_edge": claims.fact([rates[arm] in (grid[0], grid[-1])], 0),
-            f"{name}_accuracy": _accuracy(table, arm, rates[arm]),
             f"{name}_small_accuracy": _accuracy(table, arm, small),
             f"{name}_large_accuracy": _accuracy(table, arm, large),
             f"{name}_survives": rate_fact(survived(table, arm)),
@@ -192,7 +179,6 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
             f"{name}_usable": claims.fact(
                 [tuning.usable_rates(table, arm, "test_accuracy", 0.02)], 0
             ),
-            f"{name}_fastest": claims.fact(_fastest(table, arm), 0),
         }
     return found
 
@@ -232,13 +218,6 @@ def _least_trained(table: pd.DataFrame) -> float:
 
 def _most_trained(table: pd.DataFrame) -> float:
     return 100 * float(tuning.final(table)["training_accuracy"].max())
-
-
-def _fastest(table: pd.DataFrame, arm: str) -> list[float]:
-    """Fewest steps to the target, averaged over seeds, of the rates where every seed gets there."""
-    needed = tuning.steps_to_reach(table, "validation_accuracy", target(table))
-    means = needed.loc[:, [arm]].dropna(axis="columns").mean()
-    return [float(means.min())] if len(means) else []
 
 
 def _largest(values: Iterable[float | None]) -> list[float]:

@@ -27,17 +27,7 @@ def draw_curves(
 ) -> None:
     """Draw an accuracy against the share of training that is done, mean and 95 % interval.
 
-    Parameters
-    ----------
-    ax : Axes
-        Where to draw.
-    table : pandas.DataFrame
-        The experiment's table.
-    runs : sequence of (str, float)
-        Arms and rates shown; the curves of one arm differ in marker and go from pale to full
-        colour as the rate rises.
-    column : str
-        A key of `SPLITS`.
+    The curves of one arm differ in marker and go from pale to full colour as the rate rises.
     """
     whole = table["step"].max()
     for arm, rate in runs:
@@ -118,18 +108,9 @@ def curves(table: pd.DataFrame) -> Figure:
 
 
 def draw_gap(ax: Axes, table: pd.DataFrame, small: float, tuned: float) -> None:
-    """Draw the lead of BN at one and the same rate against the rate: mean and 95 % interval.
+    """Draw BN's lead at one and the same rate against the rate, that which suits no BN ringed.
 
-    Parameters
-    ----------
-    ax : Axes
-        Where to draw.
-    table : pandas.DataFrame
-        The experiment's table.
-    small : float
-        The rate that suits the network without BN, ringed.
-    tuned : float
-        BN's mean lead when each network has its own rate, in points; a dashed line.
+    Mean and 95 % interval; the dashed line is the mean lead, each at its own rate, in points.
     """
     last = tuning.final(table)
     pairs = last.pivot_table(index=["learning_rate", "seed"], columns="arm", values="test_accuracy")
@@ -154,16 +135,7 @@ def gap(table: pd.DataFrame) -> Figure:
 def draw_steps(ax: Axes, table: pd.DataFrame, arms: Collection[str], level: float) -> None:
     """Draw the steps to a validation accuracy against learning rate, where all seeds get there.
 
-    Parameters
-    ----------
-    ax : Axes
-        Where to draw.
-    table : pandas.DataFrame
-        The experiment's table.
-    arms : collection of str
-        The networks.
-    level : float
-        The accuracy, in [0, 1]. Geometric mean and 95 % interval over seeds.
+    Geometric mean and 95 % interval over seeds.
     """
     needed = tuning.steps_to_reach(table, "validation_accuracy", level)
     for arm in arms:

@@ -19,19 +19,7 @@ GAUSSIAN_TAIL = 3.2905 / 0.6745
 
 
 def kernels(table: pd.DataFrame) -> pd.DataFrame:
-    """One row for each arm, seed and minibatch, without the histogram.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        The experiment's table.
-
-    Returns
-    -------
-    pandas.DataFrame
-        With ``tail``: the 99.9th percentile of the entries' distances from their mean, over the
-        median distance.
-    """
+    """One row for each arm, seed and minibatch; ``tail``: p999 over median distance."""
     rows = table[table["bin"] == 0]
     return rows.assign(tail=rows["p999_distance"] / rows["median_distance"])
 
@@ -90,18 +78,7 @@ CLAIMS = (
 
 
 def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """Return the numbers that the chapter quotes beside the claims.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        The experiment's table.
-
-    Returns
-    -------
-    dict
-        Name -> ``value``, ``digits``, ``unit`` and, for means over seeds, ``low``, ``high``.
-    """
+    """Return the numbers that the chapter quotes beside the claims, by name."""
     rows = kernels(table)
     found = {
         "seeds": claims.fact([rows["seed"].nunique()], 0),

@@ -66,19 +66,7 @@ def measure(run: Config, device: Any) -> pd.DataFrame:
 
 
 def summary(entries: Tensor) -> dict[str, float]:
-    """Describe a distribution.
-
-    Parameters
-    ----------
-    entries : Tensor
-        Of any shape, not all equal.
-
-    Returns
-    -------
-    dict
-        ``mean``, ``std`` (biased), ``rms``, ``kurtosis`` (excess: 0 for a Gaussian),
-        ``median_distance`` and ``p999_distance`` (from the mean).
-    """
+    """Describe a distribution of entries that are not all equal; see the experiment's columns."""
     import torch
 
     x = entries.double().flatten()
@@ -97,19 +85,7 @@ def summary(entries: Tensor) -> dict[str, float]:
 
 
 def histogram(entries: Tensor) -> dict[str, Any]:
-    """Count entries in bins of their own standard deviations from the mean.
-
-    Parameters
-    ----------
-    entries : Tensor
-        Of any shape, not all equal.
-
-    Returns
-    -------
-    dict
-        ``bin``, ``low``, ``high``, ``count``: arrays of length `BINS`; what lies beyond `WIDEST`
-        is counted in the outermost.
-    """
+    """Count entries in bins of their standard deviation; the outermost hold all beyond."""
     import numpy as np
 
     x = entries.double().flatten().cpu().numpy()

@@ -13,17 +13,7 @@ from bnbook.tables.arms import WITH, WITHOUT
 
 
 def draw_histogram(ax: Axes, table: pd.DataFrame, arm: str) -> None:
-    """Draw the histogram of one network's gradient, of the first seed and minibatch.
-
-    Parameters
-    ----------
-    ax : Axes
-        Where to draw.
-    table : pandas.DataFrame
-        The experiment's table.
-    arm : str
-        The network.
-    """
+    """Draw the histogram of one network's gradient, of the first seed and minibatch."""
     rows = table[table["arm"] == arm]
     for column in ("seed", "minibatch"):
         rows = rows[rows[column] == rows[column].min()]
@@ -56,12 +46,7 @@ def densities(table: pd.DataFrame, arm: str) -> pd.DataFrame:
 def draw_tails(ax: Axes, table: pd.DataFrame) -> None:
     """Draw both networks' densities in units of their own standard deviation.
 
-    Parameters
-    ----------
-    ax : Axes
-        Where to draw.
-    table : pandas.DataFrame
-        The experiment's table: mean over seeds, all minibatches together, and 95 % interval.
+    Mean over seeds, all minibatches together, and 95 % interval.
     """
     for arm in (WITHOUT, WITH):
         band = style.mean_band(densities(table, arm), "centre", "density")

@@ -19,18 +19,10 @@ from bnbook.tables.start import DEEP, NAMES, PAPER, by_arm, significant
 
 
 def searches(table: pd.DataFrame) -> pd.DataFrame:
-    """One row for each arm, seed and minibatch.
+    """One row for each arm, seed and minibatch, with two more columns.
 
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        The experiment's table.
-
-    Returns
-    -------
-    pandas.DataFrame
-        With ``largest_length``, the largest helpful step times the gradient's norm: how far the
-        parameters may move; and ``best_ratio``, the smallest relative loss.
+    ``largest_length`` is the largest helpful step times the gradient's norm: how far the parameters
+    may move; ``best_ratio`` is the smallest relative loss.
     """
     keys = ["arm", "seed", "minibatch"]
     columns = ["loss", "gradient_norm", "largest_step", "batch_size", "depth", "rate"]
@@ -43,17 +35,7 @@ def searches(table: pd.DataFrame) -> pd.DataFrame:
 def step_ratio(table: pd.DataFrame, column: str = "largest_step") -> pd.Series:
     """Largest helpful step with BN divided by without, per seed: geometric mean over minibatches.
 
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        The experiment's table.
-    column : str
-        Of `searches`.
-
-    Returns
-    -------
-    pandas.Series
-        Index seed; missing where a minibatch has no largest helpful step.
+    Missing where a minibatch has no largest helpful step.
     """
     largest = by_arm(searches(table), column)
     return pd.Series(largest[WITH] / largest[WITHOUT])
@@ -69,20 +51,9 @@ def recrossings(table: pd.DataFrame) -> int:
 
 
 def beyond(table: pd.DataFrame, factor: float = 10.0) -> pd.DataFrame:
-    """Relative loss at the first step that is so many times the largest helpful one.
+    """Relative loss at the first step that is so many times the largest helpful one, by arm.
 
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        The experiment's table.
-    factor : float
-        The first step of the grid that is at least this multiple is taken.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Columns the arms, one row for each seed and minibatch; infinite where the loss is no number,
-        missing where the grid ends before.
+    Infinite where the loss is no number, missing where the grid ends before.
     """
     far = table[table["step_size"] >= 0.999 * factor * table["largest_step"]]
     far = far.assign(loss_ratio=far["loss_ratio"].fillna(math.inf)).sort_values("step_size")
@@ -165,17 +136,9 @@ def _reached(steps: pd.Series, ratio: pd.Series, level: float) -> float:
 
 
 def landmarks(curves: pd.DataFrame) -> pd.DataFrame:
-    """Return where curves of relative loss have their best step, are back at 1, and pass 1000.
+    """Return the step sizes where curves have their best step, are back at 1, and pass 1000.
 
-    Parameters
-    ----------
-    curves : pandas.DataFrame
-        Columns ``run``, ``step_size`` and ``loss_ratio``.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Index run; columns ``best``, ``back`` and ``burst``, step sizes; missing beyond the curve.
+    Index ``run``, columns ``best``, ``back`` and ``burst``; missing beyond the curve.
     """
     found = {}
     for run, curve in curves.sort_values("step_size").groupby("run"):
@@ -213,18 +176,7 @@ def _beside_paper(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
 
 
 def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """Return the numbers that the chapter quotes beside the claims.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        The experiment's table.
-
-    Returns
-    -------
-    dict
-        Name -> ``value``, ``digits``, ``unit`` and, for means over seeds, ``low``, ``high``.
-    """
+    """Return the numbers that the chapter quotes beside the claims, by name."""
     rows = searches(table)
     first = rows[rows["minibatch"] == 0]
     last = rows[rows["minibatch"] == rows["minibatch"].max()]

@@ -21,16 +21,7 @@ MOST = 1e3
 def draw_curves(ax: Axes, table: pd.DataFrame, arm: str) -> None:
     """Draw the relative loss against the step size, one line for each seed and minibatch.
 
-    Lines are the paler the more updates were made before.
-
-    Parameters
-    ----------
-    ax : Axes
-        Where to draw.
-    table : pandas.DataFrame
-        The experiment's table.
-    arm : str
-        The network. What overflows is drawn at the upper edge.
+    Lines are the paler the more updates were made before; what overflows is at the upper edge.
     """
     rows = table[table["arm"] == arm]
     for (number, seed), run in rows.groupby(["minibatch", "seed"]):
@@ -53,17 +44,7 @@ def draw_curves(ax: Axes, table: pd.DataFrame, arm: str) -> None:
 
 
 def draw_largest(ax: Axes, searches: pd.DataFrame, column: str) -> None:
-    """Draw each seed's largest helpful step against the updates made before.
-
-    Parameters
-    ----------
-    ax : Axes
-        Where to draw.
-    searches : pandas.DataFrame
-        Of `bnbook.experiments.bjorck_fig3.claims.searches`.
-    column : str
-        ``largest_step`` or ``largest_length``. Lines are geometric means over seeds.
-    """
+    """Draw each seed's largest helpful step against the updates made before, and their means."""
     for arm, shift in ((WITHOUT, -0.05), (WITH, 0.05)):
         rows = searches[searches["arm"] == arm]
         ax.plot(

@@ -28,20 +28,9 @@ ALL = -1
 
 
 def profiles(table: pd.DataFrame, arm: str) -> pd.DataFrame:
-    """Growth of every layer's variance along the update.
+    """Growth of every layer's variance along the update: index seed and fraction, columns layers.
 
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        The experiment's table.
-    arm : str
-        The network.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Index ``seed`` and ``fraction``, columns the layers: mean over channels of the variance,
-        divided by what it was before the update. Infinite or missing where the numbers overflow.
+    Mean over channels, divided by that before the update; infinite or missing on overflow.
     """
     rows = table[(table["arm"] == arm) & (table["channel"] == ALL)]
     variance = rows.pivot_table(
@@ -64,15 +53,7 @@ def within(table: pd.DataFrame) -> pd.DataFrame:
 def growth_ratio(table: pd.DataFrame) -> pd.Series:
     """Growth in the last of `LAYERS` divided by growth in the first, without BN, per seed.
 
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        The experiment's table; of a network too shallow for `LAYERS`, its own probed layers count.
-
-    Returns
-    -------
-    pandas.Series
-        Index seed; missing where no update diverged.
+    Missing where no update diverged; of a network too shallow, its own probed layers count.
     """
     low, *_, high = probed(table)
     grown = growth(table)
@@ -125,20 +106,9 @@ CLAIMS = (
 
 
 def crossing(table: pd.DataFrame, arm: str = WITHOUT) -> pd.DataFrame:
-    """Part of the update at which each layer's variance has grown by `MANY`.
+    """Part of the update at which each layer's variance has grown by `MANY`, in [0, 1].
 
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        The experiment's table.
-    arm : str
-        The network.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Index seed, columns the layers: in [0, 1], interpolated on the logarithm of the variance;
-        missing where it never has.
+    Index seed, columns the layers; interpolated on the logarithm; missing where it never has.
     """
     grown = profiles(within(table), arm)
     return pd.DataFrame(
@@ -152,17 +122,7 @@ def crossing(table: pd.DataFrame, arm: str = WITHOUT) -> pd.DataFrame:
 def reaches(values: pd.Series, level: float) -> float:
     """Index at which positive values first exceed a level, interpolated on their logarithm.
 
-    Parameters
-    ----------
-    values : pandas.Series
-        Index rising. What is not finite exceeds every level.
-    level : float
-        Positive.
-
-    Returns
-    -------
-    float
-        The first index where the values begin above; NaN where they never exceed the level.
+    The first index where they begin above, NaN where they never do; what is not finite exceeds.
     """
     above = ~(values <= level).to_numpy()
     if not above.any():
@@ -214,20 +174,9 @@ def _ranked_seed(table: pd.DataFrame, rank: float) -> int:
 
 
 def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """Return the numbers that the chapter quotes beside the claim.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        The experiment's table.
-
-    Returns
-    -------
-    dict
-        Name -> ``value``, ``digits``, ``unit`` and, for means over seeds, ``low``, ``high``.
-    """
+    """Return the numbers that the chapter quotes beside the claim, by name."""
     updates = table[table["arm"] == WITHOUT].groupby("seed").first()
-    passed, best = _loss_crossing(table), best_fraction(table)
+    best = best_fraction(table)
     grown, longer = growth(table), growth(table, AS_LONG)
     first, last = first_layer(table), max(grown.columns)
     found = {
@@ -237,13 +186,10 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         "diverged": claims.fact([int(diverged(table).sum())], 0),
         "smallest_rate": significant([updates["learning_rate"].min()]),
         "largest_rate": significant([updates["learning_rate"].max()]),
-        "first_update": claims.fact([updates["update"].min()], 0),
         "last_update": claims.fact([updates["update"].max()], 0),
-        "length": significant(updates["length"]),
         "began_above": claims.fact([int((losses(table, WITHOUT, 0.0) > THRESHOLD).sum())], 0),
         "helped": claims.fact([int((best > 0).sum())], 0),
         "best_fraction": claims.fact(100 * best, 0, " %"),
-        "loss_fraction": claims.fact(100 * passed.dropna(), 0, " %"),
         "as_long_helped": claims.fact([int((best_fraction(table, AS_LONG) > 0).sum())], 0),
         "first_layer": claims.fact(first, 0),
         "last_first": claims.fact([int((first == last).sum())], 0),
@@ -262,23 +208,10 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     found["high_fell"] = claims.fact([int((grown[high] < 1).sum())], 0)
     at = crossing(table)
     for place, layer in zip(("low", "middle", "high"), probed(table), strict=False):
-        found |= {
-            f"{place}_layer": claims.fact([layer], 0),
-            f"{place}_fraction": claims.fact(100 * at[layer].dropna(), 0, " %"),
-            f"{place}_gone": claims.fact([int(at[layer].notna().sum())], 0),
-        }
+        found[f"{place}_gone"] = claims.fact([int(at[layer].notna().sum())], 0)
         for arm, name in NAMES.items():
             found[f"{name}_{place}_growth"] = significant(growth(table, arm)[layer])
     return found
-
-
-def _loss_crossing(table: pd.DataFrame) -> pd.Series:
-    """Part of the update at which the loss without BN passes `THRESHOLD`, per seed."""
-    return (
-        _losses_on_the_way(table)
-        .groupby("seed")
-        .agg(lambda run: reaches(run.droplevel("seed"), THRESHOLD))
-    )
 
 
 def _losses_on_the_way(table: pd.DataFrame, arm: str = WITHOUT) -> pd.Series:

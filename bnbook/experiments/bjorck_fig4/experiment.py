@@ -122,17 +122,7 @@ def measure(run: Config, device: Any) -> pd.DataFrame:
 def diverging(run: Config, batches: Sequence[Batch]) -> Update:
     """Find the first update that diverges without BN, at the smallest rate that has one.
 
-    Parameters
-    ----------
-    run : Config
-        Of one seed.
-    batches : sequence of (Tensor, Tensor)
-        One more than updates.
-
-    Returns
-    -------
-    Update
-        The last one at the largest rate when none diverges.
+    When none diverges, the last one at the largest rate.
     """
     for rate in run.learning_rates:
         update = _update(run, WITHOUT, rate, batches, None)

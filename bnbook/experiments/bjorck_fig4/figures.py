@@ -25,26 +25,8 @@ def draw_map(
 ) -> AxesImage:
     """Draw the moments of a layer's channels while the update is applied, of one seed.
 
-    Parameters
-    ----------
-    ax : Axes
-        Where to draw.
-    table : pandas.DataFrame
-        The experiment's table.
-    arm : str
-        The network.
-    layer : int
-        One whose channels are in the table.
-    column : str
-        ``mean`` or ``variance``; on a logarithmic scale of the panel's own, for the mean one that
-        is linear around zero. Channels are ordered by their variance after the update.
-    seed : int, optional
-        The first one when left out.
-
-    Returns
-    -------
-    AxesImage
-        For a colour bar.
+    On a logarithmic scale of the panel's own, for the mean one that is linear around zero.
+    Channels are ordered by their variance after the update. Returned for a colour bar.
     """
     rows = table[(table["arm"] == arm) & (table["layer"] == layer) & (table["channel"] >= 0)]
     rows = rows[rows["fraction"] <= 1]
@@ -84,17 +66,7 @@ def add_colour_bar(image: AxesImage) -> None:
 def draw_profile(ax: Axes, growth: pd.DataFrame, arm: str, layers: Sequence[int]) -> None:
     """Draw the growth of the variance of every layer, for some applied fractions.
 
-    Parameters
-    ----------
-    ax : Axes
-        Where to draw.
-    growth : pandas.DataFrame
-        Of `bnbook.experiments.bjorck_fig4.claims.profiles`.
-    arm : str
-        The network.
-    layers : sequence of int
-        Marked. Lines are geometric means over seeds, the band of the whole update is the 95 %
-        interval.
+    Geometric means over seeds, with the 95 % interval of the whole update; `layers` are marked.
     """
     fractions = growth.index.get_level_values("fraction").unique().to_numpy()
     for wanted, alpha in SHOWN.items():
@@ -121,15 +93,7 @@ def _geometric_band(growth: pd.DataFrame) -> pd.DataFrame:
 
 
 def draw_loss(ax: Axes, table: pd.DataFrame) -> None:
-    """Draw the loss against the applied part of the update, one line for each seed.
-
-    Parameters
-    ----------
-    ax : Axes
-        Where to draw.
-    table : pandas.DataFrame
-        The experiment's table.
-    """
+    """Draw the loss against the applied part of the update, one line for each seed."""
     for arm in (WITHOUT, WITH, AS_LONG):
         rows = table[(table["arm"] == arm) & (table["fraction"] <= 1)]
         course = rows.groupby(["seed", "fraction"])["loss"].first()

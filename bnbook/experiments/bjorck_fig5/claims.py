@@ -36,21 +36,9 @@ def rows_of(table: pd.DataFrame, kind: str, inputs: str = IMAGES) -> pd.DataFram
 
 
 def by_block(table: pd.DataFrame, column: str, inputs: str = IMAGES) -> pd.DataFrame:
-    """Geometric mean of a column over the two convolutions of each block.
+    """Geometric mean of a moment over the two convolutions of each block.
 
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        The experiment's table.
-    column : str
-        ``variance``, ``mean`` or ``second``.
-    inputs : str
-        `IMAGES` or `NOISE`.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Index arm and seed, columns the blocks from 1 on: layers 2k and 2k + 1 are block k's.
+    Index arm and seed, columns the blocks from 1 on: layers 2k and 2k + 1 are block k's.
     """
     rows = rows_of(table, LAYER, inputs)
     inner = rows[(rows["index"] > 1) & (rows["index"] < rows["index"].max())]
@@ -70,20 +58,7 @@ def total_growth(table: pd.DataFrame, column: str, inputs: str = IMAGES) -> pd.D
 
 
 def convolution_growth(table: pd.DataFrame, arm: str) -> dict[str, pd.Series]:
-    """Growth of the variance from the first block to the last, apart for a block's convolutions.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        The experiment's table.
-    arm : str
-        With or without BN.
-
-    Returns
-    -------
-    dict
-        ``first`` and ``second`` -> Series, index seed. `total_growth` is their geometric mean.
-    """
+    """Growth of the variance from the first block to the last, apart for a block's convolutions."""
     rows = rows_of(table, LAYER)
     layers = rows[rows["arm"] == arm].pivot_table("variance", "seed", "index")
     numbers = np.array([int(index) for index in layers.columns])
@@ -99,19 +74,9 @@ def growth_gap(table: pd.DataFrame) -> pd.Series:
 
 
 def stage_growth(blocks: pd.Series, stage: int) -> float:
-    """Factor a block of one stage: a line of least squares through the logarithm.
+    """Factor a block of one stage, from 1 on: a line of least squares through the logarithm.
 
-    Parameters
-    ----------
-    blocks : pandas.Series
-        A positive number for each block, all stages of equal length; index the blocks.
-    stage : int
-        From 1 on.
-
-    Returns
-    -------
-    float
-        Of the stage's blocks but the first, which changes size and channels.
+    The first block of the stage, which changes size and channels, is left out.
     """
     length = len(blocks) // STAGES
     own = np.log(blocks.to_numpy(dtype=float)[(stage - 1) * length : stage * length])
@@ -241,24 +206,11 @@ CLAIMS = (
 
 
 def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """Return the numbers that the chapter quotes beside the claim.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        The experiment's table.
-
-    Returns
-    -------
-    dict
-        Name -> ``value``, ``digits``, ``unit`` and, for means over seeds, ``low``, ``high``.
-    """
-    blocks = rows_of(table, BLOCK)
+    """Return the numbers that the chapter quotes beside the claim, by name."""
     found = {
         "seeds": claims.fact([table["seed"].nunique()], 0),
         "batch_size": claims.fact([table["batch_size"].max()], 0),
         "layers": claims.fact([table["index"].max()], 0),
-        "blocks": claims.fact([blocks["index"].max()], 0),
     }
     found |= _beside_paper(table)
     for name, arm in (("without", WITHOUT), ("with", WITH)):
@@ -289,7 +241,7 @@ def _beside_paper(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
 
 
 def _arm_facts(table: pd.DataFrame, arm: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    for column in ("variance", "mean", "second"):
+    for column in ("variance", "mean"):
         growth = total_growth(table, column)[arm]
         yield f"{column}_growth", readable(growth)
     for place, growth in convolution_growth(table, arm).items():

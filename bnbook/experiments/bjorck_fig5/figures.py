@@ -24,17 +24,9 @@ INPUTS = {"images": "o", "noise": "x"}
 def draw_moments(ax: Axes, table: pd.DataFrame, column: str) -> None:
     """Draw a moment of the convolutions' outputs against the layer, on a log scale.
 
-    Parameters
-    ----------
-    ax : Axes
-        Where to draw.
-    table : pandas.DataFrame
-        The experiment's table. Geometric mean and 95 % interval over seeds: thick for the first
-        convolution of every block, thin for the second. Bars at some layers: one standard deviation
-        over channels in proportion to the moment, mean over seeds; downwards only as far as the
-        axis goes.
-    column : {"variance", "mean"}
-        Which.
+    Geometric mean and 95 % interval over seeds: thick for the first convolution of every block,
+    thin for the second. Bars at some layers: one standard deviation over channels in proportion to
+    the moment, mean over seeds; downwards only as far as the axis goes.
     """
     rows = table[(table["kind"] == "layer") & (table["inputs"] == "images")]
     last = int(rows["index"].max())
@@ -76,14 +68,7 @@ def _draw_bars(ax: Axes, rows: pd.DataFrame, arm: str, column: str) -> None:
 def draw_growth(ax: Axes, table: pd.DataFrame, arm: str) -> None:
     """Draw the mean square of the blocks' outputs against the block, and the wide limit.
 
-    Parameters
-    ----------
-    ax : Axes
-        Where to draw.
-    table : pandas.DataFrame
-        The experiment's table. Geometric mean and 95 % interval over seeds, for images and noise.
-    arm : str
-        With or without BN.
+    Geometric mean and 95 % interval over seeds, for images and noise.
     """
     rows = table[(table["kind"] == "block") & (table["arm"] == arm)]
     n = int(rows["index"].max()) // STAGES

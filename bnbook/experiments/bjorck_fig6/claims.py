@@ -55,21 +55,11 @@ def over_networks(table: pd.DataFrame, measure: Any) -> pd.DataFrame:
 
 
 def row_correlation(g: np.ndarray) -> float:
-    r"""Mean correlation of the gradients of two different images.
+    r"""Mean correlation of the gradients of two different images; rows that are zero are left out.
 
     Each row sums to zero (a softmax less an indicator), so that the correlation over classes is a
     cosine, and the mean over all pairs needs the sum of the unit rows only:
-    :math:`(\|\sum_b u_b\|^2 - B) / (B (B - 1))`.
-
-    Parameters
-    ----------
-    g : ndarray, (B, K)
-        Rows that are zero (images classified right with all certainty) are left out.
-
-    Returns
-    -------
-    float
-        In [-1, 1]; NaN with fewer than two rows left.
+    :math:`(\|\sum_b u_b\|^2 - B) / (B (B - 1))`. NaN with fewer than two rows.
     """
     norms = np.linalg.norm(g, axis=1, keepdims=True)
     unit = (g / np.where(norms > 0, norms, 1))[norms[:, 0] > 0]
@@ -112,22 +102,10 @@ CLAIMS = (
 
 
 def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """Return the numbers that the chapter quotes beside the claim.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        The experiment's table.
-
-    Returns
-    -------
-    dict
-        Name -> ``value``, ``digits``, ``unit`` and, for means over seeds, ``low``, ``high``.
-    """
+    """Return the numbers that the chapter quotes beside the claim, by name."""
     found = {
         "seeds": claims.fact([table["seed"].nunique()], 0),
         "batch_size": claims.fact([table["image"].max() + 1], 0),
-        "classes": claims.fact([len(gradient_columns(table))], 0),
     }
     shares = top_shares(table)
     correlations = over_networks(table, row_correlation)

@@ -17,20 +17,7 @@ ARMS = {WITHOUT: "without BN", WITH: "with BN", LAST_ONLY: "last layer only"}
 
 
 def draw_heatmap(ax: Axes, gradients: np.ndarray) -> AxesImage:
-    """Draw dL_b/dO_bj: images as rows, classes as columns, yellow positive, dark blue negative.
-
-    Parameters
-    ----------
-    ax : Axes
-        Where to draw.
-    gradients : ndarray, (B, K)
-        In [-1, 1].
-
-    Returns
-    -------
-    AxesImage
-        For a colour bar.
-    """
+    """Draw dL_b/dO_bj: images as rows, classes as columns, yellow positive, dark blue negative."""
     image = ax.imshow(
         gradients, aspect="auto", cmap="viridis", vmin=-1, vmax=1, interpolation="none"
     )
@@ -39,17 +26,7 @@ def draw_heatmap(ax: Axes, gradients: np.ndarray) -> AxesImage:
 
 
 def draw_dots(ax: Axes, values: pd.DataFrame, label: str) -> None:
-    """Draw a number of every seed's network, and the mean as a bar, for every arm.
-
-    Parameters
-    ----------
-    ax : Axes
-        Where to draw.
-    values : pandas.DataFrame
-        Seeds by arms.
-    label : str
-        Of the axis.
-    """
+    """Draw a number of every seed's network, and the mean as a bar, for every arm."""
     for place, arm in enumerate(ARMS):
         own = values[arm].to_numpy()
         aside = np.linspace(-0.18, 0.18, len(own))

@@ -49,20 +49,9 @@ def member_of(arm: str) -> tuple[str, int] | None:
 
 
 def places(arm: str, n: int) -> tuple[int, ...]:
-    """Return the layers after which a network has BN.
+    """Return the numbers of the layers after which a network has BN, from 1.
 
-    Parameters
-    ----------
-    arm : str
-        One of `MAIN`, or a `name`.
-    n : int
-        Residual blocks of a stage: 6n + 1 convolutions.
-
-    Returns
-    -------
-    tuple of int
-        Numbers of convolutions, from 1; 6n + 2 is the output of the last residual block, after its
-        ReLU.
+    6n + 2 is the output of the last residual block, after its ReLU.
 
     Raises
     ------
@@ -92,18 +81,8 @@ def places(arm: str, n: int) -> tuple[int, ...]:
 def rate_share(table: pd.DataFrame, arm: str = LAST_ONLY) -> pd.DataFrame:
     """What an arm and BN everywhere gain in the logarithm of the largest usable rate, per seed.
 
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        The experiment's table.
-    arm : str
-        The network.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Index seed; ``part``, the gain of `arm` over the network without BN, and ``whole``, that of
-        BN everywhere; missing where a network has no usable rate.
+    ``part`` is the gain of the arm over the network without BN, ``whole`` that of BN everywhere;
+    missing where a network has no usable rate.
     """
     logs = pd.DataFrame(np.log(usable.largest(table)))
     return _gains(logs, arm)
@@ -133,10 +112,7 @@ def accuracy_share(table: pd.DataFrame) -> pd.DataFrame:
 def last_against_others(table: pd.DataFrame) -> pd.Series:
     """Largest usable rate with BN at the last layer only, over that with BN at one convolution.
 
-    Returns
-    -------
-    pandas.Series
-        Index seed; the denominator is the geometric mean over the convolutions of the table.
+    Per seed; the denominator is the geometric mean over the convolutions of the table.
     """
     rates = usable.largest(table)
     others = rates[list(family(table, "only").values())]
@@ -253,16 +229,8 @@ def extremes(table: pd.DataFrame) -> pd.DataFrame:
 def placed(table: pd.DataFrame) -> pd.DataFrame:
     """Largest usable rate of the networks with BN at some of the layers.
 
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        The experiment's table.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row per network and seed: ``family``, ``number``, ``seed`` and ``rate``; BN at the last
-        layer only stands among ``only``, with the number 6n + 2.
+    Columns ``family``, ``number``, ``seed`` and ``rate``; BN at the last layer only stands among
+    ``only``, with the number 6n + 2.
     """
     rates = usable.largest(table)
     arms = {arm: (of, number) for of in FAMILIES for number, arm in family(table, of).items()} | {
@@ -292,18 +260,7 @@ def mean_share(table: pd.DataFrame, arms: Iterable[str], digits: int) -> dict[st
 
 
 def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """Return the numbers that the chapter quotes beside the claims.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        The experiment's table.
-
-    Returns
-    -------
-    dict
-        Name -> ``value``, ``digits``, ``unit``, ``low``, ``high``.
-    """
+    """Return the numbers that the chapter quotes beside the claims, by name."""
     rates, tuned, accuracy = extremes(table), tuned_rates(table), tuned_accuracy(table)
     found = usable.setting(table) | {
         "layers": claims.fact([depth(table)], 0),
@@ -319,7 +276,6 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     for arm, short in NAMES.items():
         found |= {
             f"{short}_strict": significant(strict[arm].dropna()),
-            f"{short}_strict_none": claims.fact([int(strict[arm].isna().sum())], 0),
             f"{short}_rate": significant(rates[arm].dropna()),
             f"{short}_edge": claims.fact([usable.on_edge(table, rates[arm])], 0),
             f"{short}_tuned": significant([tuned[arm]]),
@@ -332,7 +288,7 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
             f"{of}_share": mean_share(table, arms, 2),
             f"{of}_first_share": mean_share(table, arms[:1], 2),
             f"{of}_last_share": mean_share(table, arms[-1:], 2),
-            f"{of}_first": claims.fact(list(family(table, of))[:1], 0),
-            f"{of}_last": claims.fact(list(family(table, of))[-1:], 0),
         }
+    only = list(family(table, "only"))
+    found["only_first"], found["only_last"] = (claims.fact([n], 0) for n in (only[0], only[-1]))
     return found

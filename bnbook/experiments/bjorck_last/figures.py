@@ -27,17 +27,7 @@ MIDDLE = "#555555"
 
 
 def draw_rates(ax: Axes, table: pd.DataFrame, rates: Mapping[str, float]) -> None:
-    """Draw last test accuracy against the initial rate, the tuned rates ringed.
-
-    Parameters
-    ----------
-    ax : Axes
-        Where to draw.
-    table : pandas.DataFrame
-        The experiment's table.
-    rates : mapping
-        Arm -> tuned rate. Means over seeds with 95 % intervals.
-    """
+    """Draw last test accuracy against the initial rate with 95 % intervals, tuned rates ringed."""
     last = tuning.final(table)
     for arm, chosen in rates.items():
         band = 100 * style.mean_band(last[last["arm"] == arm], "learning_rate", "test_accuracy")
@@ -51,15 +41,7 @@ def draw_rates(ax: Axes, table: pd.DataFrame, rates: Mapping[str, float]) -> Non
 
 
 def draw_usable(ax: Axes, shares: pd.DataFrame) -> None:
-    """Draw the share of seeds with a usable run against the initial rate.
-
-    Parameters
-    ----------
-    ax : Axes
-        Where to draw.
-    shares : pandas.DataFrame
-        Index learning rate, columns arms; in [0, 1].
-    """
+    """Draw the share of seeds with a usable run against the initial rate."""
     for arm in shares:
         each = str(arm)
         style.draw_line(ax, 100 * shares[arm], each, marker=style.MARKERS[each], ms=4)
@@ -69,17 +51,8 @@ def draw_usable(ax: Axes, shares: pd.DataFrame) -> None:
 def draw_family(ax: Axes, placed: pd.DataFrame, extremes: pd.DataFrame, family: str) -> None:
     """Draw the largest usable rate of networks with BN at some layers, and of the paper's three.
 
-    BN at the last layer only has its own colour and mark, apart from the convolutions' line.
-
-    Parameters
-    ----------
-    ax : Axes
-        Where to draw.
-    placed, extremes : pandas.DataFrame
-        Of `bnbook.experiments.bjorck_last.claims`. Points are seeds, the line is their geometric
-        mean, and horizontal lines are geometric means of the networks named.
-    family : str
-        Of `bnbook.experiments.bjorck_last.claims.FAMILIES`.
+    Points are seeds, lines their geometric means; BN at the last layer only has its own colour and
+    mark. Horizontal lines are geometric means of the networks named.
     """
     rows = placed[placed["family"] == family]
     last = rows["number"].max() if family == "only" else None

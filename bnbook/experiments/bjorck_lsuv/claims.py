@@ -34,22 +34,7 @@ def accuracies(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def share_of_gain(table: pd.DataFrame, arm: str = LSUV, baseline: str = WITHOUT) -> pd.DataFrame:
-    """What an arm without BN, and BN, gain in final test accuracy over a baseline, per seed.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        The experiment's table.
-    arm : str
-        The arm.
-    baseline : str
-        The arm over which BN's gain is taken.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Index seed; ``part``, the arm's gain, and ``whole``, that of BN, in points.
-    """
+    """Points of final test accuracy that an arm (``part``) and BN (``whole``) gain, per seed."""
     final = accuracies(table)
     part, whole = final[arm] - final[baseline], final[WITH] - final[baseline]
     return pd.DataFrame({"part": part, "whole": whole})
@@ -101,40 +86,15 @@ CLAIMS = (
 
 
 def shifts(table: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Final shift of the moments of each arm at its tuned rate, NaN where it is not finite.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        The experiment's table.
-    column : str
-        One of `SHIFTS`.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Index seed, columns the arms.
-    """
+    """Final shift of the moments of each arm at its tuned rate: index seed; NaN if not finite."""
     finite = table.assign(**{column: table[column].where(np.isfinite(table[column]))})
     return tuning.final_by_arm(finite, tuned_rates(table), column)
 
 
 def profile(table: pd.DataFrame, arm: str, step: int) -> pd.DataFrame:
-    """Root mean square of the layers' outputs, layer by layer, of an arm at its tuned rate.
+    """Root mean square of the layers' outputs of an arm at its tuned rate at one step.
 
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        The experiment's table.
-    arm : str
-        The arm.
-    step : int
-        A step that was measured.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Columns ``seed``, ``layer`` (from 1) and ``size``; rows that are not finite are left out.
+    Columns ``seed``, ``layer`` (from 1) and ``size``; rows that are not finite are left out.
     """
     rows = tuning.at_rates(table, {arm: tuned_rates(table)[arm]})
     columns = [name for name in rows if str(name).startswith("size_")]
@@ -149,20 +109,9 @@ def profiles_of(table: pd.DataFrame, arm: str) -> tuple[pd.DataFrame, pd.DataFra
 
 
 def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """Return the numbers that the chapter quotes beside the claims.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        The experiment's table.
-
-    Returns
-    -------
-    dict
-        Name -> ``value``, ``digits``, ``unit`` and, for means over seeds, ``low``, ``high``.
-    """
+    """Return the numbers that the chapter quotes beside the claims, by name."""
     rates, final = tuned_rates(table), accuracies(table)
-    grid, last = sorted(table["learning_rate"].unique()), tuning.final(table)
+    grid = sorted(table["learning_rate"].unique())
     found = {
         "seeds": claims.fact([table["seed"].nunique()], 0),
         "rates": claims.fact([len(grid)], 0),
@@ -177,22 +126,19 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         "share_over_he": claims.ratio_fact(**share_of_gain(table, LSUV, HE), digits=2),
     }
     for arm, name in NAMES.items():
-        own = last[last["arm"] == arm]
-        diverged = own.groupby("learning_rate")["diverged_at"].max() >= 0
         found |= {
             f"{name}_rate": claims.fact([rates[arm]], 3 if rates[arm] < 0.1 else 1),
             f"{name}_accuracy": claims.fact(final[arm], 1, " %"),
             f"{name}_usable": claims.fact(
                 [tuning.usable_rates(table, arm, "test_accuracy", 0.02)], 0
             ),
-            f"{name}_diverging": claims.fact([int(diverged.sum())], 0),
         }
         for column in SHIFTS:
             found[f"{name}_{column}"] = claims.fact(shifts(table, column)[arm].dropna(), 2)
-        for where, step in (("start", 0), ("end", int(table["step"].max()))):
-            mean = profile(table, arm, step).groupby("layer")["size"].mean()
-            found |= {
-                f"{name}_least_{where}": claims.fact([float(mean.min())], 2),
-                f"{name}_most_{where}": claims.fact([float(mean.max())], 2),
-            }
+    for where, step in (("start", 0), ("end", int(table["step"].max()))):
+        mean = profile(table, LSUV, step).groupby("layer")["size"].mean()
+        found |= {
+            f"lsuv_least_{where}": claims.fact([float(mean.min())], 2),
+            f"lsuv_most_{where}": claims.fact([float(mean.max())], 2),
+        }
     return found

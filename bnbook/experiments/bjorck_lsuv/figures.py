@@ -16,17 +16,7 @@ from bnbook.tables import tuning
 
 
 def draw_rates(ax: Axes, table: pd.DataFrame, rates: Mapping[str, float]) -> None:
-    """Draw final test accuracy against the initial rate, the tuned rates ringed.
-
-    Parameters
-    ----------
-    ax : Axes
-        Where to draw.
-    table : pandas.DataFrame
-        The experiment's table.
-    rates : mapping
-        Arm -> tuned rate.
-    """
+    """Draw final test accuracy against the initial rate, the tuned rates ringed."""
     last = tuning.final(table)
     for arm, rate in rates.items():
         own = last[last["arm"] == arm]
@@ -43,21 +33,7 @@ def draw_rates(ax: Axes, table: pd.DataFrame, rates: Mapping[str, float]) -> Non
 def draw_course(
     ax: Axes, table: pd.DataFrame, rates: Mapping[str, float], column: str, scale: float = 1.0
 ) -> None:
-    """Draw a column against the training step, each arm at its tuned rate.
-
-    Parameters
-    ----------
-    ax : Axes
-        Where to draw.
-    table : pandas.DataFrame
-        The experiment's table.
-    rates : mapping
-        Arm -> tuned rate.
-    column : str
-        The column.
-    scale : float
-        Factor of its values.
-    """
+    """Draw a column times a factor against the training step, each arm at its tuned rate."""
     rows = tuning.at_rates(table, rates)
     for arm in rates:
         own = rows[rows["arm"] == arm]
@@ -67,15 +43,7 @@ def draw_course(
 
 
 def draw_layers(ax: Axes, profiles: Mapping[str, pd.DataFrame]) -> None:
-    """Draw the size of every layer's outputs at one step.
-
-    Parameters
-    ----------
-    ax : Axes
-        Where to draw.
-    profiles : mapping
-        Arm -> of `bnbook.experiments.bjorck_lsuv.claims.profile`.
-    """
+    """Draw the size of every layer's outputs at one step, by arm."""
     for arm, rows in profiles.items():
         logs = rows.assign(log=np.log(rows["size"]))
         band = style.mean_band(logs, "layer", "log").map(math.exp)

@@ -55,15 +55,7 @@ def best_arm(table: pd.DataFrame, arms: Sequence[str]) -> str:
 def lead_over(*arms: str) -> Callable[[pd.DataFrame], pd.Series]:
     """Make the measure: test accuracy with BN minus that of the best of some arms, in points.
 
-    Parameters
-    ----------
-    *arms : str
-        What takes BN's place. Every arm has its tuned rate; the best is chosen on validation data.
-
-    Returns
-    -------
-    callable
-        Table -> Series over seeds.
+    Every arm has its tuned rate; the best is chosen on validation data.
     """
 
     def measure(table: pd.DataFrame) -> pd.Series:
@@ -147,26 +139,15 @@ CLAIMS = (
 
 
 def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """Return the numbers that the chapter quotes beside the claims.
+    """Return the numbers that the chapter quotes beside the claims, by name.
 
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        The experiment's table.
-
-    Returns
-    -------
-    dict
-        Name -> ``value``, ``digits``, ``unit`` and, for means over seeds, ``low``, ``high``. Of
-        each arm: tuned rate, largest rate up to which no run diverges, test accuracy, its share of
-        BN's gain in it, shares of all runs that diverged and that failed.
+    Of each arm: tuned rate, largest rate up to which no run diverges, test accuracy, its share of
+    BN's gain in it, shares of all runs that diverged and that failed.
     """
     rates, final = tuning.tuned_rates(table, ARMS), tuned_accuracy(table)
     last = tuning.final(table)
     edges = (table["learning_rate"].min(), table["learning_rate"].max())
     found = {
-        "rates": claims.fact([table["learning_rate"].nunique()], 0),
-        "seeds": claims.fact([table["seed"].nunique()], 0),
         "on_edge": claims.fact([sum(rate in edges for rate in rates.values())], 0),
     }
     for arm, rate in rates.items():

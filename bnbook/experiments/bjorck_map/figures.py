@@ -48,15 +48,7 @@ def rates(table: pd.DataFrame) -> Figure:
 def draw_divergence(ax: Axes, table: pd.DataFrame, arms: tuple[str, ...]) -> None:
     """Draw a grid of arms and rates: colour is the final test accuracy, a number the divergence.
 
-    Parameters
-    ----------
-    ax : Axes
-        Where to draw.
-    table : pandas.DataFrame
-        The experiment's table.
-    arms : tuple of str
-        Rows, the first at the top. A cell's number is the share of its seeds that diverged, in
-        per cent; there is none where no run did.
+    The number is the share of the seeds that diverged, in per cent, where any did.
     """
     last = tuning.final(table).assign(diverged=lambda rows: rows["diverged_at"] >= 0)
     cells = last.pivot_table(

@@ -175,18 +175,7 @@ def flatness_slope(table: pd.DataFrame) -> pd.Series:
 
 
 def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """Return the numbers that the chapter quotes beside the claims.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        The experiment's table.
-
-    Returns
-    -------
-    dict
-        Name -> ``value``, ``digits``, ``unit`` and, for means over seeds, ``low``, ``high``.
-    """
+    """Return the numbers that the chapter quotes beside the claims, by name."""
     measured, trained = noise(table), runs(table)
     expected = finite_population(measured["images"], measured["size"])
     error = (measured["ratio"] / expected - 1).groupby(measured["seed"]).mean()

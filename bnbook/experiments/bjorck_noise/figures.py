@@ -18,17 +18,7 @@ _MARKS = ("v", "o", "^", "D", "P")
 
 
 def draw_bound(ax: Axes, noise: pd.DataFrame, column: str) -> None:
-    """Draw the noise over its bound against the size of the minibatch, one mark a network.
-
-    Parameters
-    ----------
-    ax : Axes
-        Where to draw.
-    noise : pandas.DataFrame
-        Rows of the noise.
-    column : str
-        ``ratio`` or ``ratio_as_trained``.
-    """
+    """Draw the noise over its bound against the size of the minibatch, one mark a network."""
     total = int(noise["images"].max())
     sizes = np.linspace(1, total, 200)
     for arm, shift in ((WITHOUT, -0.006), (WITH, 0.006)):
@@ -74,14 +64,7 @@ def looks(sizes: Any) -> dict[int, dict[str, Any]]:
 def draw_by_rate(ax: Axes, runs: pd.DataFrame, scaled: bool = False) -> None:
     """Draw final test accuracy against the rate, or the rate over the size of the minibatch.
 
-    Parameters
-    ----------
-    ax : Axes
-        Where to draw.
-    runs : pandas.DataFrame
-        Rows of trained networks. Mean and 95 % interval over seeds.
-    scaled : bool
-        Whether to divide the rate by the size of the minibatch.
+    Mean and 95 % interval over seeds.
     """
     for size, look in looks(runs["batch_size"].unique()).items():
         band = 100 * style.mean_band(
@@ -99,15 +82,7 @@ def draw_by_rate(ax: Axes, runs: pd.DataFrame, scaled: bool = False) -> None:
 
 
 def draw_lines(ax: Axes, along: pd.DataFrame) -> None:
-    """Draw test accuracy against the size of the minibatch, one line for each noise scale.
-
-    Parameters
-    ----------
-    ax : Axes
-        Where to draw.
-    along : pandas.DataFrame
-        Index the ratio of rate and size, columns the sizes; in [0, 1].
-    """
+    """Draw test accuracy against the size of the minibatch, one line for each noise scale."""
     shared = along[along.notna().sum(axis=1) > 1]
     colours = mpl.colormaps["viridis"](np.linspace(0, 0.9, max(1, len(shared))))
     for (scale, values), colour in zip(shared.iterrows(), colours, strict=True):
@@ -138,12 +113,7 @@ def lines(table: pd.DataFrame) -> Figure:
 def draw_eigenvalues(ax: Axes, runs: pd.DataFrame) -> None:
     """Draw the Hessian's largest eigenvalue against rate over size, with the estimate's error.
 
-    Parameters
-    ----------
-    ax : Axes
-        Where to draw.
-    runs : pandas.DataFrame
-        Rows of trained networks; those that diverged are left out.
+    Networks that diverged are left out.
     """
     for size, look in looks(runs["batch_size"].unique()).items():
         rows = runs[(runs["batch_size"] == size) & (runs["diverged_at"] < 0)]
@@ -156,15 +126,7 @@ def draw_eigenvalues(ax: Axes, runs: pd.DataFrame) -> None:
 
 
 def draw_flatness(ax: Axes, runs: pd.DataFrame) -> None:
-    """Draw test accuracy against the Hessian's largest eigenvalue, one mark a network.
-
-    Parameters
-    ----------
-    ax : Axes
-        Where to draw.
-    runs : pandas.DataFrame
-        Rows of trained networks; those that diverged are left out.
-    """
+    """Draw test accuracy against the Hessian's largest eigenvalue, of networks that lived."""
     for size, look in looks(runs["batch_size"].unique()).items():
         rows = runs[(runs["batch_size"] == size) & (runs["diverged_at"] < 0)]
         ax.plot(rows["eigenvalue"], 100 * rows["test_accuracy"], ls="", mfc="none", **look)

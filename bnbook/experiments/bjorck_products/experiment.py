@@ -150,19 +150,9 @@ def _formed(matrices: Sequence[Tensor]) -> Tensor:
 
 
 def summary(s: Any, M: int) -> Row:
-    """Summarise the singular values of a product of M matrices and hold them against the law.
+    """Hold the singular values of a product of M matrices, falling, against the law.
 
-    Parameters
-    ----------
-    s : ndarray, (N,)
-        Singular values, falling, in units of the root of the product of the variances.
-    M : int
-        Matrices in the product.
-
-    Returns
-    -------
-    dict
-        As `run` describes the rows of products.
+    In units of the root of the product of the variances; see the experiment's columns.
     """
     x = s**2
     quantiles = np.quantile(x, claims.LEVELS)

@@ -51,15 +51,7 @@ def _matrices(table: pd.DataFrame) -> list[int]:
 
 
 def draw_densities(ax: Axes, matrices: tuple[int, ...] = (1, 2, 3, 4)) -> None:
-    """Draw the law's densities of the squared singular values on linear axes, as figure 7.
-
-    Parameters
-    ----------
-    ax : Axes
-        Where to draw.
-    matrices : tuple of int
-        Numbers of matrices.
-    """
+    """Draw the law's densities of the squared singular values on linear axes, as figure 7."""
     for M in matrices:
         x = fuss_catalan_quantile(np.linspace(0.001, 1, 400)[:-1], M)
         x = np.append(x, fuss_catalan_edge(M))
@@ -68,17 +60,7 @@ def draw_densities(ax: Axes, matrices: tuple[int, ...] = (1, 2, 3, 4)) -> None:
 
 
 def draw_simulated(ax: Axes, table: pd.DataFrame, matrices: tuple[int, ...] = (1, 2, 3, 4)) -> None:
-    """Draw the law's densities on log axes, and the simulated squared singular values on them.
-
-    Parameters
-    ----------
-    ax : Axes
-        Where to draw.
-    table : pandas.DataFrame
-        The experiment's table.
-    matrices : tuple of int
-        Numbers of matrices.
-    """
+    """Draw the law's densities on log axes, and the simulated squared singular values on them."""
     for M in matrices:
         colour = _look(M)[0]
         levels = np.append(np.geomspace(1e-4, 0.5, 300), 1 - np.geomspace(0.5, 1e-7, 200)[1:])
@@ -94,17 +76,7 @@ def draw_simulated(ax: Axes, table: pd.DataFrame, matrices: tuple[int, ...] = (1
 def draw_singular_values(
     ax: Axes, table: pd.DataFrame, matrices: tuple[int, ...] = (1, 2, 3, 4)
 ) -> None:
-    """Draw histograms of the singular values of products, as figure 8, with the law's density.
-
-    Parameters
-    ----------
-    ax : Axes
-        Where to draw.
-    table : pandas.DataFrame
-        The experiment's table.
-    matrices : tuple of int
-        Numbers of matrices.
-    """
+    """Draw histograms of the singular values of products, as figure 8, with the law's density."""
     s = np.linspace(0.005, 4, 400)
     for M in matrices:
         rows = _histogram(table, "s", M)
@@ -122,13 +94,6 @@ def draw_conditions(ax: Axes, table: pd.DataFrame) -> None:
 
     The condition number is drawn a second time from the product formed in float64, which loses the
     small singular values of many matrices.
-
-    Parameters
-    ----------
-    ax : Axes
-        Where to draw.
-    table : pandas.DataFrame
-        The experiment's table; its largest size.
     """
     rows = table[table["measured"] == "product"]
     rows = rows[rows["size"] == rows["size"].max()]
@@ -148,17 +113,7 @@ def draw_conditions(ax: Axes, table: pd.DataFrame) -> None:
 
 
 def draw_distances(ax: Axes, table: pd.DataFrame, M: int) -> None:
-    """Draw the distance from the law against the matrices' size, under three readings.
-
-    Parameters
-    ----------
-    ax : Axes
-        Where to draw.
-    table : pandas.DataFrame
-        The experiment's table.
-    M : int
-        Matrices in the product.
-    """
+    """Draw the distance from the law against the matrices' size, under three readings."""
     rows = table[(table["measured"] == "product") & (table["M"] == M)]
     looks = (
         ("distance", "squared, law of M", "o", "-", "#000000"),
@@ -184,17 +139,7 @@ def _geometric_band(rows: pd.DataFrame, x: str) -> pd.DataFrame:
 
 
 def draw_spread(ax: Axes, spread: pd.DataFrame, wiring: str) -> None:
-    """Draw largest over smallest singular value of Jacobians against depth, both arms.
-
-    Parameters
-    ----------
-    ax : Axes
-        Where to draw.
-    spread : pandas.DataFrame
-        Of `bnbook.experiments.bjorck_products.claims.spread`.
-    wiring : str
-        ``residual`` or ``plain``.
-    """
+    """Draw largest over smallest singular value of Jacobians against depth, both arms."""
     for arm in (WITHOUT, WITH):
         long = np.log(spread[wiring][arm]).melt(var_name="n", value_name="log")
         band = _geometric_band(long.assign(depth=6 * long["n"] + 2), "depth")
@@ -207,17 +152,7 @@ def draw_spread(ax: Axes, spread: pd.DataFrame, wiring: str) -> None:
 
 
 def draw_spectra(ax: Axes, spectra: pd.DataFrame, wiring: str) -> None:
-    """Draw the median singular value of Jacobians against depth, shaded to smallest and largest.
-
-    Parameters
-    ----------
-    ax : Axes
-        Where to draw.
-    spectra : pandas.DataFrame
-        Of `bnbook.experiments.bjorck_products.claims.spectra`: geometric means over seeds.
-    wiring : str
-        ``residual`` or ``plain``.
-    """
+    """Draw the median singular value of Jacobians against depth, shaded to smallest and largest."""
     for arm in (WITHOUT, WITH):
         own = spectra[(spectra["wiring"] == wiring) & (spectra["arm"] == arm)]
         logs = own[["smallest", "median", "largest"]].apply(np.log)

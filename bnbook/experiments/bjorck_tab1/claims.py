@@ -23,18 +23,9 @@ BOUND = 10.0
 
 
 def cancellation(table: pd.DataFrame) -> pd.DataFrame:
-    """The ratio a / b of every network and layer.
+    """The ratio a / b of every network and layer; 1 where all terms have one sign.
 
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        The experiment's table. a is the sum of the terms' absolute values and b the absolute value
-        of their sum, each averaged over the kernel's parameters before they are divided.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Index seed and layer, columns the arms; 1 where all terms have one sign.
+    Index seed and layer, columns the arms.
     """
     return _by_layer(table, table["a"] / table["b"])
 
@@ -90,18 +81,7 @@ CLAIMS = (
 
 
 def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """Return the numbers that the chapter quotes beside the claim.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        The experiment's table.
-
-    Returns
-    -------
-    dict
-        Name -> ``value``, ``digits``, ``unit`` and, for means over seeds, ``low``, ``high``.
-    """
+    """Return the numbers that the chapter quotes beside the claim, by name."""
     found = {
         "seeds": claims.fact([table["seed"].nunique()], 0),
         "batch_size": claims.fact([table["batch_size"].max()], 0),

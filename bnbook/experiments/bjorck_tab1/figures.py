@@ -16,15 +16,8 @@ from bnbook.tables.arms import WITH, WITHOUT
 def draw_ratios(ax: Axes, values: pd.DataFrame, terms: pd.Series | None = None) -> None:
     """Draw a ratio of sums at each layer, for both arms, on a log scale.
 
-    Parameters
-    ----------
-    ax : Axes
-        Where to draw.
-    values : pandas.DataFrame
-        Index seed and layer, columns the arms: small marks are seeds, large ones their geometric
-        mean, bars its 95 % interval.
-    terms : Series, optional
-        Layer -> terms N of each sum; the root of N, drawn as dashes, is what random signs give.
+    Small marks are seeds, large ones their geometric mean, bars its 95 % interval. The root of the
+    number of terms, drawn as dashes, is what random signs give.
     """
     layers = sorted(values.index.unique("layer"))
     for aside, arm in ((-0.12, WITHOUT), (0.12, WITH)):
