@@ -28,8 +28,8 @@ from bnbook.plots import style
 
 FIGURES = Path("_build/figures")
 HTML = Path("_build/html")
-PICTURE = "ioffe_fig1-accuracy.svg"
-"""The README's picture."""
+PICTURES = ("ioffe_fig1-accuracy.svg", "diagnose_faults-hits.svg")
+"""The README's pictures: an experiment's name, and that of one of its figures."""
 _BUILT = Path("_build/.built")
 DRAWN = {"bench": "bnbook.bench.figures"}
 """Records that are no experiment's -> module that draws them."""

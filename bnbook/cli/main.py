@@ -289,6 +289,7 @@ def judge() -> None:
     files.write_bytes(readme, judging.readme(text, root / "results").encode())
     out.print("wrote README.md")
     book.draw_figures(root)
-    picture = root / "book" / "_static" / book.PICTURE
-    files.write_bytes(picture, (root / book.FIGURES / book.PICTURE).read_bytes())
-    out.print(f"wrote {picture.relative_to(root)}")
+    for name in book.PICTURES:
+        picture = root / "book" / "_static" / name
+        files.write_bytes(picture, (root / book.FIGURES / name).read_bytes())
+        out.print(f"wrote {picture.relative_to(root)}")

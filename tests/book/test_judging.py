@@ -152,11 +152,12 @@ def test_the_committed_ledger_and_readme_are_current():
     assert list(judging.rows(root / "results", root / "nothing-fresh"))
     text = (root / "README.md").read_text("utf-8")
     assert judging.readme(text, root / "results") == text
-    content = ledger.read(root / "results")["ioffe_fig1"]
-    digest = content["profiles"][ledger.best_profile(content)]["record"]["digest"]
-    picture = (root / "book" / "_static" / build.PICTURE).read_text("utf-8")
-    assert f"record {digest}" in picture
-    assert f"book/_static/{build.PICTURE}" in text
+    for name in build.PICTURES:
+        content = ledger.read(root / "results")[name.partition("-")[0]]
+        digest = content["profiles"][ledger.best_profile(content)]["record"]["digest"]
+        picture = (root / "book" / "_static" / name).read_text("utf-8")
+        assert f"record {digest}" in picture
+        assert f"book/_static/{name}" in text
 
 
 def test_a_record_that_grows_is_judged_provisional(tmp_path):

@@ -1,6 +1,7 @@
 """Every planted fault is named with its layer, and nothing is found on a healthy network."""
 
 import functools
+import re
 
 import pytest
 
@@ -73,7 +74,9 @@ def test_every_kind_has_a_fault_and_a_chapter():
     kinds = [v for m in (statistics, use, scale, data) for v in vars(m).values()
              if isinstance(v, Kind)]  # fmt: skip
     assert {kind.name for kind in kinds} == {fault.kind for fault in planted.FAULTS}
+    page = (records.root() / "book" / "71-diagnose.md").read_text("utf-8")
     for kind in kinds:
+        assert re.search(rf"^\| [^|]*\b{kind.name}\b[^|]* \|", page, re.MULTILINE), kind.name
         assert (records.root() / "book" / f"{kind.chapter}.md").is_file()
         assert kind.severity in SEVERITIES
         assert all((kind.normal, kind.costs, kind.cure))

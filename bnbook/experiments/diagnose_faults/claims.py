@@ -85,6 +85,7 @@ def facts(table: pd.DataFrame) -> dict:
         "planted": len(rows),
         "named": rows["named"].sum(),
         "placed": (rows["named"] & rows["placed"]).sum(),
+        "missed": missed(table).sum(),
         "healthy": len(sound),
         "alarms_on_healthy": sound["alarms"].sum(),
         "alarms_beside": rows["alarms"].sum(),
