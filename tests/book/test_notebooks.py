@@ -29,13 +29,13 @@ def code_of(notebook):
 def imported(notebook):
     """Names of the experiments that a notebook imports."""
     return [
-        node.module.rpartition(".")[2]
+        node.module.split(".")[2]
         for cell in code_of(notebook)
         for node in ast.walk(ast.parse(cell.source))
         if isinstance(node, ast.ImportFrom)
-        and re.fullmatch(r"bnbook\.experiments\.\w+", node.module)
+        and re.fullmatch(r"bnbook\.experiments\.\w+(\.experiment)?", node.module)
         for alias in node.names
-        if alias.name == "experiment"
+        if alias.name in ("experiment", "EXPERIMENT")
     ]
 
 
