@@ -3,6 +3,7 @@
 import re
 import time
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -430,6 +431,25 @@ def test_progress_is_reported(tmp_path, monkeypatch):
     assert read_progress(session.progress) == {"step": 0, "members": 0, "diverged": 0}
     small_run(session)
     assert read_progress(session.progress) == {"step": 400, "members": 3, "diverged": 1}
+
+
+class Program:
+    """What unpickling would run."""
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_a_checkpoint_runs_no_program(tmp_path):
+    program = Program()
+    program.path = tmp_path / "touched"
+    session = sessions(tmp_path)
+    torch.save({"count": 400, "program": program}, session.checkpoint)
+    with pytest.raises(BnbookError, match=r"(?s)cannot be read .* remove it to start that"):
+        small_run(session)
+    assert not program.path.exists()
+    torch.load(session.checkpoint, weights_only=False)
+    assert program.path.exists(), "it would have been run"
 
 
 @pytest.mark.parametrize(("steps_", "members"), [(100, 3), (120, 2), (100, 2)])
