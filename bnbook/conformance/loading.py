@@ -45,7 +45,7 @@ def load(target: str) -> Make:
     found = _member(imported(place), place, name)
     try:
         layer = found(FEATURES)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise BnbookError(
             f"{target} must be constructed as {name}(num_features); {name}({FEATURES}) raised"
             f" {first_line(error)}"

@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 
 from bnbook.plots import style
 
+WIDTH = 8
+"""Inches."""
 CAUGHT, MISSED = "#0072B2", "#D9D9D9"
 
 
@@ -25,28 +27,32 @@ def draw_matrix(ax: Axes, found: pd.DataFrame, trap: str) -> None:
     y, x = np.indices(found.shape)
     share = found.to_numpy()
     always, never = share == 1, share == 0
-    ax.scatter(x[never], y[never], s=12, marker=".", color=MISSED)
-    ax.scatter(x[always], y[always], s=70, marker="s", color=CAUGHT)
+    ax.scatter(x[never], y[never], s=3, marker=".", color=MISSED)
+    ax.scatter(x[always], y[always], s=22, marker="s", color=CAUGHT)
     at_some = ~(always | never)
-    ax.scatter(x[at_some], y[at_some], s=70, marker="s", edgecolor=CAUGHT, color="none")
+    ax.scatter(x[at_some], y[at_some], s=22, marker="s", edgecolor=CAUGHT, color="none")
     ax.set(xlim=(-0.6, found.shape[1] - 0.4), ylim=(found.shape[0] - 0.4, -0.6))
     ax.set_yticks(range(found.shape[0]), [words(name) for name in found.index])
     ax.set_xticks(range(found.shape[1]), list(found.columns), rotation=90)
     ax.xaxis.tick_top()
-    ax.tick_params(length=0)
+    ax.tick_params(length=0, labelsize=7)
     ax.spines[:].set_visible(False)
     for label, check in zip(ax.get_xticklabels(), found.columns, strict=True):
         if check == trap:
-            label.set(color="#D55E00", style="italic")
+            label.set(style="italic")
     for row in range(3, found.shape[0], 3):
         ax.axhline(row - 0.5, color="0.85", lw=0.6, zorder=0)
     for column in range(5, found.shape[1], 5):
         ax.axvline(column - 0.5, color="0.85", lw=0.6, zorder=0)
 
 
+def height(found: pd.DataFrame) -> float:
+    """Inches that the rows of a matrix need, below the names of the checks."""
+    return 2.4 + 0.15 * max(len(found), 4)
+
+
 def matrix(found: pd.DataFrame, trap: str) -> Figure:
     """Which check catches which mutant."""
-    height = 2.4 + 0.27 * max(len(found), 4)
-    figure = style.new_figure(1, 1, 8, height)
+    figure = style.new_figure(1, 1, WIDTH, height(found))
     draw_matrix(figure.axes[0], found, trap)
     return figure
