@@ -16,9 +16,9 @@ import pandas as pd
 
 from bnbook import files
 from bnbook.errors import BnbookError
-from bnbook.training.session import OutOfTimeError, Session
+from bnbook.experiments.experiment import Experiment, check_positive
+from bnbook.training.session import OutOfTimeError
 
-TITLE, CLAIMS, FIGURES = "A chaotic map", (), {}
 LOG = "BNBOOK_FAKE_LOG"
 
 
@@ -34,25 +34,8 @@ class Config:
     pause: float = 0.0
     trouble: str = ""
 
-
-PROFILES = {"quick": Config()}
-
-
-def configure(profile, seed=0, **changes):
-    if profile not in PROFILES:
-        raise BnbookError(f"profile must be one of {', '.join(PROFILES)}, found {profile!r}.")
-    changed = {key: value for key, value in changes.items() if value is not None}
-    return replace(PROFILES[profile], **changed)
-
-
-def parts(config):
-    if config.steps < 1:
-        raise BnbookError(f"steps must be at least 1, found {config.steps}.")
-    return [replace(config, seeds=(s,), rates=(r,)) for s in config.seeds for r in config.rates]
-
-
-def fuses(part):
-    return part.arm
+    def __post_init__(self):
+        check_positive(self, ("steps",))
 
 
 def train(parts, session):
@@ -89,14 +72,6 @@ def train(parts, session):
     ]  # fmt: skip
 
 
-def run(config, device="auto"):
-    return pd.concat([train([p], Session())[0] for p in parts(config)], ignore_index=True)
-
-
-def facts(table):
-    return {}
-
-
 def _keep(session, step, values):
     if session.checkpoint:
         state = json.dumps({"step": step, "values": values}).encode()
@@ -131,3 +106,15 @@ def logged(folder, what="began"):
     file = Path(folder, "log")
     lines = map(json.loads, file.read_text().splitlines()) if file.is_file() else ()
     return [[tuple(member) for member in line[2]] for line in lines if line[0] == what]
+
+
+EXPERIMENT = Experiment(
+    name="fake", title="A chaotic map", profiles={"quick": Config()}, columns={}, claims=(),
+    facts=lambda table: {}, figures={}, axes=("seeds", "rates"), fused=("seeds", "rates"),
+    apart=("seeds", "rates"), train=train,
+)  # fmt: skip
+
+
+def profiled(**profiles):
+    """The experiment with other profiles."""
+    return replace(EXPERIMENT, profiles=profiles)

@@ -19,11 +19,10 @@ import pandas as pd
 from bnbook import experiments
 from bnbook.errors import BnbookError
 from bnbook.evidence import claims, records
-from bnbook.experiments import Experiment
+from bnbook.experiments.experiment import Experiment
 from bnbook.sweeps import executors, planning, sweep
 
 TITLE = "A sweep on one Dask worker and on two"
-CLAIMS = ()
 
 
 def measure(
@@ -110,7 +109,7 @@ def _timed(
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
-        for module in ("bnbook.training.fit", experiment.__name__):
+        for module in ("bnbook.training.fit", experiment.module):
             client.run(importlib.import_module, module)
         for _ in range(repeats):
             with tempfile.TemporaryDirectory() as folder:
@@ -152,6 +151,11 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         "steps": claims.fact([table["steps"].max()], 0),
         "sweeps": claims.fact([table["repeat"].nunique()], 0),
     }
+
+
+MEASUREMENT = Experiment(
+    name="scaling", title=TITLE, profiles={}, columns={}, claims=(), facts=facts, figures={}
+)
 
 
 if __name__ == "__main__":

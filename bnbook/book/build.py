@@ -95,7 +95,7 @@ def draw_figures(root: Path) -> list[Path]:
 def _drawing(name: str) -> tuple[str, Mapping[str, Any]]:
     """Return the module that draws a record, an experiment's or one of `DRAWN`, and its figures."""
     if name in experiments.names():
-        return f"bnbook.experiments.{name}.experiment", experiments.find(name).FIGURES
+        return f"bnbook.experiments.{name}.experiment", experiments.find(name).figures
     if name in DRAWN:
         return DRAWN[name], importlib.import_module(DRAWN[name]).FIGURES
     return "", {}

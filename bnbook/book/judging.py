@@ -7,9 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, cast
-
-import pandas as pd
+from typing import Any, NamedTuple
 
 from bnbook import experiments
 from bnbook.bench import scaling
@@ -40,46 +38,29 @@ class Row(NamedTuple):
         }
 
 
-MEASUREMENTS = (scaling,)
-"""Modules with a record and facts but no claims, and so with a ledger file like an experiment's."""
+MEASUREMENTS = (scaling.MEASUREMENT,)
+"""What has a record and facts but no claims, and so a ledger file like an experiment's."""
 
 
-class Judged(Protocol):
-    """What the ledger needs of an experiment, or of a measurement without claims."""
-
-    __name__: str
-    TITLE: str
-    CLAIMS: Sequence[claims.Claim]
-
-    def facts(self, table: pd.DataFrame) -> dict[str, dict[str, Any]]:
-        """Numbers that the prose needs beside the claims, by name."""
-
-
-def everything(name: str | None = None) -> list[Judged]:
+def everything(name: str | None = None) -> list[Experiment]:
     """Return every experiment, then the measurements without claims; or the experiment named."""
     if name is not None:
-        return [cast(Judged, experiments.find(name))]
-    found = [cast(Judged, experiments.find(each)) for each in experiments.names()]
-    return [*found, *(cast(Judged, module) for module in MEASUREMENTS)]
+        return [experiments.find(name)]
+    return [*(experiments.find(each) for each in experiments.names()), *MEASUREMENTS]
 
 
-def stem(judged: Judged) -> str:
-    """Return the short name of an experiment or a measurement: its folder's under ``results/``."""
-    return experiments.stem(cast(Experiment, judged))
-
-
-def entries(experiment: Judged, folder: Path) -> dict[str, dict]:
+def entries(experiment: Experiment, folder: Path) -> dict[str, dict]:
     """Judge every record that an experiment has under a results folder: profile -> entry."""
     found = {}
     for profile in records.PROFILES:
-        path = records.path(folder, stem(experiment), profile)
+        path = records.path(folder, experiment.name, profile)
         if path.is_file():
             record = records.read(path)
-            found[profile] = ledger.entry(experiment.CLAIMS, _facts(experiment, record), record)
+            found[profile] = ledger.entry(experiment.claims, _facts(experiment, record), record)
     return found
 
 
-def _facts(experiment: Judged, record: records.Record) -> dict[str, dict[str, Any]]:
+def _facts(experiment: Experiment, record: records.Record) -> dict[str, dict[str, Any]]:
     """Return an experiment's facts; none while its record lacks what they are made of."""
     try:
         return experiment.facts(record.table)
@@ -89,10 +70,10 @@ def _facts(experiment: Judged, record: records.Record) -> dict[str, dict[str, An
         raise
 
 
-def content(experiment: Judged, folder: Path) -> dict[str, Any]:
+def content(experiment: Experiment, folder: Path) -> dict[str, Any]:
     """Return what an experiment's ledger file should hold, from its records."""
-    name = stem(experiment)
-    return ledger.describe(name, experiment.TITLE, experiment.CLAIMS, entries(experiment, folder))
+    name = experiment.name
+    return ledger.describe(name, experiment.title, experiment.claims, entries(experiment, folder))
 
 
 def rewrite_ledger(folder: Path, name: str | None = None) -> list[Path]:
@@ -101,7 +82,7 @@ def rewrite_ledger(folder: Path, name: str | None = None) -> list[Path]:
     for experiment in everything(name):
         judged = content(experiment, folder)
         if judged["profiles"]:
-            written.append(ledger.write(folder, stem(experiment), judged))
+            written.append(ledger.write(folder, experiment.name, judged))
     return written
 
 
@@ -128,7 +109,7 @@ def rows(recorded: Path, fresh: Path, only: str | None = None) -> Iterator[Row]:
     """
     on_file = ledger.read(recorded)
     for experiment in everything(only):
-        name = stem(experiment)
+        name = experiment.name
         ours = content(experiment, recorded)
         if ours["profiles"] and not ledger.agree(ours, on_file.get(name)):
             raise BnbookError(
@@ -156,12 +137,12 @@ def compare(
     BnbookError
         When one of the two records is missing.
     """
-    name = experiments.stem(experiment)
+    name = experiment.name
     ours, yours = (
-        ledger.entry(experiment.CLAIMS, {}, records.read(records.path(folder, name, profile)))
+        ledger.entry(experiment.claims, {}, records.read(records.path(folder, name, profile)))
         for folder in (recorded, fresh)
     )
-    for claim in experiment.CLAIMS:
+    for claim in experiment.claims:
         pair = ours["judgements"][claim.id], yours["judgements"][claim.id]
         yield claim.describe(), *pair, claims.conflict(*pair)
 

@@ -149,7 +149,7 @@ def _grow(experiment: experiments.Experiment, profile: str, config: Any, **how: 
     try:
         _sweep().grow(experiment, profile, config, **how)
     finally:
-        judging.rewrite_ledger(records.recorded(), experiments.stem(experiment))
+        judging.rewrite_ledger(records.recorded(), experiment.name)
 
 
 def _sweep() -> ModuleType:

@@ -66,7 +66,7 @@ def run(
         try:
             sweep.grow(experiment, *config, **options)
         finally:
-            judging.rewrite_ledger(folder, experiments.stem(experiment))
+            judging.rewrite_ledger(folder, experiment.name)
 
     with schedule.alone(records.root()):
         try:

@@ -5,6 +5,7 @@ Nothing here imports torch: claims are judged and figures drawn without it.
 
 from __future__ import annotations
 
+import importlib
 import itertools
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -21,7 +22,7 @@ Config = Any
 Facts = dict[str, dict[str, Any]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Experiment:
     """A pure function of a frozen config, with what is claimed of its table.
 
@@ -83,41 +84,21 @@ class Experiment:
     plans: tuple[Plan, ...] = (Plan(),)
 
     @property
-    def __name__(self) -> str:
-        return f"bnbook.experiments.{self.name}.experiment"
-
-    @property
-    def TITLE(self) -> str:  # noqa: N802
-        """The title."""
-        return self.title
-
-    @property
-    def PROFILES(self) -> Mapping[str, Config]:  # noqa: N802
-        """The profiles."""
-        return self.profiles
-
-    @property
-    def CLAIMS(self) -> Sequence[Claim]:  # noqa: N802
-        """The claims."""
-        return self.claims
-
-    @property
-    def FIGURES(self) -> Mapping[str, Callable[[pd.DataFrame], Any]]:  # noqa: N802
-        """The figures."""
-        return self.figures
-
-    @property
-    def PLANS(self) -> tuple[Plan, ...]:  # noqa: N802
-        """The plans."""
-        return self.plans
-
-    @property
     def computes(self) -> Callable[..., Any]:
         """The function that makes the table: `train` or `measure`."""
         found = self.train or self.measure
         if found is None:
             raise BnbookError(f"{self.name} has neither a train nor a measure function.")
         return found
+
+    @property
+    def module(self) -> str:
+        """Full name of the module of `computes`, which holds this value as ``EXPERIMENT``."""
+        return self.computes.__module__
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle by name: a worker takes the experiment from its own source."""
+        return load, (self.module,)
 
     def configure(self, profile: str, seed: int = 0, **changes: Any) -> Config:
         """Return a profile's config with changes, its seeds shifted and its data chosen.
@@ -211,49 +192,10 @@ class Experiment:
 C = TypeVar("C", bound=Any)
 
 
-def configure(
-    name: str, profiles: Mapping[str, C], profile: str, seed: int, changes: Mapping[str, Any]
-) -> C:
-    """Return a profile's config with changes, its seeds shifted and its data chosen.
-
-    Parameters
-    ----------
-    name : str
-        The experiment's, for errors.
-    profiles : mapping
-        Profile name -> frozen config with fields ``seeds`` and ``data``.
-    profile : str
-        One of them.
-    seed : int
-        Added to every seed, for runs that no record holds.
-    changes : mapping
-        Fields to replace; None leaves a field as it is.
-
-    Returns
-    -------
-    Config
-        Where `data` names several sets ("a or b"), the largest that this machine has.
-
-    Raises
-    ------
-    BnbookError
-        When the profile or a field is unknown.
-    """
-    if profile not in profiles:
-        raise BnbookError(
-            f"profile must be one of {', '.join(profiles)} for {name}, found {profile!r}."
-        )
-    config = profiles[profile]
-    known = [each.name for each in fields(config)]
-    if unknown := sorted(set(changes) - set(known)):
-        raise BnbookError(f"{name} has no field {unknown}; it has {', '.join(known)}.")
-    config = replace(config, **{k: v for k, v in changes.items() if v is not None})
-    config = replace(config, seeds=tuple(seed + s for s in config.seeds))
-    if " or " in config.data:
-        from bnbook import datasets
-
-        config = replace(config, data=datasets.largest(config.data.split(" or ")))
-    return config
+def load(module: str) -> Experiment:
+    """Return the experiment of a module."""
+    found: Experiment = importlib.import_module(module).EXPERIMENT
+    return found
 
 
 def check_positive(config: Any, names: Iterable[str]) -> None:
@@ -321,41 +263,3 @@ def single_runs(config: C, axes: Sequence[str]) -> list[C]:
         replace(config, **{axis: (value,) for axis, value in zip(axes, run, strict=True)})
         for run in itertools.product(*values)
     ]
-
-
-def common(part: C, axes: Sequence[str]) -> C:
-    """Return a run without the fields in `axes`: equal for runs that differ in these alone."""
-    return replace(part, **dict.fromkeys(axes, ()))
-
-
-def ensembles(parts: Iterable[C], fuses: Callable[[C], Hashable]) -> list[list[C]]:
-    """Gather the runs that train as one ensemble.
-
-    Parameters
-    ----------
-    parts : iterable of Config
-        Single runs.
-    fuses : callable
-        What two runs must have in common to train as one.
-
-    Returns
-    -------
-    list of list of Config
-        Ensembles by their first run, runs in their order.
-    """
-    groups: dict[Hashable, list[C]] = {}
-    for part in parts:
-        groups.setdefault(fuses(part), []).append(part)
-    return list(groups.values())
-
-
-def check_fused(runs: Sequence[C], fuses: Callable[[C], Hashable]) -> None:
-    """Refuse runs that do not train as one ensemble.
-
-    Raises
-    ------
-    BnbookError
-        With the first run that is unlike the others.
-    """
-    if odd := [run for run in runs if fuses(run) != fuses(runs[0])]:
-        raise BnbookError(f"runs of one ensemble differ in seed and rate alone, found {odd[0]}.")

@@ -21,7 +21,6 @@ from typing import Any
 import pandas as pd
 from filelock import FileLock
 
-from bnbook import experiments
 from bnbook.errors import BnbookError
 from bnbook.evidence import records
 from bnbook.evidence.sources import combined
@@ -173,7 +172,7 @@ class Growing:
         self, experiment: Experiment, profile: str, config: Any, folder: Path, replace: bool = False
     ) -> None:
         self.experiment, self.config, self.replace = experiment, config, replace
-        self.name, self.profile = experiments.stem(experiment), profile
+        self.name, self.profile = experiment.name, profile
         self.estimated: float | None = None
         self.written, self.took = now(), 0.0
         self.path = records.path(folder, self.name, profile)

@@ -15,7 +15,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from bnbook import experiments, files
+from bnbook import files
 from bnbook.errors import BnbookError
 from bnbook.evidence import records
 from bnbook.experiments import Experiment
@@ -65,7 +65,7 @@ def candidates(
     sizes = (members,) if members is not None else (count, 1)
     plans = [
         replace(plan, members=n)
-        for plan in getattr(experiment, "PLANS", (Plan(),))
+        for plan in experiment.plans
         for n in ((1,) if device == "cpu" and plan.compiled and plan.channels_last else sizes)
     ]
     possible = [plan for plan in plans if not plan.compiled or has_compiler()]
@@ -91,7 +91,7 @@ def _key(experiment: Experiment, group: Sequence[Any], device: str, tried: list[
     import torch
 
     facts = {
-        "experiment": experiments.stem(experiment),
+        "experiment": experiment.name,
         "run": asdict(group[0]),
         "members": len(group),
         "tried": [asdict(plan) for plan in tried],
@@ -105,7 +105,7 @@ def _timed(experiment: Experiment, group: Sequence[Any], device: str, plan: Plan
     seconds = step_seconds(experiment, group[: plan.members], device, plan, TRIAL_STEPS)
     if seconds is None:
         raise BnbookError(
-            f"{experiments.stem(experiment)}.train did not train through training.fit, so nothing"
+            f"{experiment.name}.train did not train through training.fit, so nothing"
             " could be timed. Give `--members` to choose."
         )
     return seconds
@@ -117,8 +117,7 @@ def step_seconds(
     """Time a few steps of runs that fuse: seconds a step and member; None if none was timed."""
     trial = Trial(steps)
     with suppress(OutOfTimeError):
-        train = getattr(experiment, "together", experiment.train)
-        train(runs, Session(device, plan, trial=trial))
+        experiment.together(runs, Session(device, plan, trial=trial))
     return None if trial.seconds is None else trial.seconds / len(runs)
 
 

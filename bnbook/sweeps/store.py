@@ -38,8 +38,8 @@ the others say where, when and in what file."""
 
 
 def source_digests(experiment: Experiment) -> dict[str, str]:
-    """Digests of the definitions that an experiment's ``train`` depends on, by name."""
-    computes = getattr(experiment, "computes", experiment.train)
+    """Digests of the definitions that an experiment's table depends on, by name."""
+    computes = experiment.computes
     return sources.source_digests(computes.__module__, computes.__name__, UNCOUNTED)
 
 

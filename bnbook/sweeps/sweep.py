@@ -20,7 +20,6 @@ from typing import Any
 
 import pandas as pd
 
-from bnbook import experiments
 from bnbook.errors import BnbookError
 from bnbook.evidence import records, sources
 from bnbook.experiments import Experiment
@@ -157,7 +156,7 @@ def sweep(
     kind = executors.named(executor, workers, scheduler)
     parts = [part for config in _listed(configs) for part in experiment.parts(config)]
     _check_sizes(parts, members, budget)
-    name, folder = experiments.stem(experiment), cache or CACHE
+    name, folder = experiment.name, cache or CACHE
     deadline = None if budget is None else session.now() + budget - _reserve(budget)
     with (
         executors.explained(name),
@@ -213,7 +212,7 @@ class _Sweep:
 
     def choose_plan(self, folder: Path, members: int | None) -> None:
         """Choose how to compute, where it will be computed on other machines; then name members."""
-        call = (self.experiment.__name__, self.every, self.crew.device, folder, members)
+        call = (self.experiment, self.every, self.crew.device, folder, members)
         if self.crew.elsewhere:
             self.plan = self._in_time(self.crew.executor.submit(plan, *call, self.expects))
         else:
@@ -301,7 +300,7 @@ class _Sweep:
             for batch in todo
         }
         before = sum(store.diverged(record.table) for record in found)
-        name = experiments.stem(self.experiment)
+        name = self.experiment.name
         with Progress(name, work, len(found), before, quiet) as progress:
             self._train(deque(todo), progress)
 
@@ -342,14 +341,14 @@ class _Sweep:
             elsewhere=self.crew.elsewhere,
             progress=self.kept.progress(batch.key),
         )
-        return Task(self.experiment.__name__, batch.parts, how, self.expects)
+        return Task(self.experiment, batch.parts, how, self.expects)
 
     def _record(self, batch: Batch, trained: Trained, progress: Progress) -> None:
         if trained.tables is None:
             self.kept.pause(tuple(batch.members), trained.seconds)
             return
         about = {
-            "experiment": experiments.stem(self.experiment),
+            "experiment": self.experiment.name,
             **trained.machine,
             "plan": asdict(self.plan),
             "sources": self.sources,
@@ -413,7 +412,7 @@ def record(
         As `sweep` does.
     """
     outcome = sweep(experiment, config, **options)
-    name = experiments.stem(experiment)
+    name = experiment.name
     if outcome.left:
         raise OutOfTimeError(f"{name} ran out of time, nothing is recorded: {outcome.remains()}")
     path = records.path(folder or records.fresh(), name, profile)

@@ -13,9 +13,9 @@ from typing import Any
 
 import pandas as pd
 
-from bnbook import experiments
 from bnbook.errors import BnbookError
 from bnbook.evidence import records, sources
+from bnbook.experiments import Experiment
 from bnbook.sweeps import executors, planning, store
 from bnbook.training.session import OutOfTimeError, Plan, Session
 
@@ -26,8 +26,8 @@ class Task:
 
     Attributes
     ----------
-    module : str
-        Full name of the experiment's module.
+    experiment : Experiment
+        Pickled by its name.
     parts : tuple of Config
         Single runs that fuse.
     session : Session
@@ -36,7 +36,7 @@ class Task:
         ``source`` and ``torch`` that the worker must have; None does not look.
     """
 
-    module: str
+    experiment: Experiment
     parts: tuple[Any, ...]
     session: Session
     expects: dict[str, str] | None = None
@@ -78,12 +78,11 @@ def train_batch(task: Task) -> Trained:
     session = task.session
     if session.out_of_time():
         return Trained(None, 0.0, {})
-    check_versions(task.module, task.expects)
+    check_versions(task.experiment, task.expects)
     session = _Abandonable(**vars(_with_folder(session)), gone=executors.abandoned())
-    experiment = experiments.load(task.module)
     tables: list[pd.DataFrame] | None
     try:
-        tables = getattr(experiment, "together", experiment.train)(task.parts, session)
+        tables = task.experiment.together(task.parts, session)
     except OutOfTimeError:
         tables = None
     return Trained(tables, time.perf_counter() - started, _machine(session.device))
@@ -111,11 +110,11 @@ def versions(source: str) -> dict[str, str]:
     return {"source": source, "torch": str(records.installed("torch"))}
 
 
-def check_versions(module: str, expected: Mapping[str, str] | None) -> None:
+def check_versions(experiment: Experiment, expected: Mapping[str, str] | None) -> None:
     """Refuse to work with other versions than the sweep's."""
     if expected is None:
         return
-    found = versions(_source(module))
+    found = versions(_source(experiment))
     differ = [name for name in found if found[name] != expected[name]]
     if differ:
         said = "; ".join(f"{n} {found[n][:12]}, not {expected[n][:12]}" for n in differ)
@@ -126,9 +125,9 @@ def check_versions(module: str, expected: Mapping[str, str] | None) -> None:
 
 
 @functools.cache
-def _source(module: str) -> str:
+def _source(experiment: Experiment) -> str:
     """Digest what a worker loaded, when it loaded it: later edits of the files do not count."""
-    return sources.combined(store.source_digests(experiments.load(module)))
+    return sources.combined(store.source_digests(experiment))
 
 
 @functools.cache
@@ -146,7 +145,7 @@ def _device_name(kind: str) -> str:
 
 
 def plan(
-    module: str,
+    experiment: Experiment,
     parts: Sequence[Any],
     device: str,
     folder: Path,
@@ -154,6 +153,5 @@ def plan(
     expects: Mapping[str, str] | None,
 ) -> Plan:
     """Choose a plan, in the process whose speed counts: see `bnbook.sweeps.planning.choose`."""
-    check_versions(module, expects)
-    experiment = experiments.load(module)
+    check_versions(experiment, expects)
     return planning.choose(experiment, parts, device, folder, members)

@@ -156,7 +156,7 @@ class TestNotebooks:
         assert len(self.run(project)) == 1
 
     def test_only_the_records_of_its_own_experiments_run_it_again(self, project):
-        write_notebook(project, "from bnbook.experiments.ioffe_fig1 import claims\nclaims.CLAIMS;")
+        write_notebook(project, "from bnbook.experiments.ioffe_fig1 import claims\nclaims.claims;")
         self.run(project)
         records.write(records.path(project / "results", "other", "quick"), made_up(), FACTS)
         assert self.run(project) == []

@@ -34,7 +34,7 @@ def test_code_on_pages_runs(path, code, monkeypatch, tmp_path, capsys):
     for name in experiments.names():
         experiment = experiments.find(name)
         small = importlib.import_module(f"tests.experiments.test_{name}").SMALL
-        monkeypatch.setitem(experiment.PROFILES, "quick", experiment.configure("quick", **small))
+        monkeypatch.setitem(experiment.profiles, "quick", experiment.configure("quick", **small))
     monkeypatch.setattr(sweep, "CACHE", tmp_path)
     exec(compile(code, str(path), "exec"), {})
     if "print(" in code:

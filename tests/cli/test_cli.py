@@ -19,6 +19,7 @@ from bnbook.training import session
 from tests import fake
 from tests.book.test_judging import FACTS
 from tests.experiments.test_ioffe_fig1 import made_up
+from tests.fake import EXPERIMENT as FAKE
 
 
 @pytest.fixture
@@ -144,7 +145,7 @@ def test_doctor_and_data_list_say_what_there_is(project, bnbook, monkeypatch):
 def made_up_run(project, monkeypatch):
     """A project in which the made-up experiment can be run; its claims are none."""
     monkeypatch.setattr(experiments, "names", lambda: ["fake"])
-    monkeypatch.setattr(experiments, "find", {"fake": fake}.__getitem__)
+    monkeypatch.setattr(experiments, "find", {"fake": FAKE}.__getitem__)
     return project
 
 
@@ -178,7 +179,8 @@ def test_a_run_judges_its_own_experiment_alone(made_up_run, bnbook, monkeypatch)
 
 
 def test_ctrl_c_says_that_nothing_is_lost(made_up_run, bnbook, monkeypatch):
-    monkeypatch.setattr(fake, "PROFILES", {"quick": fake.Config(trouble="interrupt")})
+    found = fake.profiled(quick=fake.Config(trouble="interrupt"))
+    monkeypatch.setattr(experiments, "find", {"fake": found}.__getitem__)
     code, _, err = bnbook("run", "fake")
     assert code == 130
     assert "Finished members and checkpoints are kept" in err

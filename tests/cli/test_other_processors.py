@@ -57,7 +57,7 @@ def project(tmp_path, monkeypatch, tables):
 def test_the_bits_differ_and_the_verdicts_do_not(tables):
     if len(matrix.available()) > 1:
         assert not tables[0].equals(tables[1]), "nothing is shown by equal tables"
-    for claim in ioffe_fig1.CLAIMS:
+    for claim in ioffe_fig1.claims:
         ours, theirs = (claims.judge(claim, table).as_dict() for table in tables)
         assert not claims.conflict(theirs, ours), claim.id
 

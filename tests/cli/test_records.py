@@ -14,6 +14,7 @@ from bnbook.errors import BnbookError
 from bnbook.evidence import records, sources
 from bnbook.sweeps import inventory, store, sweep
 from tests import fake
+from tests.fake import EXPERIMENT as FAKE
 from tests.sweeps.test_sweep import contents
 
 
@@ -25,7 +26,7 @@ def project(tmp_path, monkeypatch):
     monkeypatch.setattr(experiments, "names", lambda: ["fake"])
     monkeypatch.setattr(experiments, "find", find)
     monkeypatch.setattr(sweep, "CACHE", tmp_path / "_build" / "sweeps")
-    sweep.record(fake, "quick", fake.Config(), members=4, folder=tmp_path / "results")
+    sweep.record(FAKE, "quick", fake.Config(), members=4, folder=tmp_path / "results")
     judging.rewrite_ledger(tmp_path / "results")
     return tmp_path
 
@@ -33,7 +34,7 @@ def project(tmp_path, monkeypatch):
 def find(name):
     if name != "fake":
         raise BnbookError(f"expected the name of an experiment, one of fake; found {name!r}.")
-    return fake
+    return FAKE
 
 
 @pytest.fixture
@@ -57,7 +58,7 @@ def states(project):
 
 def edit(monkeypatch, change):
     """Pretend that the source differs: change maps the digests of modules."""
-    now = store.source_digests(fake)
+    now = store.source_digests(FAKE)
     monkeypatch.setattr(store, "source_digests", lambda experiment: change(now))
 
 
@@ -103,8 +104,8 @@ def test_prune_deletes_what_no_sweep_would_use_and_nothing_else(project, bnbook,
     damaged.write_bytes(b"no record")
     orphan = folder / f"{'1' * 64}.checkpoint"
     orphan.write_bytes(b"state")
-    live = fake.parts(fake.Config(seeds=(7,)))[0]
-    facts = store.facts(live, sources.combined(store.source_digests(fake)), "cpu", sweep.Plan())
+    live = FAKE.parts(fake.Config(seeds=(7,)))[0]
+    facts = store.facts(live, sources.combined(store.source_digests(FAKE)), "cpu", sweep.Plan())
     kept = store.Store(folder)
     kept.begin([store.key(facts)], facts)
     kept.checkpoint(store.batch_key([store.key(facts)])).write_bytes(b"state")

@@ -44,7 +44,7 @@ def exponential(n):
 
 
 def verdicts(table):
-    return {claim.id: criterion(claim, table).verdict for claim in bjorck_depth.CLAIMS}
+    return {claim.id: criterion(claim, table).verdict for claim in bjorck_depth.claims}
 
 
 def test_each_law_finds_its_own():
@@ -168,7 +168,7 @@ def test_a_depth_without_usable_rate_is_undefined():
     deep = (table["n"] == 18) & (table["arm"] == WITHOUT) & (table["seed"] == 1)
     table.loc[deep, "validation_accuracy"] = 0.1
     assert analysis.largest(table, WITHOUT).isna().sum().sum() == 1
-    assert criterion(bjorck_depth.CLAIMS[0], table).undefined == 1
+    assert criterion(bjorck_depth.claims[0], table).undefined == 1
     assert verdicts(table)["bjorck.depth"] == "inconclusive"
     assert bjorck_depth.facts(table)["without_none"]["value"] == 1
 
@@ -197,11 +197,11 @@ def test_impossible_configs(changes, says):
 
 
 def test_profiles():
-    for config in bjorck_depth.PROFILES.values():
+    for config in bjorck_depth.profiles.values():
         assert max(np.diff(np.log(config.learning_rates))) < 1.21
-    paper = bjorck_depth.PROFILES["paper"]
+    paper = bjorck_depth.profiles["paper"]
     assert (paper.n, paper.widths, paper.batch_size) == (N, (16, 32, 64), 128)
-    assert len(bjorck_depth.PROFILES["standard"].seeds) >= 5
+    assert len(bjorck_depth.profiles["standard"].seeds) >= 5
 
 
 @pytest.fixture(scope="module")
@@ -217,11 +217,11 @@ def test_a_small_run_has_a_row_for_each_run_and_measured_step(table):
 
 def test_figures_draw():
     table = made_up(exponential)
-    rates = bjorck_depth.FIGURES["rates"](table).axes[0]
+    rates = bjorck_depth.figures["rates"](table).axes[0]
     assert len(rates.lines) == 2 * 2 + 4
     assert rates.lines[0].get_ydata()[0] == pytest.approx(exponential(1), rel=0.1)
-    maps = bjorck_depth.FIGURES["maps"](table)
+    maps = bjorck_depth.figures["maps"](table)
     assert all(ax.images for ax in maps.axes[:2])
-    deep = bjorck_depth.FIGURES["accuracy"](by_rate()).axes[2]
+    deep = bjorck_depth.figures["accuracy"](by_rate()).axes[2]
     assert deep.get_title("left") == "56 layers"
     assert deep.lines[1].get_ydata() == pytest.approx([50.1, 80.1])

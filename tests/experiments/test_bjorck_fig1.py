@@ -53,7 +53,7 @@ def made_up(same=0.70, large=0.85, diverges=(0, 1, 2), seeds=(0, 1, 2), pace=4):
 
 def verdicts(table):
     return {
-        c.id.removeprefix("bjorck.fig1."): criterion(c, table).verdict for c in bjorck_fig1.CLAIMS
+        c.id.removeprefix("bjorck.fig1."): criterion(c, table).verdict for c in bjorck_fig1.claims
     }
 
 
@@ -113,13 +113,13 @@ def failing(table):
         c.id.removeprefix("bjorck.fig1."): [
             p["statement"] for p in claims.judge(c, table).premises if not p["holds"]
         ]
-        for c in bjorck_fig1.CLAIMS
+        for c in bjorck_fig1.claims
     }
 
 
 def test_in_the_papers_regime_every_claim_is_tested():
     assert failing(paper_like()) == {claim: [] for claim in verdicts(made_up())}
-    judged = [claims.judge(c, paper_like()).verdict for c in bjorck_fig1.CLAIMS]
+    judged = [claims.judge(c, paper_like()).verdict for c in bjorck_fig1.claims]
     assert judged == ["reproduced"] * 4
 
 
@@ -186,13 +186,13 @@ def test_facts():
 
 
 def test_grids():
-    for profile, config in bjorck_fig1.PROFILES.items():
+    for profile, config in bjorck_fig1.profiles.items():
         ratios = [b / a for a, b in pairwise(config.learning_rates)]
         assert max(ratios) / min(ratios) < 1.15, profile
         if profile != "quick":
             assert len(config.learning_rates) >= 12
             assert len(config.seeds) >= 5
-    paper = bjorck_fig1.PROFILES["paper"]
+    paper = bjorck_fig1.profiles["paper"]
     assert {0.0001, 0.003, 0.1} <= set(paper.learning_rates)
     assert (6 * paper.n + 2, paper.batch_size, paper.momentum) == (110, 128, 0.9)
 
@@ -218,7 +218,7 @@ def test_a_network_without_bn_in_bns_place_gains_nothing(monkeypatch):
 
 @pytest.mark.parametrize("table", [made_up(), made_up(diverges=())])
 def test_figures_draw_every_panel(table):
-    for name, draw in bjorck_fig1.FIGURES.items():
+    for name, draw in bjorck_fig1.figures.items():
         for ax in draw(table).axes:
             assert ax.lines, name
 
@@ -228,7 +228,7 @@ def test_figure_1_shows_both_networks_at_the_small_rate_and_the_largest_that_lea
     assert figures.shown_runs(table, 0.01, 1.0) == [
         (WITHOUT, 0.01), (WITHOUT, 0.1), (WITH, 0.01), (WITH, 0.1), (WITH, 1.0)
     ]  # fmt: skip
-    training, test = bjorck_fig1.FIGURES["curves"](table).axes
+    training, test = bjorck_fig1.figures["curves"](table).axes
     ends = {line.get_label(): line.get_ydata()[-1] for line in test.lines[:5]}
     assert ends["without BN, rate 0.01"] == pytest.approx(70.1)
     assert ends["with BN, rate 1"] == pytest.approx(85.1)
@@ -238,7 +238,7 @@ def test_figure_1_shows_both_networks_at_the_small_rate_and_the_largest_that_lea
 
 
 def test_the_gap_is_drawn_pair_by_pair():
-    (ax,) = bjorck_fig1.FIGURES["gap"](made_up(same=0.8)).axes
+    (ax,) = bjorck_fig1.figures["gap"](made_up(same=0.8)).axes
     assert ax.lines[0].get_ydata() == pytest.approx([10, 0, 75.1])
 
 

@@ -22,7 +22,7 @@ from tests.judging import criterion
 
 SMALL = {"data": "digits", "seeds": (0, 1), "batch_size": 4, "n": 1, "layer": 4}
 DEEP = {"data": "digits", "seeds": (0, 1, 2), "batch_size": 4, "n": 9, "layer": 28}
-CLAIMS = {claim.id: claim for claim in bjorck_fig2.CLAIMS}
+CLAIMS = {claim.id: claim for claim in bjorck_fig2.claims}
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ SMALL = {
     "data": "digits", "seeds": (0, 1), "batch_size": 4, "n": 1, "minibatches": 2, "refinements": 1,
 }  # fmt: skip
 DEEP = {"data": "digits", "seeds": (0, 1, 2), "batch_size": 4, "minibatches": 1}
-CLAIMS = {claim.id: claim for claim in bjorck_fig3.CLAIMS}
+CLAIMS = {claim.id: claim for claim in bjorck_fig3.claims}
 
 
 def made_up(steps=100.0, norms=50.0, seeds=(0, 1, 2)):
@@ -148,7 +148,7 @@ def test_the_claim_needs_a_bn_that_normalises(monkeypatch):
 
 
 def test_figures_draw_every_panel(small_table):
-    for draw in bjorck_fig3.FIGURES.values():
+    for draw in bjorck_fig3.figures.values():
         for ax in draw(small_table).axes:
             assert ax.lines
             assert np.isfinite(ax.lines[0].get_ydata()).all()

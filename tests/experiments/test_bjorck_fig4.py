@@ -24,7 +24,7 @@ DEEP = {
     "data": "digits", "seeds": (0, 1, 2), "batch_size": 4, "n": 9, "layers": (4, 22, 40),
     "learning_rates": (0.03, 1.0, 30.0), "fractions": 4, "updates": 2,
 }  # fmt: skip
-CLAIM = bjorck_fig4.CLAIMS[0]
+CLAIM = bjorck_fig4.claims[0]
 
 
 def made_up(rate=0.1, seeds=(0, 1, 2), loss=5000.0):

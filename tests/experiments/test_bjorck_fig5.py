@@ -19,7 +19,7 @@ from bnbook.tables.arms import WITH, WITHOUT
 from tests.judging import criterion
 
 SMALL = {"data": "digits", "seeds": (0, 1), "batch_size": 4, "n": 1}
-(CLAIM,) = bjorck_fig5.CLAIMS
+(CLAIM,) = bjorck_fig5.claims
 N = 4
 
 
@@ -161,7 +161,7 @@ def test_a_network_without_bn_in_bns_place_turns_the_claim(monkeypatch):
 
 
 def test_figures_draw_every_panel(small_table):
-    for name, draw in bjorck_fig5.FIGURES.items():
+    for name, draw in bjorck_fig5.figures.items():
         for ax in draw(small_table).axes:
             assert ax.lines, name
             assert np.isfinite(ax.lines[0].get_ydata()).all(), name

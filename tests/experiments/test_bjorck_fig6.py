@@ -13,7 +13,7 @@ from tests import rounding
 from tests.judging import criterion
 
 SMALL = {"data": "digits", "seeds": (0, 1), "batch_size": 6, "n": 1}
-(CLAIM,) = bjorck_fig6.CLAIMS
+(CLAIM,) = bjorck_fig6.claims
 
 
 def made_up(without=19, with_bn=4, seeds=(0, 1, 2), images=20):
@@ -116,7 +116,7 @@ def test_a_network_without_bn_in_bns_place_turns_the_claim(monkeypatch):
 
 
 def test_the_heat_map_shows_the_first_seeds_gradients(small_table):
-    heatmap = bjorck_fig6.FIGURES["heatmap"](small_table)
+    heatmap = bjorck_fig6.figures["heatmap"](small_table)
     assert [len(ax.images) for ax in heatmap.axes[:3]] == [1, 1, 1]
     shown = heatmap.axes[1].images[0].get_array()
     np.testing.assert_array_equal(shown, analysis.gradients(small_table, WITH, 0))

@@ -41,7 +41,7 @@ def made_up(top=TOP, only=0.01, accuracy=None, seeds=(0, 1, 2)):
 
 
 def verdicts(table):
-    return {claim.id: criterion(claim, table).verdict for claim in bjorck_last.CLAIMS}
+    return {claim.id: criterion(claim, table).verdict for claim in bjorck_last.claims}
 
 
 def shares(gains):
@@ -81,7 +81,7 @@ def test_halfway_on_a_log_scale_is_half():
 def test_no_gain_has_no_share_and_no_usable_rate_no_value():
     level = made_up({**TOP, WITHOUT: 1.0})
     assert analysis.rate_share(level)["whole"].tolist() == [0.0] * 3
-    (claim, *_) = bjorck_last.CLAIMS
+    (claim, *_) = bjorck_last.claims
     judged = claims.judge(claim, level)
     assert (judged.value, judged.unbounded, judged.verdict) == (None, True, "not tested")
     assert judged.premises[0]["found"] == "1 times"
@@ -130,14 +130,14 @@ def test_impossible_configs(changes, says):
 
 
 def test_profiles():
-    for profile in bjorck_last.PROFILES:
-        config = bjorck_last.PROFILES[profile]
+    for profile in bjorck_last.profiles:
+        config = bjorck_last.profiles[profile]
         assert {*analysis.MAIN} < set(config.arms)
         ratios = np.diff(np.log(config.learning_rates))
         assert max(ratios) < 1.21
-    paper = bjorck_last.PROFILES["paper"]
+    paper = bjorck_last.profiles["paper"]
     assert (paper.n, paper.batch_size, paper.widths, paper.steps) == (18, 128, (16, 32, 64), 64_000)
-    assert len(bjorck_last.PROFILES["standard"].seeds) >= 5
+    assert len(bjorck_last.profiles["standard"].seeds) >= 5
 
 
 @pytest.fixture(scope="module")
@@ -185,13 +185,13 @@ def test_a_second_look_at_what_is_usable_asks_for_more():
 
 
 def test_figures_draw_every_panel():
-    for name, draw in bjorck_last.FIGURES.items():
+    for name, draw in bjorck_last.figures.items():
         figure = draw(made_up())
         for ax in figure.axes:
             assert ax.lines, name
             for line in ax.lines:
                 assert all(map(math.isfinite, line.get_ydata())), name
-    convolutions, _, last, *_ = bjorck_last.FIGURES["places"](made_up()).axes[0].lines
+    convolutions, _, last, *_ = bjorck_last.figures["places"](made_up()).axes[0].lines
     assert convolutions.get_ydata() == pytest.approx([0.01, 0.01])
     assert last.get_ydata() == pytest.approx([1.0])
     assert last.get_xdata() == [8]  # the output of the last block, apart from the convolutions

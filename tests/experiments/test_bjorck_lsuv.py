@@ -19,7 +19,7 @@ SMALL = {
     "learning_rates": (0.01, 0.1), "probe_intervals": 2, "probe_images": 30, "start_images": 50,
 }  # fmt: skip
 """Changes to the quick profile that make it a matter of a second."""
-(CLAIM,) = experiment.CLAIMS
+(CLAIM,) = experiment.claims
 
 
 def made_up(lsuv=0.78, base=0.6, bn=0.8, seeds=(0, 1, 2)):
@@ -128,7 +128,7 @@ def test_the_schedule_is_the_papers():
 
 
 def test_standard_has_seeds_and_rates_enough():
-    config = experiment.PROFILES["standard"]
+    config = experiment.profiles["standard"]
     assert len(config.seeds) >= 5
     assert len(config.learning_rates) >= 7
 

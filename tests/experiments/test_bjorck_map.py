@@ -48,12 +48,12 @@ def made_up(seeds=(0, 1, 2), **tops):
 
 
 def verdicts(table):
-    return [criterion(claim, table).verdict for claim in bjorck_map.CLAIMS]
+    return [criterion(claim, table).verdict for claim in bjorck_map.claims]
 
 
 def test_measures_on_a_table_with_known_truth():
     table = made_up()
-    leads = [claim.measure(table).iloc[0] for claim in bjorck_map.CLAIMS]
+    leads = [claim.measure(table).iloc[0] for claim in bjorck_map.claims]
     assert leads == pytest.approx([0.2, 0.4, -1.0])  # the better of two: SkipInit, GroupNorm
     assert verdicts(table) == ["reproduced"] * 3
 
@@ -77,7 +77,7 @@ def test_the_better_of_two_is_chosen_on_validation_data():
 def test_clipped_gradients_are_in_no_claim():
     table = made_up()
     table.loc[table["arm"] == CLIPPED, ["validation_accuracy", "test_accuracy"]] = 1.0
-    before, after = (claims.assess(bjorck_map.CLAIMS, each) for each in (made_up(), table))
+    before, after = (claims.assess(bjorck_map.claims, each) for each in (made_up(), table))
     assert before == after
 
 
@@ -101,8 +101,8 @@ def test_facts():
 
 def test_the_map_is_figure_1s():
     """The same networks, data, training and rates; fewer steps."""
-    for profile, config in bjorck_map.PROFILES.items():
-        other = bjorck_fig1.PROFILES[profile]
+    for profile, config in bjorck_map.profiles.items():
+        other = bjorck_fig1.profiles[profile]
         fields = ("data", "seeds", "batch_size", "side", "train_images", "validation", "n")
         fields += ("widths", "momentum", "weight_decay", "pad")
         assert [getattr(config, f) for f in fields] == [getattr(other, f) for f in fields]

@@ -25,7 +25,7 @@ SMALL = {
     "noise_draws": 2000, "trained_draws": 2, "curvature_images": 16, "lanczos_steps": 4,
 }  # fmt: skip
 """Changes to the quick profile that make it a matter of a second."""
-BOUND, GENERALISES = bjorck_noise.CLAIMS
+BOUND, GENERALISES = bjorck_noise.claims
 
 
 def made_up(gain=2.0, factor=1.0, slope=-0.5, seeds=(0, 1, 2)):
@@ -65,7 +65,7 @@ def test_measures_on_a_table_with_known_truth():
     assert analysis.small_batch_gain(table).tolist() == pytest.approx([2.0] * 3)
     assert analysis.noise_over_bound(table).tolist() == pytest.approx([0.9, 0.901, 0.902])
     assert analysis.flatness_slope(table).tolist() == pytest.approx([-0.5] * 3)
-    assert [criterion(c, table).verdict for c in bjorck_noise.CLAIMS] == ["reproduced"] * 2
+    assert [criterion(c, table).verdict for c in bjorck_noise.claims] == ["reproduced"] * 2
 
 
 def test_claims_turn_red_when_the_truth_is_otherwise():
@@ -121,7 +121,7 @@ def test_facts():
 
 def test_ratios_coincide_at_every_profile():
     """Rates and sizes step by the same factor, so that there are lines of equal α/|B|."""
-    for config in bjorck_noise.PROFILES.values():
+    for config in bjorck_noise.profiles.values():
         steps = {b / a for a, b in zip(config.batch_sizes, config.batch_sizes[1:], strict=False)}
         rates = np.diff(np.log(config.learning_rates))
         assert rates == pytest.approx([np.log(*steps)] * len(rates))

@@ -23,7 +23,7 @@ SMALL = {
     "examples": 1,
 }  # fmt: skip
 """Changes to the quick profile that make it a matter of a second."""
-DENSITY, IDENTITY, TAIL, DEPTH = experiment.CLAIMS
+DENSITY, IDENTITY, TAIL, DEPTH = experiment.claims
 
 
 def made_up(seeds=(0, 1, 2), sizes=(50, 200), reading=lambda s, M: s, residual=2.0):
@@ -62,7 +62,7 @@ def test_measures_on_the_laws_own_quantiles():
     assert analysis.depth_growth(table, PLAIN, WITH).tolist() == pytest.approx([1.5] * 3, rel=0.01)
     # Both distances fall as 1/N.
     assert analysis.distance_exponent(table).tolist() == pytest.approx([-1] * 3, abs=0.01)
-    assert {criterion(c, table).verdict for c in experiment.CLAIMS} == {"reproduced"}
+    assert {criterion(c, table).verdict for c in experiment.claims} == {"reproduced"}
 
 
 def test_the_tail_of_the_law():

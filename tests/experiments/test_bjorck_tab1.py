@@ -16,7 +16,7 @@ from bnbook.tables.arms import WITH, WITHOUT
 from tests.judging import criterion
 
 SMALL = {"data": "digits", "seeds": (0, 1), "batch_size": 4, "n": 1, "layers": (2, 4, 6)}
-(CLAIM,) = bjorck_tab1.CLAIMS
+(CLAIM,) = bjorck_tab1.claims
 
 
 def made_up(without=(2.0, 2.0, 2.0), with_bn=(200.0, 100.0, 40.0), seeds=(0, 1, 2)):

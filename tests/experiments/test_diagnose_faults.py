@@ -14,7 +14,7 @@ SMALL = {
     "architectures": ("mlp",), "seeds": (0, 1), "steps": 10,
     "faults": ("statistics reset", "a bias before"),
 }  # fmt: skip
-NAMED, ALARMS = diagnose_faults.CLAIMS
+NAMED, ALARMS = diagnose_faults.claims
 
 
 def made_up(missed=(), misplaced=(), alarms=(), seeds=range(40)):

@@ -1,15 +1,14 @@
-"""What experiments share: profiles, their checks, and the gathering of runs into ensembles."""
+"""What is done with the configs of all experiments: profiles, checks, ensembles."""
 
-import itertools
+import pickle
 from dataclasses import dataclass, replace
 
 import pandas as pd
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from bnbook.errors import BnbookError
 from bnbook.experiments import experiment
+from bnbook.training.session import Session
 
 
 @dataclass(frozen=True)
@@ -25,12 +24,20 @@ PROFILES = {"quick": Config(), "standard": Config(seeds=(0, 1, 2, 3, 4))}
 AXES = ("arms", "seeds", "learning_rates")
 
 
-def fuses(part):
-    return experiment.common(part, ("seeds", "learning_rates"))
+def train(runs, session):
+    """Says which runs it was given together."""
+    together = f"{len(runs)} from {runs[0].arms[0]}, {runs[0].seeds[0]}"
+    return [pd.DataFrame({"arm": run.arms, "seed": run.seeds, "of": together}) for run in runs]
+
+
+EXPERIMENT = experiment.Experiment(
+    name="name", title="", profiles=PROFILES, columns={}, claims=(), facts=lambda _: {},
+    figures={}, axes=AXES, fused=AXES[1:], train=train,
+)  # fmt: skip
 
 
 def test_a_profile_with_changes_and_another_seed():
-    config = experiment.configure("name", PROFILES, "standard", 7, {"steps": 3, "arms": None})
+    config = EXPERIMENT.configure("standard", 7, steps=3, arms=None)
     assert config == Config(seeds=(7, 8, 9, 10, 11), steps=3)
 
 
@@ -40,7 +47,7 @@ def test_a_profile_with_changes_and_another_seed():
 )
 def test_unknown_names_are_told_the_right_ones(profile, changes, says):
     with pytest.raises(BnbookError, match=says):
-        experiment.configure("name", PROFILES, profile, 0, changes)
+        EXPERIMENT.configure(profile, **changes)
 
 
 def test_single_runs_are_all_combinations_in_order():
@@ -50,31 +57,15 @@ def test_single_runs_are_all_combinations_in_order():
     assert runs[-1] == Config(seeds=(1,), learning_rates=(1.0,), arms=("with",))
 
 
-def test_runs_of_an_arm_train_as_one_ensemble():
-    runs = experiment.single_runs(Config(), AXES)
-    groups = experiment.ensembles(runs, fuses)
-    assert [[run.arms for run in group] for group in groups] == [
-        [("without",)] * 4,
-        [("with",)] * 4,
-    ]
-    for group in groups:
-        experiment.check_fused(group, fuses)
-
-
-@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3))))
-def test_ensembles_hold_every_run_once_and_in_its_order(pairs):
-    runs = [replace(Config(), steps=steps, seeds=(seed,)) for steps, seed in pairs]
-    groups = experiment.ensembles(runs, fuses)
-    assert sorted(map(repr, itertools.chain(*groups))) == sorted(map(repr, runs))
-    assert len(groups) == len({steps for steps, _ in pairs})
-    for group in groups:
-        assert group == [run for run in runs if run.steps == group[0].steps]
-
-
 def test_a_run_that_is_unlike_the_others_is_named():
     odd = replace(Config(), steps=11)
-    with pytest.raises(BnbookError, match=r"found Config\(.*steps=11\)"):
-        experiment.check_fused([Config(), odd, Config()], fuses)
+    with pytest.raises(BnbookError, match=r"seeds and learning_rates alone, found .*steps=11\)"):
+        EXPERIMENT.together([Config(), odd, Config()], Session())
+
+
+def test_a_worker_takes_the_experiment_from_its_own_module():
+    assert pickle.loads(pickle.dumps(EXPERIMENT)) is EXPERIMENT
+    assert replace(EXPERIMENT, title="another") != EXPERIMENT
 
 
 @pytest.mark.parametrize(
@@ -96,28 +87,18 @@ def test_impossible_values(check, fields, config, says):
 
 
 def test_a_config_that_lacks_what_the_claims_need_is_refused():
-    whole = experiment.Experiment(
-        name="name", title="", profiles=PROFILES, columns={}, claims=(), facts=lambda _: {},
-        figures={}, axes=AXES, needs={"learning_rates": (0.1,)},
-    )  # fmt: skip
+    whole = replace(EXPERIMENT, needs={"learning_rates": (0.1,)})
     assert whole.configure("quick") == Config()
     with pytest.raises(BnbookError, match=r"learning_rates must hold 0.1, which the claims"):
         whole.configure("quick", learning_rates=(1.0,))
 
 
-@pytest.mark.parametrize(("apart", "sizes"), [((), [4, 4]), (("seeds",), [2, 2, 2, 2])])
-def test_run_trains_apart_what_it_is_told_to(apart, sizes):
-    trained = []
-
-    def train(runs, session):
-        trained.append(len(runs))
-        return [pd.DataFrame({"arm": run.arms, "seed": run.seeds}) for run in runs]
-
-    whole = experiment.Experiment(
-        name="name", title="", profiles=PROFILES, columns={}, claims=(), facts=lambda _: {},
-        figures={}, axes=AXES, fused=AXES[1:], apart=apart, train=train,
-    )  # fmt: skip
-    table = whole.run(Config(), "cpu")
-    assert trained == sizes
+@pytest.mark.parametrize(
+    ("apart", "of"),
+    [((), ["4 from without, 0"] * 4), (("seeds",), ["2 from without, 0", "2 from without, 1"] * 2)],
+)
+def test_run_trains_apart_what_it_is_told_to(apart, of):
+    table = replace(EXPERIMENT, apart=apart).run(Config(), "cpu")
     assert table["arm"].tolist() == ["without"] * 4 + ["with"] * 4
     assert table["seed"].tolist() == [0, 0, 1, 1] * 2
+    assert sorted(table["of"][:4]) == sorted(of)

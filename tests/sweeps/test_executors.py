@@ -19,6 +19,7 @@ import pytest
 from bnbook.errors import BnbookError
 from bnbook.sweeps import executors, sweep, worker
 from tests import fake
+from tests.fake import EXPERIMENT as FAKE
 from tests.sweeps.test_sweep import contents, log, same, swept  # noqa: F401, a fixture
 
 ROOT = Path(__file__).parents[2]
@@ -47,16 +48,16 @@ def test_dask_not_installed_says_what_to_install(tmp_path, monkeypatch):
 
 def test_a_worker_with_other_source_is_refused(monkeypatch):
     with pytest.raises(BnbookError, match=r"other versions than the sweep \(source .*, not 0000"):
-        worker.check_versions("tests.fake", {"source": "0" * 64, "torch": "0"})
+        worker.check_versions(FAKE, {"source": "0" * 64, "torch": "0"})
 
 
 def test_a_worker_without_the_folder_uses_one_of_its_own(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
     (tmp_path / "file").touch()
     folder = tmp_path / "file" / "no-folder"
-    parts = tuple(fake.parts(fake.Config()))
+    parts = tuple(FAKE.parts(fake.Config()))
     session = sweep.Session("cpu", checkpoint=folder / "a.checkpoint", progress=folder / "a.prog")
-    assert len(worker.train_batch(worker.Task("tests.fake", parts, session)).tables) == 6
+    assert len(worker.train_batch(worker.Task(FAKE, parts, session)).tables) == 6
     assert (tmp_path / "bnbook-sweeps" / "a.checkpoint").is_file()
 
 
@@ -191,7 +192,7 @@ def test_a_batch_that_nobody_waits_for_stops_and_keeps_its_state(tmp_path, log, 
     session = sweep.Session(
         "cpu", checkpoint=tmp_path / "a.checkpoint", progress=tmp_path / "a.progress"
     )
-    task = worker.Task("tests.fake", tuple(fake.parts(config)), session)
+    task = worker.Task(FAKE, tuple(FAKE.parts(config)), session)
     with Client(scheduler, set_as_default=False) as client:
         future = client.submit(worker.train_batch, task, pure=False)
         first_pid(log, "began")

@@ -19,6 +19,7 @@ from bnbook.sweeps import growing, planning, store, sweep, worker
 from bnbook.training import session
 from bnbook.training.session import OutOfTimeError
 from tests import fake
+from tests.fake import EXPERIMENT as FAKE
 from tests.sweeps.test_sweep import contents, same
 
 CONFIG = fake.Config()
@@ -34,7 +35,7 @@ def log(tmp_path, monkeypatch):
 def grown(tmp_path, config=CONFIG, machine="a", members=2, **options):
     """Grow the record in tmp_path / results with the cache of a machine."""
     folders = {"cache": tmp_path / machine, "folder": tmp_path / "results"}
-    return sweep.grow(fake, "quick", config, members=members, quiet=True, **folders, **options)
+    return sweep.grow(FAKE, "quick", config, members=members, quiet=True, **folders, **options)
 
 
 def path(tmp_path, stem="quick"):
@@ -54,7 +55,7 @@ def stopped(tmp_path, monkeypatch, step, **options):
 
 
 def uninterrupted(tmp_path, config=CONFIG, members=2):
-    return sweep.sweep(fake, config, members=members, cache=tmp_path / "whole").table
+    return sweep.sweep(FAKE, config, members=members, cache=tmp_path / "whole").table
 
 
 @pytest.mark.parametrize("step", range(1, 31, 3))
@@ -110,7 +111,7 @@ def test_more_seeds_add_to_a_record(tmp_path, log):
     assert sorted(member for [member] in fake.logged(log)[3:]) == [
         (seed, rate) for seed in (0, 2) for rate in CONFIG.rates
     ]
-    same(record.table, fake.run(replace(CONFIG, seeds=(0, 1, 2))))
+    same(record.table, FAKE.run(replace(CONFIG, seeds=(0, 1, 2))))
     assert record.provenance["seeds"] == 3
 
 
@@ -124,7 +125,7 @@ def test_a_plan_that_is_larger_stays_the_plan(tmp_path, monkeypatch):
 
 
 def changed_source(monkeypatch):
-    now = store.source_digests(fake)
+    now = store.source_digests(FAKE)
     monkeypatch.setattr(store, "source_digests", lambda experiment: {**now, "train": "0" * 64})
 
 
@@ -225,11 +226,11 @@ def test_members_keep_their_columns_and_types(tmp_path):
 
 def test_the_estimate_is_said_before_and_kept_beside_what_it_took(tmp_path, monkeypatch, capsys):
     clock = {"cache": tmp_path / "a", "folder": tmp_path / "results"}
-    record = sweep.grow(fake, "quick", CONFIG, members=2, **clock)
+    record = sweep.grow(FAKE, "quick", CONFIG, members=2, **clock)
     assert "fake: about 30 s of computing, by a step timed." in capsys.readouterr().err
     assert record.provenance["estimated_seconds"] == 30.0  # 6 members, 10 steps, 1 s for 2 members
     assert record.provenance["seconds"] < 30
-    assert planning.estimate(fake, fake.parts(CONFIG)[:1], "cpu", session.Plan()) is None
+    assert planning.estimate(FAKE, FAKE.parts(CONFIG)[:1], "cpu", session.Plan()) is None
 
 
 MANY = fake.Config(seeds=tuple(range(40)), steps=3)
@@ -239,7 +240,7 @@ MANY = fake.Config(seeds=tuple(range(40)), steps=3)
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_killed_fifty_times_it_loses_nothing_and_leaves_nothing_half_written(tmp_path):
     """At random moments, each time on a machine that has the record alone or the cache too."""
-    sweep.sweep(fake, CONFIG, members=1, cache=tmp_path / "warm")
+    sweep.sweep(FAKE, CONFIG, members=1, cache=tmp_path / "warm")
     chance, kills, done = random.Random(0), 0, set()
     while kills < 50:
         machine = chance.choice(["a", "b"])
@@ -284,4 +285,4 @@ def test_two_processes_record_into_one_file(tmp_path):
     for twin in twins:
         _, err = twin.communicate(timeout=240)
         assert (twin.returncode, err) == (0, b"")
-    same(records.read(path(tmp_path)).table, fake.run(MANY))
+    same(records.read(path(tmp_path)).table, FAKE.run(MANY))

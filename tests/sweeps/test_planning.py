@@ -21,17 +21,16 @@ class Run:
 class Fake:
     """An experiment whose step takes as long as it is told."""
 
-    __name__ = "bnbook.experiments.fake"
+    name = "fake"
 
     def __init__(self, seconds, plans=None):
         self.seconds, self.trials = seconds, []
-        if plans:
-            self.PLANS = plans
+        self.plans = plans or (Plan(),)
 
     def fuses(self, run):
         return run.arm
 
-    def train(self, runs, session):
+    def together(self, runs, session):
         assert session.trial.steps == planning.TRIAL_STEPS
         self.trials.append((len(runs), session.plan))
         session.trial.seconds = self.seconds(len(runs), session.plan)
@@ -88,7 +87,7 @@ def test_an_experiments_own_plans_are_tried(tmp_path, monkeypatch):
 
 def test_an_experiment_that_does_not_train_through_fit(tmp_path):
     fake = Fake(lambda n, plan: 1.0)
-    fake.train = lambda runs, session: []
+    fake.together = lambda runs, session: []
     with pytest.raises(BnbookError, match="nothing could be timed"):
         planning.choose(fake, RUNS, "cpu", tmp_path)
 

@@ -18,6 +18,7 @@ from bnbook.sweeps import inventory, schedule, store, sweep
 from bnbook.training import session
 from bnbook.training.session import OutOfTimeError
 from tests import fake
+from tests.fake import EXPERIMENT as FAKE
 
 QUICK = schedule.Entry("fake", "quick", "to see it")
 PAPER = schedule.Entry("fake", "paper", "to see more")
@@ -41,10 +42,9 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / schedule.FILE).write_text(LISTED)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(experiments, "names", lambda: ["fake"])
-    monkeypatch.setattr(experiments, "find", {"fake": fake}.__getitem__)
+    found = fake.profiled(quick=fake.Config(), paper=fake.Config(steps=12, seeds=(0, 1, 2)))
+    monkeypatch.setattr(experiments, "find", {"fake": found}.__getitem__)
     monkeypatch.setattr(sweep, "CACHE", tmp_path / "_build" / "sweeps")
-    profiles = {"quick": fake.Config(), "paper": fake.Config(steps=12, seeds=(0, 1, 2))}
-    monkeypatch.setattr(fake, "PROFILES", profiles)
     monkeypatch.setattr(os, "nice", lambda more: 0)
     return tmp_path / "results"
 
@@ -115,12 +115,12 @@ def test_a_budget_stops_it_and_it_goes_on(folder, monkeypatch):
 
 
 def test_what_is_refused_is_said_and_the_rest_is_recorded(folder, monkeypatch):
-    config = fake.PROFILES["quick"]
+    config = fake.Config()
     with monkeypatch.context() as patch:
         patch.setattr(store, "source_digests", lambda experiment: {"train": "0" * 64})
         slowly(patch)
         with pytest.raises(OutOfTimeError):
-            sweep.grow(fake, "quick", config, members=1, budget=150.0, folder=folder, quiet=True)
+            sweep.grow(FAKE, "quick", config, members=1, budget=150.0, folder=folder, quiet=True)
     (entry, said), done = worked(folder)
     assert (entry, done) == (QUICK, (PAPER, "whole"))
     assert "do not belong with those of this run (source: " in said
@@ -129,7 +129,9 @@ def test_what_is_refused_is_said_and_the_rest_is_recorded(folder, monkeypatch):
 def test_an_older_record_is_open_and_says_what_it_took(folder, monkeypatch):
     worked(folder)
     took = records.read(records.path(folder, "fake", "quick")).provenance["seconds"]
-    monkeypatch.setattr(fake, "PROFILES", {**fake.PROFILES, "quick": fake.Config(steps=11)})
+    paper = experiments.find("fake").profiles["paper"]
+    longer = fake.profiled(quick=fake.Config(steps=11), paper=paper)
+    monkeypatch.setattr(experiments, "find", {"fake": longer}.__getitem__)
     found = schedule.state(QUICK, folder)
     assert (found.said, found.left) == ("not begun; an older record stands", took)
     assert worked(folder) == [(QUICK, "whole")]
@@ -162,9 +164,9 @@ from bnbook import experiments
 from tests import fake
 from dataclasses import replace
 experiments.names = lambda: ["fake"]
-experiments.find = {"fake": fake}.__getitem__
 slow = fake.Config(seeds=tuple(range(6)), pause=0.01)
-fake.PROFILES = {"quick": slow, "paper": replace(slow, steps=12)}
+found = fake.profiled(quick=slow, paper=replace(slow, steps=12))
+experiments.find = {"fake": found}.__getitem__
 from bnbook.cli import main
 if __name__ == "__main__":
     sys.argv = ["bnbook", "queue", "run", *sys.argv[1:]]
@@ -196,4 +198,4 @@ def test_the_command_is_killed_and_goes_on(folder):
     assert about["missing"] == 0
     assert {origin["threads"] for origin in about["origins"]} == {1}
     slow = fake.Config(seeds=tuple(range(6)), pause=0.0)
-    assert len(records.read(path).table) == len(fake.parts(replace(slow))) * 2
+    assert len(records.read(path).table) == len(FAKE.parts(replace(slow))) * 2
