@@ -86,7 +86,8 @@ def test_changed_source_is_named_by_definition(project, bnbook, monkeypatch):
 
 
 def test_changed_config_data_and_torch_are_named(project, bnbook, monkeypatch):
-    monkeypatch.setattr(fake, "PROFILES", {"quick": fake.Config(steps=11)})
+    longer = fake.profiled(quick=fake.Config(steps=11))
+    monkeypatch.setattr(experiments, "find", {"fake": longer}.__getitem__)
     monkeypatch.setattr("bnbook.datasets.digest", lambda name: "d" * 64)
     real = records.installed
     monkeypatch.setattr(records, "installed", lambda p: "9.9" if p == "torch" else real(p))
