@@ -86,7 +86,7 @@ def test_opens_with_title_question_and_claims(notebook):
     assert first.cell_type == "markdown"
     assert first.source.startswith("# ")
     assert "?*" in first.source
-    known = {claim.id for name in imported(notebook) for claim in experiments.find(name).CLAIMS}
+    known = {claim.id for name in imported(notebook) for claim in experiments.find(name).claims}
     assert known
     dotted = re.findall(r"`([a-z]+(?:\.[a-z0-9_]+){1,2})`", first.source)
     assert {name for name in dotted if not name.startswith("bnbook.")} == known
