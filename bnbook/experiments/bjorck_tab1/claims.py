@@ -64,7 +64,7 @@ CLAIMS = (
         section="3.2, table 1",
         statement=(
             "At initialisation the terms of a kernel's gradient have mostly the same sign without"
-            " BN, and mostly cancel with it."
+            " BN, and mostly cancel with it (as we recall the table; not verified here)."
         ),
         quantity=(
             "sum of the absolute values of the terms over the absolute value of their sum: with BN"
