@@ -41,6 +41,26 @@ def test_code_on_pages_runs(path, code, monkeypatch, tmp_path, capsys):
         assert capsys.readouterr().out.strip()
 
 
+ROLE = re.compile(r"\{(claim|fact)\}`([^`]+)`")
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+def test_every_number_that_a_page_asks_for_is_in_the_ledger(path):
+    """Without a build: what a role cannot find raises an error that lists what there is."""
+    found = evidence.read(ROOT / "results")
+    for kind, text in ROLE.findall(path.read_text("utf-8")):
+        asked = evidence.Request.parse(text)
+        if kind == "claim":
+            content, claim = found.claim(asked.name)
+            profile = evidence.profile_of(content, asked.profile)
+            assert evidence.claim_text(content, claim, asked.field, profile)
+        else:
+            experiment, _, name = asked.name.partition(".")
+            content = found.experiment(experiment)
+            profile = evidence.profile_of(content, asked.profile)
+            assert evidence.fact_text(content, name, asked.field, profile)
+
+
 @pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
 def test_every_exercise_has_a_folded_solution(path):
     text = path.read_text("utf-8")

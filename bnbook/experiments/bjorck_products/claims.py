@@ -228,6 +228,7 @@ def _law_facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     }
     for M in PRODUCTS:
         own = rows[rows["M"] == M]
+        found[f"wasserstein_{M}"] = claims.fact(own["wasserstein"], 4)
         theory = fuss_catalan_quantile(LEVELS, M)
         for level, value in zip(LEVELS, theory, strict=True):
             name = f"q{100 * level:.0f}_{M}"
