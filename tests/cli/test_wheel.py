@@ -93,7 +93,7 @@ def test_layers_conformance_and_diagnose(environment):
 def test_the_commands(environment):
     done = environment("bnbook", "conformance", "torch.nn:BatchNorm1d")
     assert (done.returncode, done.stderr) == (0, "")
-    assert "all 20 checks pass" in done.stdout
+    assert "all 41 checks pass" in done.stdout
     done = environment("bnbook", "diagnose", "mine.py:network", "--quiet", "--html", "page.html")
     assert done.returncode == 1, done.stderr
     assert "never updated" in done.stdout

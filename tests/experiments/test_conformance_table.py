@@ -141,6 +141,7 @@ def test_the_figure_shows_every_cell():
     assert figures.height(analysis.matrix(table)) < 4
     assert figures.words("bnbook.conformance.mutants:OnePassVariance") == "one pass variance"
     assert figures.words("Float32Inside") == "float32 inside"
+    assert figures.words("ScaleIsABuffer") == "scale is a buffer"
 
 
 def test_the_chapter_names_every_check_and_every_mutant():

@@ -19,7 +19,7 @@ CAUGHT, MISSED = "#0072B2", "#D9D9D9"
 def words(layer: str) -> str:
     """Write a layer's name in words: ``m:OnePassVariance`` becomes ``one pass variance``."""
     name = layer.rpartition(":")[2]
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name).lower()
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", name).lower()
 
 
 def draw_matrix(ax: Axes, found: pd.DataFrame, trap: str) -> None:
