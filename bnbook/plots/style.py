@@ -121,10 +121,19 @@ def use() -> None:
     )
 
 
+class Shown(Figure):
+    """A figure that a notebook shows, without pyplot's global state."""
+
+    def _repr_png_(self) -> bytes:
+        sink = io.BytesIO()
+        self.savefig(sink, format="png")
+        return sink.getvalue()
+
+
 def new_figure(rows: int, columns: int, width: float, height: float, **options: Any) -> Figure:
     """Return a figure in the book's style, without pyplot's global state."""
     use()
-    figure = Figure(figsize=(width, height))
+    figure = Shown(figsize=(width, height))
     figure.subplots(rows, columns, **options)
     return figure
 

@@ -33,9 +33,9 @@ def imported(notebook):
         for cell in code_of(notebook)
         for node in ast.walk(ast.parse(cell.source))
         if isinstance(node, ast.ImportFrom)
-        and re.fullmatch(r"bnbook\.experiments\.\w+(\.experiment)?", node.module)
+        and re.fullmatch(r"bnbook\.experiments\.\w+\.experiment", node.module)
         for alias in node.names
-        if alias.name in ("experiment", "EXPERIMENT")
+        if alias.name == "EXPERIMENT"
     ]
 
 
@@ -75,7 +75,9 @@ def test_short(notebook):
 
 
 def test_every_figure_has_alt_text(notebook):
-    drawing = [c for c in code_of(notebook) if "plt.subplots" in c.source]
+    drawing = [
+        c for c in code_of(notebook) if "plt.subplots" in c.source or ".figures[" in c.source
+    ]
     assert drawing
     for cell in drawing:
         assert len(cell.metadata["mystnb"]["image"]["alt"]) > 40
