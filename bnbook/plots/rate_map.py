@@ -21,32 +21,24 @@ def accuracy_limits(table: pd.DataFrame) -> tuple[float, float]:
 
 
 def draw_accuracy(
-    ax: Axes,
-    table: pd.DataFrame,
-    arms: Collection[str],
-    tuned: Mapping[str, float],
-    column: str = "test_accuracy",
+    ax: Axes, table: pd.DataFrame, arms: Collection[str], tuned: Mapping[str, float]
 ) -> None:
-    """Draw a final accuracy against learning rate, mean and 95 % interval, tuned rates ringed."""
-    last = tuning.final(table)
-    for arm in arms:
-        band = 100 * style.mean_band(last[last["arm"] == arm], "learning_rate", column)
-        style.draw_band(ax, band, arm, marker=style.MARKERS[arm], ms=4, label=arm)
-        if arm in tuned:
-            ax.plot(
-                tuned[arm], band["mean"][tuned[arm]], "o", ms=12, mfc="none",
-                mec=style.COLOURS[arm], mew=1.4,
-            )  # fmt: skip
-    ax.set(xscale="log", xlabel="learning rate", ylabel="final test accuracy (%)")
-    ax.set_ylim(accuracy_limits(table))
+    """Draw final test accuracy against learning rate with 95 % intervals, tuned rates ringed."""
+    shown = {arm: tuned[arm] for arm in arms}
+    style.draw_rates(ax, tuning.final(table), "test_accuracy", shown, 100)
+    ax.set(ylabel="final test accuracy (%)", ylim=accuracy_limits(table))
 
 
 def draw_diverged(ax: Axes, table: pd.DataFrame, arms: Collection[str]) -> None:
     """Draw the share of seeds whose loss passed the threshold against learning rate."""
     last = tuning.final(table)
-    share = 100 * (last["diverged_at"] >= 0).groupby(
-        [last["arm"], last["learning_rate"]]
-    ).mean().unstack(0)
-    for arm in arms:
-        style.draw_line(ax, share[arm], arm, marker=style.MARKERS[arm], ms=4, label=arm)
-    ax.set(xscale="log", xlabel="learning rate", ylabel="diverged (%)", ylim=(-4, 104))
+    draw_shares(ax, last[last["arm"].isin(arms)], last["diverged_at"] >= 0)
+    ax.set(xlabel="learning rate", ylabel="diverged (%)")
+
+
+def draw_shares(ax: Axes, runs: pd.DataFrame, which: pd.Series) -> None:
+    """Draw the share of each arm's runs for which something holds against learning rate."""
+    shares = runs.assign(share=100.0 * which)
+    options = {"errorbar": None, "markers": style.MARKERS, "ms": 5}
+    style.draw_means(ax, shares, "learning_rate", "share", "arm", **options)
+    ax.set(xscale="log", ylim=(-4, 104))

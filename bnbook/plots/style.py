@@ -173,8 +173,8 @@ def draw_means(ax: Axes, table: pd.DataFrame, x: str, y: str, by: str, **options
     looks = {"palette": COLOURS, "dashes": DASHES, "hue_order": kinds} if kinds else {}
     labels = ax.get_xlabel(), ax.get_ylabel()
     sns.lineplot(
-        table, x=x, y=y, hue=by, style=by, ax=ax, errorbar=t_interval, err_kws={"lw": 0},
-        **{"mew": 0, **looks, **options},
+        table, x=x, y=y, hue=by, style=by, ax=ax,
+        **{"errorbar": t_interval, "err_kws": {"lw": 0}, "mew": 0, **looks, **options},
     )  # fmt: skip
     if legend := ax.get_legend():
         legend.remove()  # its handles stay, for a legend of the caller's
@@ -192,6 +192,13 @@ def draw_rates(
         values = rows.loc[(rows["arm"] == arm) & (rows["learning_rate"] == rate), "shown"]
         middle = np.exp(np.log(values).mean()) if ax.get_yscale() == "log" else values.mean()
         ax.plot(rate, middle, "o", ms=12, mfc="none", mec=COLOURS[arm], mew=1.4)
+
+
+def draw_heat_map(ax: Axes, values: pd.DataFrame, **options: Any) -> None:
+    """Draw a table of numbers, its first row at the top; `options` are those of seaborn.heatmap."""
+    import seaborn as sns
+
+    sns.heatmap(values, ax=ax, cmap="cividis", **options)
 
 
 def draw_line(ax: Axes, values: pd.Series, arm: str, **options: Any) -> None:

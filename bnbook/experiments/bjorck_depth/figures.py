@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import numpy as np
+from typing import Any
+
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 from matplotlib.ticker import NullLocator
 
 from bnbook.experiments.bjorck_depth import claims
 from bnbook.plots import style
+from bnbook.plots.rate_map import accuracy_limits
 from bnbook.tables import tuning
 from bnbook.tables.arms import WITH, WITHOUT
 
@@ -18,15 +19,17 @@ LAWS = {"power": (0, (1, 1.5)), "exponential": (0, (5, 1.5, 1, 1.5))}
 """Line styles of the fitted laws."""
 
 
-def draw_rates(ax: Axes, rates: pd.DataFrame, arm: str) -> None:
+def draw_rates(ax: Axes, table: pd.DataFrame) -> None:
     """Draw the largest usable rate against depth: seeds, geometric mean and 95 % interval."""
-    rows = rates.melt(value_name="rate").dropna()
-    rows = rows.assign(layers=6 * rows["n"].astype(int) + 2, log=np.log(rows["rate"].astype(float)))
-    band = pd.DataFrame(np.exp(style.mean_band(rows, "layers", "log")))
-    style.draw_band(ax, band, arm, marker=style.MARKERS[arm], ms=5, label=arm)
-    ax.plot(rows["layers"], rows["rate"], "o", ms=3, mew=0, alpha=0.4, color=style.COLOURS[arm])
+    found = {arm: claims.largest(table, arm) for arm in (WITHOUT, WITH)}
+    rates = pd.concat(found, names=["arm"]).melt(ignore_index=False, value_name="rate").dropna()
+    rows = rates.reset_index().assign(layers=lambda own: 6 * own["n"].astype(int) + 2)
     ax.set(xscale="log", yscale="log", xlabel="layers", ylabel="largest usable rate")
-    depths = [6 * int(n) + 2 for n in rates.columns]
+    style.draw_means(ax, rows, "layers", "rate", "arm", markers=style.MARKERS, ms=6)
+    for arm, own in rows.groupby("arm"):
+        colour = style.COLOURS[str(arm)]
+        ax.plot(own["layers"], own["rate"], "o", ms=3, mew=0, alpha=0.4, color=colour)
+    depths = sorted(6 * table["n"].unique() + 2)
     ax.set_xticks(depths, [str(depth) for depth in depths])
     ax.xaxis.set_minor_locator(NullLocator())
 
@@ -41,23 +44,20 @@ def draw_laws(ax: Axes, curves: pd.DataFrame) -> None:
             )  # fmt: skip
 
 
-def draw_map(ax: Axes, shares: pd.DataFrame) -> AxesImage:
-    """Draw the share of usable seeds over depth (columns n) and rate (index), for a colour bar."""
-    image = ax.imshow(
-        100 * shares.to_numpy(), origin="lower", aspect="auto", cmap="cividis", vmin=0, vmax=100
-    )
-    ax.set_xticks(range(shares.shape[1]), [str(6 * int(n) + 2) for n in shares.columns])
-    ax.set_yticks(range(shares.shape[0]), [f"{rate:.2g}" for rate in shares.index])
+def draw_map(ax: Axes, shares: pd.DataFrame, **options: Any) -> None:
+    """Draw the share of usable seeds over depth (columns n) and rate (index), the largest above."""
+    shown = 100 * shares.sort_index(ascending=False)
+    shown.index = pd.Index([f"{rate:.2g}" for rate in shown.index])
+    shown.columns = pd.Index([6 * int(n) + 2 for n in shown.columns])
+    style.draw_heat_map(ax, shown, vmin=0, vmax=100, **options)
     ax.set(xlabel="layers", ylabel="initial learning rate")
-    return image
 
 
 def rates(table: pd.DataFrame) -> Figure:
     """Largest usable rate against depth, with the fitted laws."""
     figure = style.new_figure(1, 1, 6.4, 4)
     ax = figure.axes[0]
-    for arm in (WITHOUT, WITH):
-        draw_rates(ax, claims.largest(table, arm), arm)
+    draw_rates(ax, table)
     draw_laws(ax, claims.curves(table))
     figure.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=4)
     return figure
@@ -66,20 +66,24 @@ def rates(table: pd.DataFrame) -> Figure:
 def maps(table: pd.DataFrame) -> Figure:
     """Share of usable seeds over depth and rate, without BN and with."""
     shares = claims.usable_shares(table)
-    figure = style.new_figure(1, 2, 8, 4, sharey=True)
-    for ax, arm in zip(figure.axes[:2], (WITHOUT, WITH), strict=True):
-        image = draw_map(ax, pd.DataFrame(shares.xs(arm, level="arm")))
+    figure = style.new_figure(1, 2, 8, 4, sharey=True, width_ratios=(1, 1.2))
+    left, right = figure.axes
+    draw_map(left, pd.DataFrame(shares.xs(WITHOUT, level="arm")), cbar=False)
+    draw_map(
+        right,
+        pd.DataFrame(shares.xs(WITH, level="arm")),
+        cbar_kws={"label": "usable seeds (%)"},
+    )
+    for ax, arm in zip((left, right), (WITHOUT, WITH), strict=True):
         ax.set_title(arm)
-    figure.axes[1].set_ylabel("")
-    figure.colorbar(image, ax=figure.axes[:2]).set_label("usable seeds (%)")
+    right.set_ylabel("")
     return figure
 
 
-def draw_accuracy(ax: Axes, last: pd.DataFrame, arm: str) -> None:
-    """Draw the final test accuracy against the learning rate; bands end at 0 and 100 %."""
-    rows = last[last["arm"] == arm].assign(percent=100 * last["test_accuracy"])
-    band = style.mean_band(rows, "learning_rate", "percent").clip(0, 100)
-    style.draw_band(ax, band, arm, marker=style.MARKERS[arm], ms=3, label=arm)
+def draw_accuracy(ax: Axes, last: pd.DataFrame) -> None:
+    """Draw the final test accuracy of one depth against the learning rate."""
+    rows = last.assign(percent=100 * last["test_accuracy"])
+    style.draw_means(ax, rows, "learning_rate", "percent", "arm", markers=style.MARKERS, ms=4)
     ax.set(xscale="log", xlabel="learning rate")
 
 
@@ -89,10 +93,9 @@ def accuracy(table: pd.DataFrame) -> Figure:
     depths = sorted(last["n"].unique())
     figure = style.new_figure(1, len(depths), 8, 3, sharex=True, sharey=True)
     for ax, n in zip(figure.axes, depths, strict=True):
-        for arm in (WITHOUT, WITH):
-            draw_accuracy(ax, last[last["n"] == n], arm)
+        draw_accuracy(ax, last[last["n"] == n])
         ax.set_title(f"{6 * n + 2} layers")
-    figure.axes[0].set_ylabel("final test accuracy (%)")
+    figure.axes[0].set(ylabel="final test accuracy (%)", ylim=accuracy_limits(table))
     handles = figure.axes[0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside upper center", ncols=2)
     return figure

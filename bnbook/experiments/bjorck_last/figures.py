@@ -12,8 +12,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from bnbook.experiments.bjorck_last import claims
 from bnbook.plots import style
-from bnbook.plots.rate_map import accuracy_limits
-from bnbook.tables import tuning, usable
+from bnbook.plots.rate_map import draw_accuracy, draw_shares
+from bnbook.tables import usable
 from bnbook.tables.arms import LAST_ONLY
 
 AXES = {
@@ -28,24 +28,9 @@ MIDDLE = "#555555"
 
 def draw_rates(ax: Axes, table: pd.DataFrame, rates: Mapping[str, float]) -> None:
     """Draw last test accuracy against the initial rate with 95 % intervals, tuned rates ringed."""
-    last = tuning.final(table)
-    for arm, chosen in rates.items():
-        band = 100 * style.mean_band(last[last["arm"] == arm], "learning_rate", "test_accuracy")
-        style.draw_band(ax, band, arm, marker=style.MARKERS[arm], ms=4, label=arm)
-        ax.plot(
-            chosen, band["mean"][chosen], "o", ms=12, mfc="none", mec=style.COLOURS[arm], mew=1.4
-        )
-    ax.set(xscale="log", xlabel="initial learning rate", ylabel="last test accuracy (%)")
-    ax.set_ylim(accuracy_limits(table))
+    draw_accuracy(ax, table, tuple(rates), rates)
+    ax.set(xlabel="initial learning rate", ylabel="last test accuracy (%)")
     ax.legend(loc="upper right")
-
-
-def draw_usable(ax: Axes, shares: pd.DataFrame) -> None:
-    """Draw the share of seeds with a usable run against the initial rate."""
-    for arm in shares:
-        each = str(arm)
-        style.draw_line(ax, 100 * shares[arm], each, marker=style.MARKERS[each], ms=4)
-    ax.set(xscale="log", xlabel="initial learning rate", ylabel="usable seeds (%)", ylim=(-4, 104))
 
 
 def draw_family(ax: Axes, placed: pd.DataFrame, extremes: pd.DataFrame, family: str) -> None:
@@ -83,7 +68,9 @@ def rates(table: pd.DataFrame) -> Figure:
     """Test accuracy and usable seeds against the rate, for the paper's three networks."""
     figure = style.new_figure(2, 1, 6.4, 5.4, sharex=True, height_ratios=(3, 1.6))
     draw_rates(figure.axes[0], table, claims.tuned_rates(table))
-    draw_usable(figure.axes[1], usable.shares(table)[list(claims.MAIN)])
+    runs = usable.usable(table)
+    draw_shares(figure.axes[1], runs[runs["arm"].isin(claims.MAIN)], runs["usable"])
+    figure.axes[1].set(xlabel="initial learning rate", ylabel="usable seeds (%)")
     figure.axes[0].set_xlabel("")
     return figure
 

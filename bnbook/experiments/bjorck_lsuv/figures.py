@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -17,16 +15,7 @@ from bnbook.tables import tuning
 
 def draw_rates(ax: Axes, table: pd.DataFrame, rates: Mapping[str, float]) -> None:
     """Draw final test accuracy against the initial rate, the tuned rates ringed."""
-    last = tuning.final(table)
-    for arm, rate in rates.items():
-        own = last[last["arm"] == arm]
-        own = own.assign(per_cent=100 * own["test_accuracy"])
-        band = style.mean_band(own, "learning_rate", "per_cent")
-        style.draw_band(ax, band, arm, marker=style.MARKERS[arm], ms=4, label=arm)
-        ax.plot(
-            rate, band["mean"][rate], marker="o", ms=11, mfc="none", color=style.COLOURS[arm], ls=""
-        )
-    ax.set_xscale("log")
+    style.draw_rates(ax, tuning.final(table), "test_accuracy", rates, 100)
     ax.set(xlabel="initial learning rate", ylabel="final test accuracy (%)")
 
 
@@ -34,22 +23,16 @@ def draw_course(
     ax: Axes, table: pd.DataFrame, rates: Mapping[str, float], column: str, scale: float = 1.0
 ) -> None:
     """Draw a column times a factor against the training step, each arm at its tuned rate."""
-    rows = tuning.at_rates(table, rates)
-    for arm in rates:
-        own = rows[rows["arm"] == arm]
-        band = style.mean_band(own.assign(value=scale * own[column]), "step", "value")
-        style.draw_band(ax, band, arm, marker=style.MARKERS[arm], ms=4, label=arm)
+    rows = tuning.at_rates(table, rates).assign(shown=lambda own: scale * own[column])
+    style.draw_means(ax, rows, "step", "shown", "arm", markers=style.MARKERS, ms=5)
     ax.set(xlabel="training step")
 
 
 def draw_layers(ax: Axes, profiles: Mapping[str, pd.DataFrame]) -> None:
     """Draw the size of every layer's outputs at one step, by arm."""
-    for arm, rows in profiles.items():
-        logs = rows.assign(log=np.log(rows["size"]))
-        band = style.mean_band(logs, "layer", "log").map(math.exp)
-        style.draw_band(ax, band, arm, marker=style.MARKERS[arm], ms=4, label=arm)
-    ax.set_yscale("log")
-    ax.set(xlabel="layer", ylabel="size of its outputs (r.m.s.)")
+    rows = pd.concat([rows.assign(arm=arm) for arm, rows in profiles.items()])
+    ax.set(yscale="log", xlabel="layer", ylabel="size of its outputs (r.m.s.)")
+    style.draw_means(ax, rows, "layer", "size", "arm", markers=style.MARKERS, ms=5)
 
 
 def rates(table: pd.DataFrame) -> Figure:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -50,23 +49,17 @@ def draw_divergence(ax: Axes, table: pd.DataFrame, arms: tuple[str, ...]) -> Non
 
     The number is the share of the seeds that diverged, in per cent, where any did.
     """
-    last = tuning.final(table).assign(diverged=lambda rows: rows["diverged_at"] >= 0)
-    cells = last.pivot_table(
-        index="arm", columns="learning_rate", values=["test_accuracy", "diverged"]
-    )
-    accuracy = 100 * cells["test_accuracy"].loc[list(arms)]
-    shares = 100 * cells["diverged"].loc[list(arms)].astype(float)
-    most = max(20, 10 * math.ceil(accuracy.max().max() / 10))
-    image = ax.imshow(accuracy, cmap="cividis", vmin=10, vmax=most, aspect="auto")
-    for (row, column), share in np.ndenumerate(shares.to_numpy()):
-        if share > 0:
-            ink = "w" if accuracy.to_numpy()[row, column] < (10 + most) / 2 else "k"
-            ax.text(column, row, f"{share:.0f}", ha="center", va="center", color=ink, fontsize=8)
-    ax.set_xticks(range(accuracy.shape[1]), [f"{rate:g}" for rate in accuracy.columns])
-    ax.set_yticks(range(len(arms)), list(arms))
+    last = tuning.final(table).assign(diverged=lambda rows: 100.0 * (rows["diverged_at"] >= 0))
+    means = last.groupby(["arm", "learning_rate"])[["test_accuracy", "diverged"]].mean()
+    accuracy, shares = (means[of].unstack().loc[list(arms)] for of in means)
+    most = max(20, 10 * math.ceil(10 * accuracy.max().max()))
+    style.draw_heat_map(
+        ax, 100 * accuracy, vmin=10, vmax=most, fmt="",
+        annot=shares.map(lambda share: f"{share:.0f}" if share else ""), annot_kws={"size": 8},
+        cbar_kws={"label": "final test accuracy (%)"},
+    )  # fmt: skip
     ax.tick_params(axis="x", rotation=45)
-    ax.set(xlabel="learning rate")
-    ax.figure.colorbar(image, ax=ax).set_label("final test accuracy (%)")
+    ax.set(xlabel="learning rate", ylabel="")
 
 
 def divergence(table: pd.DataFrame) -> Figure:
