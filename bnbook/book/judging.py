@@ -62,12 +62,8 @@ def entries(experiment: Experiment, folder: Path) -> dict[str, dict]:
 
 def _facts(experiment: Experiment, record: records.Record) -> dict[str, dict[str, Any]]:
     """Return an experiment's facts; none while its record lacks what they are made of."""
-    try:
-        return experiment.facts(record.table)
-    except (ArithmeticError, LookupError, ValueError):
-        if record.provenance.get("missing"):
-            return {}
-        raise
+    missing = record.provenance.get("missing", 0)
+    return claims.if_possible(lambda: experiment.facts(record.table), missing, {})
 
 
 def content(experiment: Experiment, folder: Path) -> dict[str, Any]:

@@ -18,15 +18,18 @@ them is judged.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 import pandas as pd
 from scipy.special import bdtr, bdtrc, betaincinv, stdtr, stdtrit
 
 from bnbook.errors import BnbookError
+
+T = TypeVar("T")
 
 Verdict = Literal["reproduced", "not reproduced", "inconclusive", "not tested", "provisional"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
@@ -406,6 +409,18 @@ def ratio_fact(part: pd.Series, whole: pd.Series, digits: int, unit: str = "") -
     return {**ends, "digits": digits, "unit": unit, "unbounded": found.unbounded}
 
 
+def if_possible(compute: Callable[[], T], missing: int, otherwise: T) -> T:
+    """Return what a table gives; `otherwise`, where a growing record lacks what that is made of."""
+    if not missing:
+        return compute()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return compute()
+    except (ArithmeticError, LookupError, ValueError, BnbookError):
+        return otherwise
+
+
 def judge(claim: Claim, table: pd.DataFrame, missing: int = 0) -> Judgement:
     """Judge a claim from a result table.
 
@@ -425,8 +440,12 @@ def judge(claim: Claim, table: pd.DataFrame, missing: int = 0) -> Judgement:
         or a ratio is over zero). With any of them the verdict is at most inconclusive, of an exact
         claim not reproduced; with none defined the claim is not tested.
     """
-    premises = tuple(premise.find(table) for premise in claim.premises)
-    measured = claim.measure(table)
+    nothing: tuple[Any, pd.Series | pd.DataFrame] = (), pd.Series(dtype=float)
+
+    def measure() -> tuple[Any, pd.Series | pd.DataFrame]:
+        return tuple(each.find(table) for each in claim.premises), claim.measure(table)
+
+    premises, measured = if_possible(measure, missing, nothing)
     if claim.exact and isinstance(measured, pd.Series):
         found, counts = _worst(claim, measured.astype(float))
     else:

@@ -147,6 +147,25 @@ class Experiment:
         """Split a config into single runs, each a config itself, in the order of the table."""
         return self.split(config) if self.split else single_runs(config, self.axes)
 
+    def asked(
+        self, config: Config, table_of: Callable[[Config], pd.DataFrame | None]
+    ) -> list[Config]:
+        """Return the single runs that are wanted as far as that is known: without `rounds` all.
+
+        `table_of` gives the table of a run that ended, else None. A round is over when all of its
+        runs ended; `rounds` sees none but those that it asked for.
+        """
+        if self.rounds is None:
+            return self.parts(config)
+        asked, table = list[Config](), pd.DataFrame()
+        while new := [run for run in self.rounds(config, table) if run not in asked]:
+            asked += new
+            found = [table_of(run) for run in new]
+            if any(each is None for each in found):
+                break
+            table = pd.concat([table, *found], ignore_index=True)
+        return asked
+
     def fuses(self, part: Config) -> Hashable:
         """Return what two single runs must have in common to train as one ensemble."""
         alone = {n: value for n, value in vars(part).items() if n not in self.fused}

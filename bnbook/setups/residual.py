@@ -25,7 +25,7 @@ from bnbook.networks import models, unnormalised
 from bnbook.probes import measurements, moments
 from bnbook.setups import dead
 from bnbook.setups.dead import THRESHOLD
-from bnbook.setups.settings import ResidualSetting
+from bnbook.setups.settings import ResidualSetting, SearchSetting
 from bnbook.tables import right
 from bnbook.tables.arms import (
     CLIPPED,
@@ -284,6 +284,8 @@ def table(
     if getattr(run, "keep_right", False):
         last = "" if over.iloc[-1] else right.pack(history[-1]["right"][member].tolist())
         rows["right"] = [""] * (len(rows) - 1) + [last]
+    if isinstance(run, SearchSetting):
+        rows["role"] = run.role
     return rows
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from bnbook.errors import BnbookError
 from bnbook.tables.arms import WITH, WITHOUT
 
 
@@ -102,6 +103,49 @@ class FirstSteps:
     n: int = 18
 
 
+TUNING, JUDGING = "tuning", "judging"
+"""The roles of a run: its result chooses rates, or it is shown and chooses nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchSetting(WatchedSetting):
+    """A `WatchedSetting` whose rates are searched for; see `bnbook.setups.search`.
+
+    Attributes
+    ----------
+    tuning_seeds : tuple of int
+        Of the runs that choose rates: two or more, none of them among `seeds`.
+    crossed : bool
+        Whether each arm is judged at the rates of the other arms too.
+    role : str
+        Of a single run.
+    """
+
+    tuning_seeds: tuple[int, ...] = (100, 101, 102, 103)
+    crossed: bool = True
+    role: str = JUDGING
+
+    def check_search(self) -> None:
+        """Refuse a search whose judging seeds would choose, or that has nothing to choose from.
+
+        Raises
+        ------
+        BnbookError
+            With what was expected and found. A single run, without tuning seeds, is no search.
+        """
+        if not self.tuning_seeds:
+            return
+        if both := sorted(set(self.seeds) & set(self.tuning_seeds)):
+            raise BnbookError(f"seeds must not choose rates and be shown, {both} would do both.")
+        if len(set(self.tuning_seeds)) < max(2, len(self.tuning_seeds)):
+            raise BnbookError(
+                f"tuning_seeds must be two or more and distinct, found {self.tuning_seeds}."
+            )
+        rates = self.learning_rates
+        if len(rates) < 2 or list(rates) != sorted(set(rates)):
+            raise BnbookError(f"learning_rates must be two or more and rising, found {rates}.")
+
+
 RESIDUAL_SIZES = ("side", "validation", "steps", "batch_size", "points")
 """Fields of `ResidualSetting` that are 1 or more."""
 
@@ -129,6 +173,12 @@ WATCHED_COLUMNS: Mapping[str, str] = {
     " `bnbook.tables.right`",
 }
 """Columns of the tables of watched runs."""
+
+SEARCH_COLUMNS: Mapping[str, str] = {
+    **WATCHED_COLUMNS,
+    "role": "tuning: the run chose rates; judging: it is shown, and chose nothing",
+}
+"""Columns of the tables of a search."""
 
 RATE_MAPS: Mapping[str, Mapping[str, Any]] = {
     "quick": {

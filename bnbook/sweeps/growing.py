@@ -14,7 +14,6 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +29,6 @@ from bnbook.sweeps.outdated import outdated
 from bnbook.sweeps.store import Store
 from bnbook.training.session import now
 
-Keyed = Callable[[Any], dict[str, dict[str, Any]]]
-"""A config -> the key and the facts of each of its members, in the order of the table."""
 GROWING = ".growing"
 """Added to the stem of a file that grows beside a whole record."""
 CARRIED = ("estimated_seconds", "again")
@@ -46,6 +43,10 @@ class Member:
     table: pd.DataFrame
     seconds: float
     origin: dict[str, Any]
+
+
+Keyed = Callable[[Any, Mapping[str, Member]], dict[str, dict[str, Any]]]
+"""A config and a record's members -> key and facts of each member that is wanted, in order."""
 
 
 def kept(record: records.Record) -> Member:
@@ -186,16 +187,19 @@ class Growing:
         BnbookError
             When what stands there can be neither continued nor replaced; it is left as it is.
         """
-        self.keyed, self.sources, self.cache = lru_cache(keyed), dict(sources), cache
+        self.keyed, self.sources, self.cache = keyed, dict(sources), cache
         with self._alone():
             _, record = self._choose()
-            held = members_of(record) if record else {}
-            for key, facts in keyed(self.config).items():
-                member = held.get(run_digest(facts))
-                if member is not None and not cache.member(key).is_file():
-                    about = {**member.origin, "seconds": member.seconds, "facts": facts}
-                    about |= {"experiment": self.name, "sources": self.sources}
-                    records.write(cache.member(key), member.table, about)
+            self._hand_over(members_of(record) if record else {})
+
+    def _hand_over(self, held: Mapping[str, Member]) -> None:
+        """Write to the cache the members of a record that it has not."""
+        for key, facts in self.keyed(self.config, held).items():
+            member = held.get(run_digest(facts))
+            if member is not None and not self.cache.member(key).is_file():
+                about = {**member.origin, "seconds": member.seconds, "facts": facts}
+                about |= {"experiment": self.name, "sources": self.sources}
+                records.write(self.cache.member(key), member.table, about)
 
     def due(self) -> bool:
         """Whether to write again: at most a tenth of the time goes into that."""
@@ -213,14 +217,15 @@ class Growing:
         with self._alone():
             file, record = self._choose()
             members = members_of(record) if record else {}
-            every = self.keyed(self.config)
-            for key, facts in every.items():
+            self._hand_over(members)
+            wanted = self.keyed(self.config, members)
+            for key, facts in wanted.items():
                 if run_digest(facts) not in members and self.cache.member(key).is_file():
                     members[run_digest(facts)] = kept(self.cache.read(key))
             if not members:
                 return None
             about = {**self._itself(record), **described(self.config, self.sources)}
-            table, about = assemble(about, list(every.values()), members)
+            table, about = assemble(about, list(wanted.values()), members)
             if not about["missing"]:
                 file = self.path
             records.write(file, table, about)
@@ -282,21 +287,23 @@ class Growing:
         config = _revived(self.config, record.provenance.get("config") or {})
         if config is None or not record.provenance.get("runs"):
             return False
-        now = {run_digest(facts): _rest(facts) for facts in self.keyed(config).values()}
+        every = self.keyed(config, members_of(record))
+        now = {run_digest(facts): _rest(facts) for facts in every.values()}
         origins = record.provenance["origins"]
         return all(now.get(run[0]) == origins[run[3]]["facts"] for run in record.provenance["runs"])
 
     def _larger(self, record: records.Record) -> Any:
         """Return the record's config when it has all of this one's runs, or this one; else None."""
         theirs = _revived(self.config, record.provenance["config"])
-        wanted = {run_digest(facts) for facts in self.keyed(self.config).values()}
-        if wanted <= {run_digest(facts) for facts in self.keyed(theirs).values()}:
-            return theirs
-        held = {run[0] for run in record.provenance["runs"]}
-        return self.config if wanted >= held else None
+        held = members_of(record)
+        ours, others = (
+            {run_digest(facts) for facts in self.keyed(config, held).values()}
+            for config in (self.config, theirs)
+        )
+        return theirs if ours <= others else self.config if ours >= held.keys() else None
 
     def _refusal(self, file: Path, record: records.Record) -> str:
-        about, now = record.provenance, next(iter(self.keyed(self.config).values()))
+        about, now = record.provenance, next(iter(self.keyed(self.config, {}).values()))
         reasons = []
         for origin in about.get("origins", ()):
             facts = {**origin["facts"], "config": {"data": about["data"]}}
@@ -318,10 +325,11 @@ class Growing:
         about = standing.provenance
         stored = about.get("config") or {}
         config = _revived(self.config, stored)
-        ours, seeds = len(self.experiment.parts(self.config)), list(self.config.seeds)
+        ours, seeds = len(self.keyed(self.config, {})), list(self.config.seeds)
         theirs = len(self.experiment.parts(config)) if config else about.get("members", 0)
         had = stored.get("seeds", [])
-        if not set(had) <= set(seeds) or len(seeds) < about.get("seeds", 0) or ours < theirs:
+        fewer = ours < theirs and not self.experiment.rounds
+        if not set(had) <= set(seeds) or len(seeds) < about.get("seeds", 0) or fewer:
             raise BnbookError(
                 f"{self.path} holds {theirs} members with seeds {had or about.get('seeds')}, this"
                 f" run would have {ours} with seeds {seeds}. It was left as it is; run what covers"

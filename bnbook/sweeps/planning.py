@@ -20,12 +20,14 @@ from bnbook.errors import BnbookError
 from bnbook.evidence import records
 from bnbook.experiments import Experiment
 from bnbook.training import kernels
-from bnbook.training.session import OutOfTimeError, Plan, Session, Trial
+from bnbook.training.session import OutOfTimeError, Plan, Session, Trial, now
 
 MOST_MEMBERS = {"cpu": 32, "cuda": 512}
 """Networks in one ensemble, at most: more do not make a member cheaper (see the page on speed)."""
 
 TRIAL_STEPS = 10
+ESTIMATE_SECONDS = 60.0
+"""What timing steps for an estimate may take."""
 
 
 def choose(
@@ -102,7 +104,7 @@ def _key(experiment: Experiment, group: Sequence[Any], device: str, tried: list[
 
 def _timed(experiment: Experiment, group: Sequence[Any], device: str, plan: Plan) -> float:
     """Time of one step of one member, of an experiment that trains through `training.fit`."""
-    seconds = step_seconds(experiment, group[: plan.members], device, plan, TRIAL_STEPS)
+    seconds = step_seconds(experiment, group[: plan.members], device, plan, Trial(TRIAL_STEPS))
     if seconds is None:
         raise BnbookError(
             f"{experiment.name}.train did not train through training.fit, so nothing"
@@ -112,30 +114,37 @@ def _timed(experiment: Experiment, group: Sequence[Any], device: str, plan: Plan
 
 
 def step_seconds(
-    experiment: Experiment, runs: Sequence[Any], device: str, plan: Plan, steps: int
+    experiment: Experiment, runs: Sequence[Any], device: str, plan: Plan, trial: Trial
 ) -> float | None:
     """Time a few steps of runs that fuse: seconds a step and member; None if none was timed."""
-    trial = Trial(steps)
     with suppress(OutOfTimeError):
         experiment.together(runs, Session(device, plan, trial=trial))
     return None if trial.seconds is None else trial.seconds / len(runs)
 
 
-def estimate(experiment: Experiment, parts: Sequence[Any], device: str, plan: Plan) -> float | None:
+def estimate(
+    experiment: Experiment,
+    parts: Sequence[Any],
+    device: str,
+    plan: Plan,
+    limit: float = ESTIMATE_SECONDS,
+) -> float | None:
     """Return the seconds that runs will take to train, measurements aside, or None.
 
-    A step of one ensemble of each kind is measured. Where no two runs fuse, nothing is: such an
-    experiment need not train in steps, and a trial would be the whole of it.
+    A step of one ensemble of each kind is measured, not compiled; nothing, where runs do not train
+    in steps, or when that takes longer than the limit in seconds.
     """
+    plan = replace(plan, compiled=False)
+    if experiment.measure:
+        return None
     kinds: dict[Hashable, list[Any]] = {}
     for part in parts:
         kinds.setdefault(experiment.fuses(part), []).append(part)
-    if not any(len(runs) > 1 for runs in kinds.values()):
-        return None
-    total = 0.0
+    total, started = 0.0, now()
     for runs in kinds.values():
-        seconds = step_seconds(experiment, runs[: plan.members], device, plan, 1)
-        if seconds is None:
+        trial = Trial(1)
+        seconds = step_seconds(experiment, runs[: plan.members], device, plan, trial)
+        if seconds is None or now() - started > limit:
             return None
-        total += seconds * len(runs) * runs[0].steps
+        total += seconds * len(runs) * trial.total
     return total

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -154,15 +154,15 @@ def sweep(
         Finished members are kept.
     """
     kind = executors.named(executor, workers, scheduler)
-    parts = [part for config in _listed(configs) for part in experiment.parts(config)]
-    _check_sizes(parts, members, budget)
+    listed = _listed(configs)
+    _check_sizes([p for each in listed for p in experiment.asked(each, _none)], members, budget)
     name, folder = experiment.name, cache or CACHE
     deadline = None if budget is None else session.now() + budget - _reserve(budget)
     with (
         executors.explained(name),
         executors.opened(kind, workers, scheduler, device, threads) as crew,
     ):
-        run = _Sweep(experiment, parts, crew, Store(folder / name), deadline)
+        run = _Sweep(experiment, listed, crew, Store(folder / name), deadline)
         run.choose_plan(folder, members)
         if growing is not None:
             run.grow(growing, quiet)
@@ -188,6 +188,10 @@ def _check_sizes(parts: Sequence[Any], members: int | None, budget: float | None
         raise BnbookError(f"the budget must be more than 0 seconds, found {budget}.")
 
 
+def _none(_: Any) -> None:
+    """No run has ended."""
+
+
 def _failed(future: Future[Trained]) -> bool:
     return future.cancelled() or future.exception() is not None
 
@@ -198,7 +202,7 @@ class _Sweep:
     def __init__(
         self,
         experiment: Experiment,
-        parts: Sequence[Any],
+        configs: Sequence[Any],
         crew: Crew,
         kept: Store,
         deadline: float | None,
@@ -207,39 +211,76 @@ class _Sweep:
         self.sources = store.source_digests(experiment)
         self.source, self.versions = sources.combined(self.sources), store.versions()
         self.expects = versions(self.source) if crew.apart else None
-        self.every = list(parts)
+        self.configs = configs
+        self.part_of, self.known = dict[str, Any](), dict[Any, dict[str, Any]]()
         self.growing: Growing | None = None
 
     def choose_plan(self, folder: Path, members: int | None) -> None:
         """Choose how to compute, where it will be computed on other machines; then name members."""
-        call = (self.experiment, self.every, self.crew.device, folder, members)
+        first = [p for config in self.configs for p in self.experiment.asked(config, _none)]
+        call = (self.experiment, first, self.crew.device, folder, members)
         if self.crew.elsewhere:
             self.plan = self._in_time(self.crew.executor.submit(plan, *call, self.expects))
         else:
             self.plan = plan(*call, None)
-        facts = [self._facts(part) for part in self.every]
-        self.order = [store.key(each) for each in facts]
-        self.facts = dict(zip(self.order, facts, strict=True))
-        self.parts = dict(zip(self.order, self.every, strict=True))
+        self.look()
+
+    def look(self) -> bool:
+        """Look which members are wanted, and say whether there are more of them than before.
+
+        They are all that the configs hold; or, in a search, what its rounds asked for so far, by
+        the members that are finished.
+        """
+        before = len(getattr(self, "order", ()))
+        self.order, self.facts = list[str](), dict[str, dict[str, Any]]()
+        for config in self.configs:
+            found = self._keyed(config, {})
+            self.order += found
+            self.facts |= found
+        self.parts = {key: self.part_of[key] for key in self.order}
+        return len(self.order) > before
+
+    def _keyed(self, config: Any, held: Mapping[str, Member]) -> dict[str, dict[str, Any]]:
+        """Return the key and the facts of each member that is wanted of a config, in order.
+
+        In a search this depends on what is finished: in a record, `held`, or in the cache.
+        """
+
+        def table_of(part: Any) -> pd.DataFrame | None:
+            facts = self._facts(part)
+            member, key = held.get(run_digest(facts)), store.key(facts)
+            if member is not None:
+                return member.table
+            return self._read(key) if self._done(key) else None
+
+        found = {}
+        for part in self.experiment.asked(config, table_of):
+            facts = self._facts(part)
+            key = store.key(facts)
+            found[key], self.part_of[key] = facts, part
+        return found
+
+    def _read(self, key: str) -> pd.DataFrame:
+        return self.kept.read(key).table
 
     def _facts(self, part: Any) -> dict[str, Any]:
-        return store.facts(part, self.source, self.crew.device, self.plan, self.versions)
-
-    def _keyed(self, config: Any) -> dict[str, dict[str, Any]]:
-        """Return the key and the facts of each member of a config."""
-        return {
-            store.key(facts): facts for facts in map(self._facts, self.experiment.parts(config))
-        }
+        if part not in self.known:
+            self.known[part] = store.facts(
+                part, self.source, self.crew.device, self.plan, self.versions
+            )
+        return self.known[part]
 
     def grow(self, growing: Growing, quiet: bool | None) -> None:
         """Take the members of a record, and say before the first run how long they will take."""
         growing.begin(self._keyed, self.sources, self.kept)
         begun = growing.add()
+        self.look()
         self.growing = growing
         missing = [part for key, part in self.parts.items() if not self._done(key)]
         if begun is not None or not missing or self.crew.elsewhere:
             return
-        seconds = planning.estimate(self.experiment, missing, self.crew.device, self.plan)
+        limit = min(planning.ESTIMATE_SECONDS, -self._late() / 10)
+        seconds = planning.estimate(self.experiment, missing, self.crew.device, self.plan, limit)
         growing.estimated = seconds
         if seconds is not None and not quiet:
             executors.say(
@@ -287,7 +328,13 @@ class _Sweep:
         return self.kept.member(key).is_file()
 
     def carry_out(self, quiet: bool | None) -> None:
-        """Train what is missing until the deadline and record each batch as it ends."""
+        """Train what is missing, and then what a plan asks for next, until the deadline."""
+        self._carry_out(quiet)
+        while self._late() < 0 and self.look():
+            self._carry_out(quiet)
+
+    def _carry_out(self, quiet: bool | None) -> None:
+        """Train what is missing and record each batch as it ends."""
         todo = self.batches()
         missing = {key for batch in todo for key in batch.members}
         found = [self.kept.read(key) for key in self.parts if key not in missing]
@@ -360,6 +407,7 @@ class _Sweep:
 
     def outcome(self) -> Outcome:
         """Collect the finished members."""
+        self.look()
         left = self.batches()
         missing = {key for batch in left for key in batch.members}
         found = {key: self.kept.read(key) for key in self.parts if key not in missing}

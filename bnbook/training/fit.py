@@ -208,6 +208,7 @@ def fit(
 
     with _matmul_precision(session.plan.precision):
         if session.trial is not None:
+            session.trial.total = count
             session.trial.seconds = _timed(advance, min(session.trial.steps, count), images.device)
             raise OutOfTimeError("the steps of the trial are timed.")
         run.begin(count)

@@ -27,10 +27,11 @@ class OutOfTimeError(BnbookError):
 
 @dataclass
 class Trial:
-    """A few steps to be timed in place of a run: its ``seconds`` a step are filled in."""
+    """A few steps to be timed in place of a run, which fills in seconds a step and its steps."""
 
     steps: int
     seconds: float | None = None
+    total: int = 0
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,11 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
+from bnbook import experiments
 from bnbook.book import build, judging
 from bnbook.errors import BnbookError
 from bnbook.evidence import ledger, records
@@ -186,3 +188,21 @@ def test_what_training_could_contradict_has_premises_and_the_books_own_is_no_exp
     for claim in claims:
         assert claim["premises"] or claim["kind"] != "experiment", claim["id"]
         assert claim["kind"] != "experiment" or claim["paper"] != "this book", claim["id"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", experiments.names())
+def test_every_part_of_a_record_can_be_judged_while_it_grows(name):
+    """Whatever members are there, the ledger can be written; a whole record gets no such mercy."""
+    record = records.read(records.path(records.recorded(), name, "quick"))
+    count, experiment = len(record.table), experiments.find(name)
+    for first, last in ((0, 0.02), (0, 0.1), (0, 0.5), (0.3, 0.4), (0.5, 1)):
+        rows = slice(int(first * count), max(int(first * count) + 1, int(last * count)))
+        part = replace(
+            record,
+            table=record.table.iloc[rows].reset_index(drop=True),
+            provenance={**record.provenance, "missing": 3},
+        )
+        entry = ledger.entry(experiment.claims, judging._facts(experiment, part), part)
+        verdicts = {judgement["verdict"] for judgement in entry["judgements"].values()}
+        assert verdicts <= {"provisional"}

@@ -351,6 +351,16 @@ def test_a_record_that_still_grows_is_provisional():
     ]
 
 
+@pytest.mark.parametrize("exact", [False, True])
+def test_a_record_that_still_lacks_what_a_claim_is_about_gives_no_value(exact):
+    kind = "identity" if exact else "experiment"
+    about = claim(measure=lambda table: table.set_index("seed")["not yet"], exact=exact, kind=kind)
+    judged = judge(about, table(1.0, 1.1, 1.2), missing=2)
+    assert (judged.verdict, judged.value, judged.n) == ("provisional", None, 0)
+    with pytest.raises(KeyError):
+        judge(about, table(1.0, 1.1, 1.2))
+
+
 def test_what_qualifies_a_verdict_is_said():
     about = claim(revised="The bound was 2 before a look.").describe()
     judged = judge(claim(), table(1.0, 1.1, 1.2)).as_dict()

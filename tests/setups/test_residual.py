@@ -12,8 +12,15 @@ from bnbook.errors import BnbookError
 from bnbook.experiments.bjorck_map.experiment import EXPERIMENT as bjorck_map
 from bnbook.experiments.bjorck_map.experiment import Config
 from bnbook.layers import norm
-from bnbook.setups import residual
-from bnbook.setups.settings import WATCHED_COLUMNS, WatchedSetting
+from bnbook.setups import residual, search
+from bnbook.setups.settings import (
+    JUDGING,
+    SEARCH_COLUMNS,
+    TUNING,
+    WATCHED_COLUMNS,
+    SearchSetting,
+    WatchedSetting,
+)
 from bnbook.tables import right
 from bnbook.tables.arms import (
     CLIPPED,
@@ -208,3 +215,21 @@ def test_a_run_that_lives_has_the_numbers_of_one_that_is_not_watched_and_what_wa
     kept = right.unpack(table["right"].iloc[-1])
     assert len(kept) == 20
     assert kept.mean() == table["test_accuracy"].iloc[-1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Searched(Config, SearchSetting):
+    """As the map of figure 1, with rates that are searched for."""
+
+
+def test_a_search_of_real_networks_shows_seeds_that_chose_nothing():
+    given = {**vars(CONFIG), "arms": (WITHOUT, WITH), "learning_rates": (0.01, 0.1, 1.0)}
+    config = Searched(**given, tuning_seeds=(7, 8), crossed=False)
+    searching = replace(bjorck_map, split=search.split, rounds=search.rounds)
+    table = searching.run(config, "cpu")
+    assert set(table) == SEARCH_COLUMNS.keys()
+    judged = table[table["role"] == JUDGING]
+    assert set(judged["seed"]) == {0, 1}
+    assert set(table.loc[table["role"] == TUNING, "seed"]) == {7, 8}
+    chosen = judged.groupby("arm")["learning_rate"].unique()
+    assert {arm: len(rates) for arm, rates in chosen.items()} == {WITHOUT: 1, WITH: 1}

@@ -230,7 +230,8 @@ def test_the_estimate_is_said_before_and_kept_beside_what_it_took(tmp_path, monk
     assert "fake: about 30 s of computing, by a step timed." in capsys.readouterr().err
     assert record.provenance["estimated_seconds"] == 30.0  # 6 members, 10 steps, 1 s for 2 members
     assert record.provenance["seconds"] < 30
-    assert planning.estimate(FAKE, FAKE.parts(CONFIG)[:1], "cpu", session.Plan()) is None
+    assert planning.estimate(FAKE, FAKE.parts(CONFIG)[:1], "cpu", session.Plan()) == 10.0
+    assert planning.estimate(FAKE, FAKE.parts(CONFIG), "cpu", session.Plan(), -1.0) is None
 
 
 MANY = fake.Config(seeds=tuple(range(40)), steps=3)
