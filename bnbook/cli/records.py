@@ -1,4 +1,4 @@
-"""The commands ``bnbook records list | why | export | prune``."""
+"""The commands ``bnbook records list | why | again | export | prune``."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from rich.console import Console
 from rich.table import Table
 
 from bnbook import experiments
+from bnbook.book import judging
 from bnbook.errors import BnbookError
 from bnbook.evidence import records
-from bnbook.sweeps import inventory, sweep
+from bnbook.sweeps import growing, inventory, sweep
 
 app = typer.Typer(help="List, explain, export and prune records.", no_args_is_help=True)
 
@@ -59,6 +60,22 @@ def why(
     console.print(f"{path}: " + ("stale" if lines else "fresh, nothing that it depends on differs"))
     for line in lines:
         console.print(f"  {line}")
+
+
+@app.command()
+def again(
+    name: Annotated[str, typer.Argument(help="The experiment.")],
+    profile: Profile = "quick",
+    member: Annotated[int, typer.Option(help="Its place in the record, from 0.")] = 0,
+) -> None:
+    """Train one recorded member again here, alone, and keep in the record what differs."""
+    from bnbook.sweeps import again as anew
+
+    experiment = experiments.find(name)
+    path = records.path(records.recorded(), name, profile)
+    run, digest = growing.member_at(experiment, records.read(path), profile, member)
+    _console().print(anew.again(experiment, profile, run, digest, records.recorded()))
+    judging.rewrite_ledger(records.recorded(), name)
 
 
 @app.command()

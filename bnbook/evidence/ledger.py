@@ -39,6 +39,8 @@ ROUNDING = 1e-8  # half of the digits that float64 has: what a fit may lose, and
 def entry(claims: Sequence[Claim], facts: Mapping[str, Any], record: records.Record) -> dict:
     """Describe one profile of an experiment: its record, judgements and facts."""
     about = {field: record.provenance.get(field) for field in RECORD_FIELDS}
+    if record.provenance.get("missing"):
+        about |= {field: record.provenance[field] for field in ("members", "missing")}
     about["reached"] = reached(record.table)
     return {
         "record": {"digest": record.digest, **about},

@@ -151,6 +151,31 @@ def members_of(record: records.Record) -> dict[str, Member]:
     return found
 
 
+def member_at(
+    experiment: Experiment, record: records.Record, profile: str, place: int
+) -> tuple[Any, str]:
+    """Return the single run of a record's member, by its place, and its `run_digest`.
+
+    Raises
+    ------
+    BnbookError
+        When there is no such member, or the config has no such run any longer.
+    """
+    runs = record.provenance.get("runs", ())
+    if not 0 <= place < len(runs):
+        raise BnbookError(f"member must lie in [0, {len(runs) - 1}], found {place}.")
+    config = experiment.configure(profile, data=record.provenance["data"])
+    tables = {digest: member.table for digest, member in members_of(record).items()}
+
+    def digest_of(run: Any) -> str:
+        return run_digest({"config": json.loads(json.dumps(asdict(run)))})
+
+    for run in experiment.asked(config, lambda run: tables.get(digest_of(run))):
+        if digest_of(run) == runs[place][0]:
+            return run, runs[place][0]
+    raise BnbookError(f"{experiment.name} has no such run any longer; nothing was trained.")
+
+
 class Growing:
     """The record that a sweep adds its members to.
 

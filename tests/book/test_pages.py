@@ -395,3 +395,14 @@ def test_claims_about_one_quantity_are_shown_on_either_row(site, content):
     assert site.build() == (0, "")
     first = rows(site.page("book/one").find("table"))[0][0]
     assert "The same quantity in toi_fig1 : 7.1× (95 % interval 6.4 to 7.8×), reproduced." in first
+
+
+def test_a_record_that_grows_says_how_far_it_is():
+    record = {
+        "seeds": 5, "data": "digits", "device": "cpu", "processor": "A; B", "cores": 2,
+        "seconds": 60.0, "date": "2026-01-02", "digest": "0" * 64, "versions": {},
+    }  # fmt: skip
+    grows = {**record, "members": 20, "missing": 6}
+    said = ["".join(text for _, text in evidence.provenance("paper", r)) for r in (record, grows)]
+    assert "14 of 20 runs so far" in said[1]
+    assert said[0] == said[1].replace("14 of 20 runs so far, ", "")

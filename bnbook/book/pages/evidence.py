@@ -254,12 +254,20 @@ def _how_often(record: Mapping[str, Any]) -> str:
     return f"n = {n} seed{'s' * (n != 1)}"
 
 
+def _how_far(record: Mapping[str, Any]) -> list[str]:
+    """Write how many members a record has that still grows; nothing of a whole one."""
+    if not record.get("missing"):
+        return []
+    return [f"{record['members'] - record['missing']} of {record['members']} runs so far"]
+
+
 def provenance(profile: str, record: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Write where a record comes from as one sentence."""
     torch = record["versions"].get("torch")
     data = record["data"]
     facts = [
         _how_often(record),
+        *_how_far(record),
         "generated data" if data == "generated" else f"data set {data}",
         machine(record),
         f"{duration(record['seconds'])} of computing",
