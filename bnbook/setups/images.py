@@ -42,11 +42,20 @@ class SigmoidSetting(ImageSetting):
 
 
 class Splits(NamedTuple):
-    """Images and labels."""
+    """Images and labels to train on, to choose by, and to report."""
 
     train: Split
     validation: Split
     test: Split
+
+    def each(self, change: Callable[[Tensor], Tensor], device: Any = None) -> Splits:
+        """Return them with all images changed, on a device or where they are."""
+        return Splits(*((change(x).to(device), y.to(device)) for x, y in self))
+
+    def first(self, train: int, test: int) -> Splits:
+        """Return so many training and test images, at most; 0 takes all."""
+        cut = slice(train or None), slice(0, None), slice(test or None)
+        return Splits(*((x[of], y[of]) for (x, y), of in zip(self, cut, strict=True)))
 
 
 def binary(images: Tensor) -> Tensor:

@@ -11,20 +11,20 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from bnbook import datasets
-from bnbook.errors import BnbookError
 from bnbook.layers import ensemble, norm
 from bnbook.networks import models, unnormalised
 from bnbook.probes import measurements, moments
 from bnbook.setups import dead
 from bnbook.setups.dead import THRESHOLD
+from bnbook.setups.images import Splits
+from bnbook.setups.images import splits as split_images
 from bnbook.setups.settings import ResidualSetting, SearchSetting
 from bnbook.tables import right
 from bnbook.tables.arms import (
@@ -40,24 +40,8 @@ from bnbook.tables.arms import (
 from bnbook.training import augment, fit
 from bnbook.training.session import Session
 
-Split = tuple[Tensor, Tensor]
-"""Images (N, C, H, W) and labels (N,)."""
-
-
 CLASSES = 10
 """Of every data set of images."""
-
-
-class Splits(NamedTuple):
-    """Images to train on, to choose rates, and to report."""
-
-    train: Split
-    validation: Split
-    test: Split
-
-    def to(self, device: str) -> Splits:
-        """Return them on a device."""
-        return Splits(*((x.to(device), y.to(device)) for x, y in self))
 
 
 @functools.lru_cache(maxsize=1)
@@ -68,21 +52,11 @@ def splits(
 
     All are divided by the standard deviation of what remains. The split does not depend on a seed.
     """
-    given, test = (datasets.load(data, split) for split in ("train", "test"))
-    count = train_images or len(given.labels) - validation
-    if not 0 < validation <= len(given.labels) - count:
-        raise BnbookError(
-            f"validation must lie in [1, {len(given.labels) - count}] for {data} with"
-            f" {count} training images, found {validation}."
-        )
-    order = torch.randperm(len(given.labels), generator=torch.Generator().manual_seed(0))
-    chosen = [order[validation : validation + count], order[:validation]]
-    found = [(_resized(given.images[i], side), given.labels[i]) for i in chosen]
-    last = slice(test_images or None)
-    found.append((_resized(test.images[last], side), test.labels[last]))
-    mean = found[0][0].mean(0)
-    std = found[0][0].var(0, correction=0).mean().sqrt()
-    return Splits(*(((x - mean) / std, y) for x, y in found)).to(device)
+    found = split_images(data, validation, "cpu", left=train_images or 1)
+    found = found.first(train_images, test_images).each(lambda x: _resized(x, side))
+    mean = found.train[0].mean(0)
+    std = found.train[0].var(0, correction=0).mean().sqrt()
+    return found.each(lambda x: (x - mean) / std, device)
 
 
 def _resized(images: Tensor, side: int) -> Tensor:

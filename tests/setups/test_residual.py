@@ -138,7 +138,9 @@ def test_images_are_centred_split_and_resized():
     assert found.train[0].shape == (500, 1, 4, 4)
     assert found.train[0].mean(0).abs().max() < 1e-5
     assert found.train[0].var(0, correction=0).mean() == pytest.approx(1, abs=1e-4)
-    with pytest.raises(BnbookError, match=r"validation must lie in \[1, 437\] for digits"):
+    with pytest.raises(
+        BnbookError, match="from 1 to 437 of the 1437 training images of digits, found 600"
+    ):
         residual.splits("digits", 4, 1000, 600, 50, "cpu")
 
 

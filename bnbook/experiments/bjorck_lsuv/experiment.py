@@ -23,6 +23,7 @@ import pandas as pd
 from bnbook.errors import BnbookError
 from bnbook.experiments.bjorck_lsuv import claims, figures
 from bnbook.experiments.experiment import Experiment, check_distinct, check_known, check_positive
+from bnbook.setups import images
 from bnbook.tables.arms import HE, LSUV, WITH
 from bnbook.training.session import Session
 
@@ -102,42 +103,25 @@ class Config:
 
 def train(runs: Sequence[Config], session: Session) -> list[pd.DataFrame]:
     """Train runs that differ in seed and learning rate as one ensemble."""
-    import torch
-
     from bnbook.layers import ensemble
-    from bnbook.probes import measurements
     from bnbook.training import fit
 
     config = runs[0]
-    device = fit.choose_device(session.device)
-    (train_x, train_y), (valid_x, valid_y), (test_x, test_y) = _splits(config, device)
+    split = _splits(config, fit.choose_device(session.device))
     seeds = [run.seeds[0] for run in runs]
-    model = _network(config, seeds, train_x[: config.start_images])
-
-    def accuracies() -> dict[str, Tensor]:
-        return {
-            "validation_accuracy": measurements.accuracy(model, valid_x, valid_y),
-            "test_accuracy": measurements.accuracy(model, test_x, test_y),
-        }
-
-    def moments() -> dict[str, Tensor]:
-        return _moments(model, valid_x[: config.probe_images])
-
-    distinct = sorted(set(seeds))
-    batches = [
-        fit.minibatches(len(train_y), config.batch_size, config.steps, seed) for seed in distinct
-    ]
+    model = _network(config, seeds, split.train[0][: config.start_images])
+    shown = split.validation[0][: config.probe_images]
+    batches, streams = fit.streams(len(split.train[1]), config.batch_size, config.steps, seeds)
     rates = [run.learning_rates[0] for run in runs]
     history = fit.fit(
         model,
-        train_x,
-        train_y,
-        torch.stack(batches, 1) if len(distinct) > 1 else batches[0],
+        *split.train,
+        batches,
         fit.SGD(rates, momentum=config.momentum, schedule=schedule(config.steps)),
         ensemble.cross_entropy,
-        probes=(accuracies, moments),
+        probes=(images.accuracies(model, split), lambda: _moments(model, shown)),
         at=probe_steps(config.steps, config.probe_intervals),
-        streams=[distinct.index(seed) for seed in seeds],
+        streams=streams,
         session=session,
     )
     return _tidy(runs, history)
@@ -156,7 +140,7 @@ def probe_steps(steps: int, intervals: int) -> list[int]:
     return sorted({round(steps * k / intervals) for k in range(intervals + 1)})
 
 
-def _network(config: Config, seeds: Sequence[int], images: Tensor) -> nn.Module:
+def _network(config: Config, seeds: Sequence[int], first: Tensor) -> nn.Module:
     from bnbook.layers import ensemble, norm
     from bnbook.networks import lsuv, models
 
@@ -165,16 +149,16 @@ def _network(config: Config, seeds: Sequence[int], images: Tensor) -> nn.Module:
         norm.BatchNorm if arm == WITH else None,
         seeds,
         n=config.n,
-        in_channels=images.shape[1],
+        in_channels=first.shape[1],
         widths=config.widths,
         init_std=ensemble.he if arm == HE else ensemble.xavier,
-    ).to(images.device)
+    ).to(first.device)
     if arm == LSUV:
-        lsuv.scale_weights(model, images)
+        lsuv.scale_weights(model, first)
     return model
 
 
-def _moments(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
+def _moments(model: nn.Module, shown: Tensor) -> dict[str, Tensor]:
     """Measure every channel's mean and deviation, (E, all channels), and every layer's size."""
     import torch
 
@@ -196,7 +180,7 @@ def _moments(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
     try:
         with measurements.undisturbed(model):
             model.train()
-            model(images)
+            model(shown)
     finally:
         for hook in hooks:
             hook.remove()
@@ -208,60 +192,30 @@ def _moments(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
     return {"means": means, "deviations": variances.sqrt(), **sizes}
 
 
-def _splits(config: Config, device: Any) -> list[tuple[Tensor, Tensor]]:
-    """Training, validation and test images and their labels, each pixel less its mean."""
-    import torch
+def _splits(config: Config, device: Any) -> images.Splits:
+    """Load and split images, each pixel less its mean."""
+    from torch.nn import functional as F  # noqa: N812
 
-    from bnbook import datasets
+    found = images.splits(config.data, config.validation, device, left=config.train_images)
+    found = found.first(config.train_images, config.test_images)
+    mean = found.train[0].mean(0)
+    std = (found.train[0] - mean).std()
+    return found.each(lambda x: F.avg_pool2d((x - mean) / std, config.pool), device)
 
-    train, test = (datasets.load(config.data, split, device=device) for split in ("train", "test"))
-    wanted = config.train_images + config.validation
-    if wanted > len(train.labels) or config.test_images > len(test.labels):
-        raise BnbookError(
-            f"{config.data} has {len(train.labels)} training and {len(test.labels)} test images;"
-            f" train_images plus validation come to {wanted}, test_images to {config.test_images}."
-        )
-    order = torch.randperm(len(train.labels), generator=torch.Generator().manual_seed(0))
-    held_out = order[: config.validation].to(device)
-    kept = order[config.validation : wanted].to(device)
-    mean = train.images[kept].mean(0)
-    std = (train.images[kept] - mean).std()
 
-    def prepared(images: Tensor) -> Tensor:
-        return torch.nn.functional.avg_pool2d((images - mean) / std, config.pool)
-
-    return [
-        (prepared(train.images[kept]), train.labels[kept]),
-        (prepared(train.images[held_out]), train.labels[held_out]),
-        (prepared(test.images[: config.test_images]), test.labels[: config.test_images]),
+def _tidy(runs: Sequence[Config], history: Sequence[dict[str, Any]]) -> list[pd.DataFrame]:
+    """Tell the shifts of all channels from the start in place of their moments."""
+    means, deviations = history[0]["means"], history[0]["deviations"]
+    for row in history:
+        moved = (row["means"] - means).abs() / deviations
+        scaled = (row["deviations"] / deviations).log2().abs()
+        row |= {"mean_shift": moved.median(-1).values, "scale_shift": scaled.median(-1).values}
+        del row["means"], row["deviations"]
+    members = [
+        {"arm": run.arms[0], "seed": run.seeds[0], "learning_rate": run.learning_rates[0]}
+        for run in runs
     ]
-
-
-def _tidy(runs: Sequence[Config], history: list[dict[str, Any]]) -> list[pd.DataFrame]:
-    import torch
-
-    means = torch.stack([row.pop("means") for row in history])
-    deviations = torch.stack([row.pop("deviations") for row in history])
-    moved = (means - means[0]).abs() / deviations[0]
-    scaled = (deviations / deviations[0]).log2().abs()
-    columns = {name: torch.stack([row[name] for row in history]) for name in history[0]}
-    steps = columns.pop("step").cpu().numpy()
-    columns |= {"mean_shift": moved.median(-1).values, "scale_shift": scaled.median(-1).values}
-    return [
-        pd.DataFrame(
-            {
-                "arm": run.arms[0],
-                "seed": run.seeds[0],
-                "learning_rate": run.learning_rates[0],
-                "step": steps,
-                **{
-                    name: column[:, member].double().cpu().numpy()
-                    for name, column in columns.items()
-                },
-            }
-        ).astype({"diverged_at": int})
-        for member, run in enumerate(runs)
-    ]
+    return images.tables(history, members)
 
 
 EXPERIMENT = Experiment(
