@@ -46,6 +46,7 @@ def world(run, same=0.0, per_decade=4.0):
         **run._asdict(), "step": steps, "tunes": run.seed in TUNING,
         "growth": run.gain + run.n / 100,
         "dead_at": [-1, -1, *(2 * [run.length // 2] if dead else [-1, -1])],
+        "dead_by": ["", "", *(2 * ["above 1000" if dead else ""])],
         "training_accuracy": [0.1, 0.95 * done if run.learning_rate > 0.05 else 0.2, done, done],
         "validation_accuracy": accuracy, "test_accuracy": accuracy,
         "right": ["", "", "", "" if dead else right.pack(bits)],
@@ -113,10 +114,11 @@ def test_the_seeds_that_are_shown_choose_nothing(noise, network):
 
 def test_a_network_that_never_learns_asks_for_nothing_more():
     def never(run):
-        return world(run).assign(dead_at=1, training_accuracy=0.1)
+        return world(run).assign(dead_at=1, dead_by="guessing", training_accuracy=0.1)
 
     table, _ = played(never, ((5, 2.0),))
     assert set(table["seed"]) == {100}
+    assert set(table["length"]) == set(LENGTHS)  # guessing may be slowness
     assert all(map(math.isnan, cells.chosen(cells.ends(table))))
 
 

@@ -1,8 +1,9 @@
 """Which runs are wanted next, and which rates are shown: the same reading for plan and claims.
 
 A *cell* is a network, an arm and a rate. Each cell runs at the shortest of the config's lengths
-first; where it ends below the goal and alive, at the next. It is settled at the first length that
-reaches the goal, at which it dies, or at the last.
+first; where it ends below the goal, at the next. It is settled at the first length that reaches the
+goal, at which it diverges, or at the last. A run that ended because it was no better than guessing
+may be slow and not dead: it gets the longer lengths too, of which the rule leaves more time.
 
 Rates are chosen by validation accuracy of the tuning seeds, which are shown nowhere: every other
 rate of the grid with the first of them, then the neighbours of the best, then the two best with the
@@ -23,7 +24,9 @@ from bnbook.tables.arms import WITH, WITHOUT
 NETWORK = ["n", "gain"]
 CELL = [*NETWORK, "arm", "learning_rate"]
 RUN = [*CELL, "seed", "length"]
-COLUMNS = [*RUN, "tunes", "dead_at", "training_accuracy", "validation_accuracy"]
+COLUMNS = [*RUN, "tunes", "dead_at", "dead_by", "training_accuracy", "validation_accuracy"]
+SLOW = "guessing"
+"""The rule of `bnbook.setups.dead` that a slow run meets as well as a dead one."""
 
 
 class Wanted(NamedTuple):
@@ -134,7 +137,8 @@ class _Network:
             length = self._first(own)
         else:
             last = mine.iloc[-1]
-            over = last["dead_at"] >= 0 or last["training_accuracy"] >= self.goal
+            diverged = last["dead_at"] >= 0 and last["dead_by"] != SLOW
+            over = diverged or last["training_accuracy"] >= self.goal
             longer = [length for length in self.lengths if length > last["length"]]
             if over or not longer:
                 return None
