@@ -99,12 +99,12 @@ EXPERIMENT = Experiment(
     profiles={
         "quick": Config(
             data="digits", seeds=(0, 1, 2), learning_rates=(0.003, 0.01, 0.03, 0.1, 0.3), side=8,
-            train_images=400, validation=200, test_images=200, pad=0, widths=(4, 4, 8),
+            train_images=400, validation=200, test_images=200, pad=0, widths=(16, 16, 16),
             batch_size=32, points=4, networks=((1, 1.0), (2, 4.0)), lengths=(40, 80),
         ),
         "standard": Config(
             data="cifar10", seeds=(0, 1, 2), learning_rates=_RATES, side=16, train_images=5000,
-            validation=2000, pad=0, points=40, lengths=(2000, 6000, 18_000),
+            validation=1000, test_images=5000, pad=0, points=40, lengths=(2000, 6000, 18_000),
             networks=((5, 1.7), (5, 1.0), (5, 1.4), (9, 1.0), (5, 2.0), (5, 0.5), (18, 1.0)),
         ),
         "paper": Config(
