@@ -81,7 +81,7 @@ def test_facts_on_a_table_with_known_truth():
     assert facts["last_share"]["value"] == pytest.approx(25)
     assert facts["without_surviving"]["value"] == pytest.approx(100 * 0.75**0.5)
     assert facts["without_confidence"]["value"] == 100
-    assert facts["batch_size"]["value"] == (20, 5)
+    assert facts["batch_size"]["value"] == 20
 
 
 @pytest.fixture(scope="module")
