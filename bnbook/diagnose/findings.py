@@ -24,7 +24,7 @@ class Kind:
     costs : str
         What happens if nothing is done.
     cure : str
-        One line of code to try; ``{layer}`` stands for the layer's name.
+        One line of code to try; ``{layer}`` stands for the layer's name, or the module's before it.
     chapter : str
         Stem of the chapter that explains it.
     """
@@ -88,8 +88,13 @@ def make(
     *,
     severity: str | None = None,
     costs: str | None = None,
+    place: str | None = None,
 ) -> Finding:
-    """Make a finding of a kind; `costs` says in place of the kind's what it costs here."""
+    """Make a finding of a kind.
+
+    `severity` and `costs` stand in place of the kind's; `place` is the module that the cure is
+    about, where that is not the layer.
+    """
     worst = layers[0] if layers else ""
     return Finding(
         kind=kind.name,
@@ -99,6 +104,6 @@ def make(
         found=found,
         normal=kind.normal,
         costs=costs or kind.costs,
-        cure=kind.cure.replace("{layer}", worst),
+        cure=kind.cure.replace("{layer}", worst if place is None else place),
         chapter=kind.chapter,
     )

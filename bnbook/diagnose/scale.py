@@ -190,7 +190,7 @@ def _turning(scales: Scales) -> list[Finding]:
         slow.sort(key=lambda name: scales.turns[name])
         ratio = scales.turns[slow[0]] / usual
         text = f"the weights of {scales.makers[slow[0]]} turn at {ratio:.2g} of the usual rate"
-        found.append(make(SLOW, slow, ratio, text))
+        found.append(make(SLOW, slow, ratio, text, place=scales.makers[slow[0]]))
     angles = {n: turn * (scales.rate or 0) for n, turn in scales.turns.items()}
     far = 100 * usual if usual else math.inf
     fast = [n for n, turn in scales.turns.items() if angles[n] > 0.5 or turn > far]

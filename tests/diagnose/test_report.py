@@ -54,6 +54,17 @@ def test_the_cure_cures():
     assert diagnose(model, draws(), F.cross_entropy).findings == ()
 
 
+def test_the_cure_of_weights_that_stand_still_is_about_the_weights():
+    model = settled(plain(depth=4), draws())
+    model[3].weight.data.mul_(1000)
+    model[4].running_mean.mul_(1000)
+    model[4].running_var.mul_(1e6)
+    found = {f.kind: f for f in diagnose(model, draws(), F.cross_entropy).findings}
+    finding = found["weights stand still"]
+    assert finding.layer == "4"
+    assert 'get_submodule("3").weight' in finding.cure
+
+
 def test_json_holds_every_number(faulty, healthy):
     content = json.loads(faulty.json())
     assert content["findings"][0]["layer"] == "4"
