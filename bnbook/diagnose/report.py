@@ -276,7 +276,8 @@ code { overflow-wrap: anywhere; } dt { font-weight: 600; } dd { margin: 0 0 0.4r
 figure { margin: 1rem 0; background: #fff; color: #000; padding: 0.5rem; }
 figure svg { width: 100%; height: auto; } figcaption { font-size: 0.9rem; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-size: 0.9rem; }
-th, td { padding: 0.15rem 0.6rem; text-align: right; white-space: nowrap; border-bottom: 1px solid #8888; }
+th, td { padding: 0.15rem 0.6rem; text-align: right; border-bottom: 1px solid #8888; }
+td { white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
 """
 
