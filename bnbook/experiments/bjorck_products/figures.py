@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -96,56 +97,52 @@ def draw_conditions(ax: Axes, table: pd.DataFrame) -> None:
     small singular values of many matrices.
     """
     rows = table[table["measured"] == "product"]
-    rows = rows[rows["size"] == rows["size"].max()]
-    looks = (
-        ("condition", "largest over smallest", "o", "-", "#000000"),
-        ("condition_formed", "the same, product formed", "x", ":", "#888888"),
-        ("tail", "largest over median", "s", "--", "#555555"),
-    )
-    for column, label, marker, dash, colour in looks:
-        band = _geometric_band(rows.assign(log=np.log(rows[column])), "M")
-        ax.plot(band.index, band["mean"], ls=dash, marker=marker, ms=4, color=colour, label=label)
-        ax.fill_between(band.index, band["low"], band["high"], color=colour, alpha=0.2, lw=0)
-    ax.set_yscale("log")
-    ax.set(xlabel="matrices in the product, M", ylabel="ratio of singular values")
+    ax.set(yscale="log", xlabel="matrices in the product, M", ylabel="ratio of singular values")
+    looks = {
+        "condition": ("largest over smallest", "o", "", "#000000"),
+        "condition_formed": ("the same, product formed", "X", (1, 1.5), "#888888"),
+        "tail": ("largest over median", "s", (4, 1.5), "#555555"),
+    }
+    _draw_columns(ax, rows[rows["size"] == rows["size"].max()], "M", looks)
     ax.set_xticks(_matrices(table))
     ax.legend(loc="upper left")
+
+
+def _draw_columns(ax: Axes, rows: pd.DataFrame, x: str, looks: Mapping[str, Any]) -> None:
+    """Draw means of columns with 95 % bands: column -> label, marker, dashes, colour."""
+    labels, markers, dashes, colours = zip(*looks.values(), strict=True)
+    named = rows[[x, *looks]].set_axis([x, *labels], axis="columns")
+    style.draw_means(
+        ax, named.melt(x, var_name="what"), x, "value", "what", ms=5,
+        markers=dict(zip(labels, markers, strict=True)),
+        dashes=dict(zip(labels, dashes, strict=True)),
+        palette=dict(zip(labels, colours, strict=True)),
+    )  # fmt: skip
 
 
 def draw_distances(ax: Axes, table: pd.DataFrame, M: int) -> None:
     """Draw the distance from the law against the matrices' size, under three readings."""
     rows = table[(table["measured"] == "product") & (table["M"] == M)]
-    looks = (
-        ("distance", "squared, law of M", "o", "-", "#000000"),
-        ("distance_next", "squared, law of M + 1", "^", ":", "#777777"),
-        ("distance_unsquared", "not squared, law of M", "s", "--", "#A06A2C"),
-    )
-    for column, label, marker, dash, colour in looks:
-        band = style.mean_band(rows, "size", column)
-        ax.plot(band.index, band["mean"], ls=dash, marker=marker, ms=4, color=colour, label=label)
-        ax.fill_between(band.index, band["low"], band["high"], color=colour, alpha=0.2, lw=0)
+    looks = {
+        "distance": ("squared, law of M", "o", "", "#000000"),
+        "distance_next": ("squared, law of M + 1", "^", (1, 1.5), "#777777"),
+        "distance_unsquared": ("not squared, law of M", "s", (4, 1.5), "#A06A2C"),
+    }
+    _draw_columns(ax, rows, "size", looks)
     sizes = np.array(sorted(rows["size"].unique()), dtype=float)
     ax.plot(sizes, 1 / sizes, color="0.4", lw=0.9, label="1/N")
-    ax.set_xscale("log")
-    ax.set_yscale("log")
+    ax.set(xscale="log", yscale="log", xlabel="size N", ylabel="distance from the law")
+    ax.set_title(f"M = {M}")
     ax.set_xticks(sizes, [f"{size:.0f}" for size in sizes])
     ax.xaxis.set_minor_locator(NullLocator())
-    ax.set(xlabel="size N", ylabel="distance from the law", title=f"M = {M}")
-
-
-def _geometric_band(rows: pd.DataFrame, x: str) -> pd.DataFrame:
-    """Geometric mean of what has its logarithm in the column ``log``, with its interval."""
-    return style.mean_band(rows, x, "log").map(math.exp)
 
 
 def draw_spread(ax: Axes, spread: pd.DataFrame, wiring: str) -> None:
     """Draw largest over smallest singular value of Jacobians against depth, both arms."""
-    for arm in (WITHOUT, WITH):
-        long = np.log(spread[wiring][arm]).melt(var_name="n", value_name="log")
-        band = _geometric_band(long.assign(depth=6 * long["n"] + 2), "depth")
-        style.draw_band(ax, band, arm, marker=style.MARKERS[arm], ms=4, label=arm)
-    ax.set_yscale("log")
-    ax.set(xlabel="layers", ylabel="largest over smallest singular value", title=wiring)
+    rows = spread[wiring].melt(value_name="ratio").assign(depth=lambda own: 6 * own["n"] + 2)
+    ax.set(yscale="log", xlabel="layers", ylabel="largest over smallest singular value")
+    style.draw_means(ax, rows, "depth", "ratio", "arm", markers=style.MARKERS, ms=5)
+    ax.set_title(wiring)
     ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.yaxis.set_major_formatter("{x:g}")
     ax.yaxis.set_minor_locator(NullLocator())
