@@ -289,7 +289,8 @@ def judge() -> None:
     files.write_bytes(readme, judging.readme(text, root / "results").encode())
     out.print("wrote README.md")
     book.draw_figures(root)
-    for name in book.PICTURES:
+    drawn = [name for name in book.PICTURES if (root / book.FIGURES / name).is_file()]
+    for name in drawn:
         picture = root / "book" / "_static" / name
         files.write_bytes(picture, (root / book.FIGURES / name).read_bytes())
         out.print(f"wrote {picture.relative_to(root)}")

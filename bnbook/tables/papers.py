@@ -6,6 +6,7 @@ The files and their reading errors are described in ``book/data/papers/README.md
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -21,13 +22,15 @@ ARMS = {WITHOUT: "no BN", WITH: "BN"}
 
 def read(name: str) -> pd.DataFrame:
     """Read one figure's numbers; the files' columns are named as in their README."""
-    path = records.root() / FOLDER / f"{name}.csv"
-    if not path.is_file():
-        raise BnbookError(
-            f"expected the paper's curve in {path}, found no such file; nothing was drawn."
-            " Run from the project's folder, or restore it with `git checkout`."
-        )
-    return pd.read_csv(path)
+    beside_code = Path(__file__).parents[2]
+    places = [folder / FOLDER / f"{name}.csv" for folder in (beside_code, records.root())]
+    for path in places:
+        if path.is_file():
+            return pd.read_csv(path)
+    raise BnbookError(
+        f"expected the paper's curve in {places[-1]}, found no such file; nothing was drawn."
+        " Run from the project's folder, or restore it with `git checkout`."
+    )
 
 
 def beside(
