@@ -201,7 +201,7 @@ def test_every_part_of_a_record_can_be_judged_while_it_grows(name):
         part = replace(
             record,
             table=record.table.iloc[rows].reset_index(drop=True),
-            provenance={**record.provenance, "missing": 3},
+            provenance={**record.provenance, "members": 6, "missing": 3},
         )
         entry = ledger.entry(experiment.claims, judging._facts(experiment, part), part)
         verdicts = {judgement["verdict"] for judgement in entry["judgements"].values()}
