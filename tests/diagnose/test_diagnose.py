@@ -355,6 +355,26 @@ def test_the_limit_must_be_positive():
         diagnose(plain(), draws(), limit=0)
 
 
+@pytest.mark.gpu
+def test_a_network_on_a_gpu_with_batches_in_memory():
+    batches = draws()
+    model = settled(plain(), batches)
+    model[4].running_mean.add_(5)
+    there = diagnose(copy.deepcopy(model).cuda(), batches, F.cross_entropy)
+    here = diagnose(model, batches, F.cross_entropy)
+    assert kinds(there) == kinds(here) == ["other statistics"]
+    assert there.layers[1].effect == pytest.approx(here.layers[1].effect, rel=1e-3)
+
+
+def test_the_example_of_the_docstring():
+    import doctest
+    import importlib
+
+    torch.manual_seed(0)
+    found = doctest.testmod(importlib.import_module("bnbook.diagnose"))
+    assert (found.failed, found.attempted) == (0, 2)
+
+
 PEAK = """
 import resource, sys, torch
 from torch.nn import functional as F
