@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from bnbook.evidence import records
+from bnbook.sweeps import inventory, schedule
 
 LISTED = json.loads((Path(__file__).parent / "recorded.json").read_text("utf-8"))
 RESULTS = records.root() / "results"
@@ -32,6 +33,21 @@ def test_what_is_judged_from_them_has_the_values_it_had():
     assert found.keys() >= LISTED["values"].keys()
     off = {name for name, value in LISTED["values"].items() if not same(value, found[name])}
     assert not off
+
+
+def test_no_record_is_of_other_code_but_those_that_the_queue_makes_anew():
+    queue = schedule.read(RESULTS.parent / schedule.FILE)
+    awaited = {(entry.experiment, entry.profile) for entry in queue}
+    assert inventory.behind(RESULTS, awaited) == []
+
+
+def test_a_record_of_other_code_is_named(monkeypatch):
+    real = inventory._sources
+    monkeypatch.setattr(
+        inventory, "_sources", lambda n: {**real(n), **({"x": "0"} if n == "jacobians" else {})}
+    )
+    queue = {("ioffe_fig1", "standard"), ("bjorck_dose", "standard"), ("jacobians", "quick")}
+    assert inventory.behind(RESULTS, queue) == ["jacobians/standard"]
 
 
 def same(one, other):

@@ -202,14 +202,33 @@ def _build(root: Path, profile: str, workers: int) -> None:
 def check(as_json: Json = False) -> None:
     """Judge every claim from the recorded and the fresh tables.
 
-    Exits with 1 when a fresh verdict contradicts the recorded one beyond the intervals.
+    Exits with 1 when a fresh verdict contradicts the recorded one beyond the intervals, or a record
+    is of other code than today's and the queue does not have it.
     """
-    rows = list(judging.rows(records.repository() / "results", records.fresh()))
+    results = records.repository() / "results"
+    rows = list(judging.rows(results, records.fresh()))
     if as_json:
         print(files.as_json([row.as_dict() for row in rows]))  # noqa: T201
     else:
         _print_rows(rows)
     _exit_on_conflict(rows)
+    _exit_on_stale(results)
+
+
+def _exit_on_stale(results: Path) -> None:
+    from bnbook.sweeps import inventory, schedule
+
+    queue = results.parent / schedule.FILE
+    entries = schedule.read(queue) if queue.is_file() else []
+    awaited = {(entry.experiment, entry.profile) for entry in entries}
+    if stale := inventory.behind(results, awaited):
+        print(  # noqa: T201
+            f"bnbook: made by other code, config or data than today's: {', '.join(stale)}."
+            f" `bnbook records why` says what changed; record them again or list them in"
+            f" {schedule.FILE}.",
+            file=sys.stderr,
+        )
+        raise typer.Exit(1)
 
 
 def _exit_on_conflict(rows: list[judging.Row]) -> None:

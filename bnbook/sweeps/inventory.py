@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -75,6 +75,23 @@ def _members_row(kept: Store) -> Row | None:
 def _sources(name: str) -> dict[str, str]:
     """Digests of an experiment's definitions as they are now; empty when it is gone."""
     return store.source_digests(experiments.find(name)) if name in experiments.names() else {}
+
+
+def behind(folder: Path, awaited: Collection[tuple[str, str]] = ()) -> list[str]:
+    """Name the records of other code, config or data than today's, as ``experiment/profile``.
+
+    Those that are awaited, by experiment and profile, do not count: the queue makes them anew. Nor
+    do other versions of packages, which `why` names too.
+    """
+    found = []
+    for path in sorted(folder.glob("*/*.parquet")):
+        name, profile = path.parent.name, path.stem
+        if name not in experiments.names() or (name, profile.partition(".")[0]) in awaited:
+            continue
+        about = records.read(path).provenance
+        if any(line.startswith(("config", "source", "data")) for line in why(name, about)):
+            found.append(f"{name}/{profile}")
+    return found
 
 
 def why(name: str, found: Mapping[str, Any]) -> list[str]:
