@@ -19,6 +19,13 @@ from bnbook.training.session import OutOfTimeError
 
 app = typer.Typer(help="Record what queue.toml lists, in order.", no_args_is_help=True)
 
+
+@app.callback()
+def _in_a_repository() -> None:
+    """Record what queue.toml lists, in order."""
+    records.repository()
+
+
 Workers = Annotated[
     int | None, typer.Option(help="Processes, of one thread each; one a core by default.")
 ]

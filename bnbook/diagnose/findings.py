@@ -77,7 +77,7 @@ class Finding:
         if not self.layers:
             return "the whole network"
         more = len(self.layers) - 1
-        return self.layer + (f" and {more} more" if more else "")
+        return f"layer {self.layer}" + (f" and {more} more" if more else "")
 
 
 def make(

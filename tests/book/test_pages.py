@@ -387,14 +387,14 @@ def test_settings_come_from_the_record(site, content):
 
 
 def test_claims_about_one_quantity_are_shown_on_either_row(site, content):
-    other = json.loads(json.dumps(content).replace("toy", "toi"))
+    other = json.loads(json.dumps(content).replace("toy", "tay"))
     content["claims"][0]["concerns"] = other["claims"][0]["concerns"] = "speed"
     site.write_ledger(content)
     site.write_ledger(other)
     site.write("book/one.md", "# One\n\n```{claims} toy_fig1\n```\n")
     assert site.build() == (0, "")
     first = rows(site.page("book/one").find("table"))[0][0]
-    assert "The same quantity in toi_fig1 : 7.1× (95 % interval 6.4 to 7.8×), reproduced." in first
+    assert "The same quantity in tay_fig1 : 7.1× (95 % interval 6.4 to 7.8×), reproduced." in first
 
 
 def test_a_record_that_grows_says_how_far_it_is():
