@@ -106,7 +106,7 @@ def test_the_page_needs_no_other_file_and_has_two_pictures(faulty):
     assert reader.open == []
     assert reader.wanted == []
     assert reader.pictures == 2
-    assert "other statistics, 4" in reader.text
+    assert "other statistics, layer 4" in reader.text
     assert not re.search(r"@import|url\((?!#)", page)
     ids = re.findall(r'\bid="([^"]+)"', page)
     twice = {i for i in ids if ids.count(i) > 1}
