@@ -76,7 +76,8 @@ class Premise:
 
 def at_least(found: float, needed: float, unit: str = "", digits: int = 0) -> Finding:
     """Check that a number is as large as a premise needs; NaN never is."""
-    return found >= needed, f"{found:.{digits}f}{unit}", f"{needed:.{digits}f}{unit} or more"
+    said = "no value" if math.isnan(found) else f"{found:.{digits}f}{unit}"
+    return found >= needed, said, f"{needed:.{digits}f}{unit} or more"
 
 
 @dataclass(frozen=True)

@@ -184,8 +184,9 @@ def _ended(table: pd.DataFrame) -> Finding:
 
 
 def _fails(table: pd.DataFrame) -> Finding:
-    share = fails(table).mean()
-    return share > 0.5, f"{share:.2f} of seeds", "more than half of the seeds"
+    dead = fails(table)
+    found = f"{int(dead.sum())} of {len(dead)} seeds" if len(dead) else "no seed"
+    return bool(dead.mean() > 0.5), found, "more than half of the seeds"
 
 
 PREMISES = (
@@ -282,8 +283,7 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     n, gain = network or (0, math.nan)
     return {
         "networks": claims.fact([int((found["runs"] > 0).sum())], 0),
-        "planned": claims.fact([len(found)], 0),
-        "layers": claims.fact([6 * n + 2], 0),
+        "layers": claims.fact([6 * n + 2] if network else [], 0),
         "gain": claims.fact([gain] if network else [], 2),
         "growth": claims.fact([float(found["growth"][network])] if network else [], 2),
         "small_rate": claims.fact([small] if network else [], 4),
