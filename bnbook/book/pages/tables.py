@@ -103,7 +103,8 @@ def claims_table(
             said = [paragraph(claim["statement"]), paragraph(source), *elsewhere(env, claim)]
             judgement = content["profiles"][profile]["judgements"][claim["id"]]
             p = adjusted(env, content, profile).get(claim["id"])
-            rows.append([said, *measured(claim, judgement, p)])
+            *cells, (badge, *why) = measured(claim, judgement, p)
+            rows.append([[*said, *why], *cells, [badge]])
     return table(("Claim", *COLUMNS), (40, 12, 16, 6, 8, 18), rows, ["claims"], title)
 
 
