@@ -198,11 +198,15 @@ def _counts(found: Sequence[Found]) -> str:
 def _folded(paper: str, found: Sequence[Found], adjusted: Mapping[str, float]) -> str:
     """Return a paper's claims as a table that GitHub shows when its line is clicked."""
     lines = [
-        f"| {claim['statement']} ({claims.place(claim)}; {claim['kind']}; `{claim['id']}`)"
-        f" | {claims.format_value(claim, judged['value'])}"
-        f" | {claims.format_interval(claim, judged)}"
-        f" | {judged['n']} | {claims.format_p(adjusted.get(claim['id']))} | {profile}"
-        f" | {_verdict(claim, judged, adjusted)} |\n"
+        _row(
+            f"{claim['statement']} ({claims.place(claim)}; {claim['kind']}; `{claim['id']}`)",
+            claims.format_value(claim, judged["value"]),
+            claims.format_interval(claim, judged),
+            str(judged["n"]),
+            claims.format_p(adjusted.get(claim["id"])),
+            profile,
+            _verdict(claim, judged, adjusted),
+        )
         for claim, profile, judged in found
     ]
     columns = ("claim", "value", "95 % interval", "n", "adjusted p", "profile", "verdict")
@@ -216,4 +220,9 @@ def _verdict(
 ) -> str:
     """Return the verdict in bold and what qualifies it."""
     said = claims.reasons(claim, judged, adjusted.get(claim["id"]))
-    return " ".join([f"**{judged['verdict']}**", *said]).replace("|", "\\|")
+    return " ".join([f"**{judged['verdict']}**", *said])
+
+
+def _row(*cells: str) -> str:
+    """Return a row of a Markdown table; what would end a cell or begin a tag is escaped."""
+    return "| " + " | ".join(c.replace("|", "\\|").replace("<", "&lt;") for c in cells) + " |\n"

@@ -5,11 +5,13 @@ import math
 from dataclasses import replace
 
 import pytest
+from bs4 import BeautifulSoup
+from markdown_it import MarkdownIt
 
 from bnbook import experiments
 from bnbook.book import build, judging
 from bnbook.errors import BnbookError
-from bnbook.evidence import ledger, records
+from bnbook.evidence import claims, ledger, records
 from bnbook.experiments.ioffe_fig1.experiment import EXPERIMENT as ioffe_fig1
 from tests.experiments.test_ioffe_fig1 import made_up
 
@@ -139,7 +141,7 @@ def test_the_readmes_table_is_made_between_its_markers(folders):
     made = judging.readme(text, folders[0])
     assert "old" not in made
     assert made.endswith("<!-- end -->\nrest\n")
-    assert "| 4.0× | 4.0 to 4.0× | 3 | < 0.001 | quick | **reproduced** Its premises" in made
+    assert "| 4.0× | 4.0 to 4.0× | 3 | &lt; 0.001 | quick | **reproduced** Its premises" in made
     assert "\n| Ioffe & Szegedy 2015 | 3 | 0 | 0 | 0 | 0 | 3 |\n" in made
     assert "\n| **all experiments** | 3 | 0 | 0 | 0 | 0 | 3 |\n" in made
     assert "\n| controls of our own | 1 | 0 | 0 | 0 | 0 | 1 |\n" in made
@@ -147,6 +149,20 @@ def test_the_readmes_table_is_made_between_its_markers(folders):
     assert judging.readme(made, folders[0]) == made
     with pytest.raises(BnbookError, match="lacks the markers"):
         judging.readme("# T", folders[0])
+
+
+def test_every_row_of_the_readmes_tables_has_the_cells_of_its_head():
+    text = (records.root() / "README.md").read_text("utf-8")
+    page = BeautifulSoup(MarkdownIt().enable("table").render(text), "html.parser")
+    tables = page.find_all("table")
+    assert len(tables) > 3
+    for table in tables:
+        heads = [head.text for head in table.find("thead").find_all("th")]
+        for row in table.find("tbody").find_all("tr"):
+            cells = [cell.text for cell in row.find_all("td")]
+            assert len(cells) == len(heads)
+            assert heads[-1] != "verdict" or cells[-1].startswith(claims.VERDICTS), cells
+    assert "α² C / |B|" in page.text
 
 
 def test_the_committed_ledger_and_readme_are_current():
