@@ -26,6 +26,8 @@ from tests.fake import EXPERIMENT as FAKE
 def project(tmp_path, monkeypatch):
     """A folder with one recorded experiment, and the working folder in it."""
     (tmp_path / "_toc.yml").write_text("root: index\n")
+    queued = 'experiment = "ioffe_fig1"\nprofile = "quick"\nwhy = "its record is made up"\n'
+    (tmp_path / "queue.toml").write_text(f"[[record]]\n{queued}")
     records.write(records.path(tmp_path / "results", "ioffe_fig1", "quick"), made_up(), FACTS)
     judging.rewrite_ledger(tmp_path / "results")
     monkeypatch.chdir(tmp_path)
