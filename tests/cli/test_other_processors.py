@@ -44,6 +44,8 @@ def tables(tmp_path_factory):
 def project(tmp_path, monkeypatch, tables):
     """A folder with the one recorded and the other fresh, and the working folder in it."""
     (tmp_path / "_toc.yml").write_text("root: index\n")
+    queued = 'experiment = "ioffe_fig1"\nprofile = "quick"\nwhy = "its record is made up"\n'
+    (tmp_path / "queue.toml").write_text(f"[[record]]\n{queued}")
     folders = tmp_path / "results", tmp_path / "_build" / "results"
     for folder, table, who in zip(folders, tables, ("theirs", "ours"), strict=True):
         about = {**FACTS, "processor": who}

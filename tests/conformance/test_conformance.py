@@ -446,7 +446,8 @@ def test_a_readers_file_and_module(sample, monkeypatch):
     assert conformance.load("a_readers_layers:Mine")(3).weight.shape == (3,)
 
 
-def test_a_file_that_imports_its_neighbour(sample):
+def test_a_file_that_imports_its_neighbour(sample, monkeypatch):
+    monkeypatch.delitem(sys.modules, "mine", raising=False)  # another file of that name
     other = sample.with_name("other.py")
     other.write_text("from mine import Mine as Theirs\n")
     assert conformance.load(f"{other}:Theirs")(2).bias.shape == (2,)
