@@ -244,9 +244,9 @@ class Growing:
             members = members_of(record) if record else {}
             self._hand_over(members)
             wanted = self.keyed(self.config, members)
-            for key, facts in wanted.items():
-                if run_digest(facts) not in members and self.cache.member(key).is_file():
-                    members[run_digest(facts)] = kept(self.cache.read(key))
+            for key in self._ended(wanted):
+                if run_digest(wanted[key]) not in members:
+                    members[run_digest(wanted[key])] = kept(self.cache.read(key))
             if not members:
                 return None
             about = {**self._itself(record), **described(self.config, self.sources)}
@@ -257,6 +257,16 @@ class Growing:
             if file == self.path:
                 self.aside.unlink(missing_ok=True)
             return records.read(file)
+
+    def _ended(self, wanted: Mapping[str, Any]) -> list[str]:
+        """Return the members that the cache has and whose whole batch has ended.
+
+        A sweep that was killed while it wrote a batch trains it again as a whole; another machine,
+        which knows the record alone, would train the rest of it as a smaller batch.
+        """
+        missing = {key for key in wanted if not self.cache.member(key).is_file()}
+        begun = {k for keys in self.cache.begun() if not missing.isdisjoint(keys) for k in keys}
+        return [key for key in wanted if key not in missing | begun]
 
     def _itself(self, record: records.Record | None) -> dict[str, Any]:
         """What the record states of itself: its name, the first estimate, members compared."""

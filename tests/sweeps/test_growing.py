@@ -75,6 +75,46 @@ def test_another_machine_goes_on_from_the_record_alone(tmp_path, log, monkeypatc
     assert sorted(ended) == sorted({(s, r) for s in CONFIG.seeds for r in CONFIG.rates})
 
 
+def killed_after_one_member(tmp_path, monkeypatch):
+    """Kill a sweep of threes as it writes its second member, without a checkpoint."""
+    write, written = records.write, []
+
+    def dies(file, *rest):
+        written.append(file)
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        return write(file, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(records, "write", dies)
+        with pytest.raises(KeyboardInterrupt):
+            grown(tmp_path, members=3)
+    for checkpoint in written[0].parent.glob("*.checkpoint"):
+        checkpoint.unlink()
+    return written[0]
+
+
+@pytest.mark.parametrize("then", ["a", "b"])
+def test_killed_while_a_batch_is_written_it_trains_the_whole_batch_again(
+    tmp_path, monkeypatch, then
+):
+    """The record takes a batch as a whole, for another machine could not train it as one again."""
+    expected = uninterrupted(tmp_path, members=3)
+    member = killed_after_one_member(tmp_path, monkeypatch)
+    stopped(tmp_path, monkeypatch, 1, members=3)
+    assert member.is_file()
+    assert not path(tmp_path).exists()
+    record = grown(tmp_path, machine=then, members=3)
+    same(record.table, expected)
+    assert record.provenance["missing"] == 0
+
+
+def test_a_member_stands_alone_when_the_rest_of_its_batch_is_not_wanted(tmp_path, monkeypatch):
+    killed_after_one_member(tmp_path, monkeypatch)
+    first = replace(CONFIG, seeds=(0,), rates=CONFIG.rates[:1])
+    assert len(grown(tmp_path, first, members=3).table) == 2
+
+
 def test_each_member_states_where_it_was_trained_and_a_mixture_says_so(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(store, "today", lambda: "2026-01-01")
