@@ -59,7 +59,7 @@ def alone(root: Path) -> Iterator[None]:
 def nothing_to_do(root: Path, profile: str) -> bool:
     """Whether all inputs, and all that the last build made of them, are as it left them."""
     stamped = root / _BUILT
-    return stamped.is_file() and stamped.read_text() == _whole(root, profile)
+    return stamped.is_file() and stamped.read_bytes() == _whole(root, profile).encode()
 
 
 def finished(root: Path, profile: str) -> None:

@@ -113,13 +113,17 @@ def key_file(made: Path) -> Path:
 
 def stamp(made: Path, key: str) -> None:
     """Note of which inputs something was made, and what it is."""
-    files.write_bytes(key_file(made), f"{key} {content(made)}".encode())
+    files.write_bytes(key_file(made), _stamp(made, key))
+
+
+def _stamp(made: Path, key: str) -> bytes:
+    return f"{key} {content(made)}".encode()
 
 
 def is_current(made: Path, key: str) -> bool:
     """Whether something was made of these inputs and is still what was made."""
     file = key_file(made)
-    return made.exists() and file.is_file() and file.read_text() == f"{key} {content(made)}"
+    return made.exists() and file.is_file() and file.read_bytes() == _stamp(made, key)
 
 
 def content(made: Path) -> str:

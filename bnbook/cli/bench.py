@@ -10,10 +10,9 @@ from typing import Annotated
 
 import pandas as pd
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from bnbook import files
+from bnbook.cli.console import out, print_json, say
 from bnbook.errors import BnbookError
 from bnbook.evidence import records, timings
 from bnbook.evidence.claims import format_value
@@ -45,15 +44,14 @@ def bench(
 
     began, busy = time.monotonic(), load()
     if busy > 0.5:
-        print(  # noqa: T201
-            f"bnbook: the machine is busy (load {busy:.1f}); contenders that want all cores will"
-            " look slower than they are.",
-            file=sys.stderr,
+        say(
+            f"the machine is busy (load {busy:.1f}); contenders that want all cores will look"
+            " slower than they are."
         )
     table = benchmark.run(quick, device, only or (), deep)
     summary = timings.rows(table)
     if as_json:
-        print(files.as_json(recording.as_rows(summary)))  # noqa: T201
+        print_json(recording.as_rows(summary))
     else:
         show(table, summary)
     if record:
@@ -88,7 +86,6 @@ def machine(device: str) -> tuple[str, int]:
 
 def show(table: pd.DataFrame, summary: pd.DataFrame) -> None:
     """Print the summary and the targets."""
-    out = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
     columns = (
         "workload",
         "contender",

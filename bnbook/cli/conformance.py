@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from bnbook.cli.console import out
 from bnbook.errors import BnbookError
 
 
@@ -40,7 +39,6 @@ def conformance(
     for result in found.results:
         verdict = "pass" if result["found"] is None else "FAIL"
         table.add_row(result["name"], result["holds"], verdict, Text(result["found"] or ""))
-    out = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
     out.print(table)
     failed = [result["name"] for result in found.results if result["found"] is not None]
     total = len(found.results)

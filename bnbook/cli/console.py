@@ -1,15 +1,44 @@
-"""Where the commands print, and how they read a time."""
+"""Where the commands print, in what encoding, and how they read a time."""
 
 from __future__ import annotations
 
+import io
+import json
 import re
 import sys
+from typing import Any, TextIO
 
 from rich.console import Console
 
+from bnbook import files
 from bnbook.errors import BnbookError
 
-out = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+WIDTH = None if sys.stdout and sys.stdout.isatty() else 160
+"""Of what is printed: a terminal's own, and the same in every pipe and file."""
+out = Console(highlight=False, width=WIDTH)
+
+
+def replace_what_cannot_be_shown() -> None:
+    """Let an output that is not Unicode show ``?`` for what it lacks, instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and not _is_unicode(stream):
+            stream.reconfigure(errors="replace")
+
+
+def _is_unicode(stream: TextIO) -> bool:
+    return (stream.encoding or "").lower().startswith("utf")
+
+
+def print_json(content: Any) -> None:
+    """Print JSON; where the output is not Unicode, in ASCII with escapes, which is the same."""
+    text = files.as_json(content)
+    plain = text if _is_unicode(sys.stdout) else json.dumps(content, indent=1, sort_keys=True)
+    print(plain)  # noqa: T201
+
+
+def say(line: str) -> None:
+    """Tell the reader something on stderr."""
+    print(f"bnbook: {line}", file=sys.stderr, flush=True)  # noqa: T201
 
 
 def duration(text: str) -> float:

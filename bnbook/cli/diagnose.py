@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from bnbook import files
-from bnbook.cli.console import out
+from bnbook.cli.console import out, print_json
 
 
 def diagnose(
@@ -21,7 +21,7 @@ def diagnose(
     ],
     html: Annotated[Path | None, typer.Option(help="Write the report there, as one page.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    limit: Annotated[int, typer.Option(help="Batches to use, at most.")] = 32,
+    limit: Annotated[int, typer.Option(min=1, help="Batches to use, at most.")] = 32,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress bar.")] = False,
 ) -> None:
     """Find out what is wrong with the batch normalisation of your network.
@@ -34,7 +34,7 @@ def diagnose(
 
     report = examine(*load(target), limit=limit, progress=not quiet)
     if as_json:
-        print(report.json())  # noqa: T201
+        print_json(report.as_dict())
     else:
         out.print(report)
     if html is not None:

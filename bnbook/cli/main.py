@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any
@@ -17,7 +18,7 @@ from bnbook.cli import queueing
 from bnbook.cli import records as records_cli
 from bnbook.cli.bench import bench
 from bnbook.cli.conformance import conformance
-from bnbook.cli.console import duration, out
+from bnbook.cli.console import duration, out, print_json, replace_what_cannot_be_shown, say
 from bnbook.cli.diagnose import diagnose
 from bnbook.cli.doctor import doctor
 from bnbook.errors import BnbookError
@@ -40,22 +41,65 @@ app.command()(diagnose)
 
 Profile = Annotated[str, typer.Option(help="quick, standard or paper.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+MOST_SEEDS = 10_000
+"""A slip of the finger beyond that, not a plan."""
 
 
 def main() -> None:
-    """Run the command line.
+    """Run the command line, and exit.
 
-    A `BnbookError` prints as one message and exits with status 2; a budget that has ended, with 3.
+    With 0 when all is well; 1 when what was looked at does not hold; 2 when the command, the files
+    or the machine do not allow it; 3 when the budget ended first; 130 after Ctrl-C.
     """
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    replace_what_cannot_be_shown()
+    try:
+        status = _called(arguments)
+    except BaseException as error:
+        if debug or not isinstance(error, (*EXPLAINED, KeyboardInterrupt)):
+            traceback.print_exc()
+        status = _explain(error)
+    sys.exit(status)
+
+
+EXPLAINED = (BnbookError, OSError, MemoryError)
+"""What may go wrong without a fault in this package."""
+
+
+def _called(arguments: list[str]) -> Any:
+    """Call a command and return the status that it exits with."""
+    closed = "standard output is closed or cannot take more; nothing that was written is undone."
+    if sys.stdout is None:
+        raise BnbookError(closed)
     try:
         app(arguments)
-    except BnbookError as error:
-        if debug:
-            raise
-        print(f"bnbook: {error}", file=sys.stderr)  # noqa: T201
-        sys.exit(3 if isinstance(error, OutOfTimeError) else 2)
+    except SystemExit as ended:
+        if isinstance(ended.__context__, BrokenPipeError):
+            raise BnbookError(closed) from ended
+        sys.stdout.flush()
+        return ended.code
+    return 0
+
+
+def _explain(error: BaseException) -> int:
+    """Say in a line what went wrong, and return the status to exit with."""
+    if isinstance(error, KeyboardInterrupt):
+        say("stopped. What was finished is kept.")
+        return 130
+    if isinstance(error, OSError):
+        where = "" if error.filename is None else f" ({error.filename})"
+        say(
+            f"{error.strerror or error}{where}. What stood there before was left as it was, whole."
+            " Mend that, or choose another place, and give the same command again."
+        )
+    elif isinstance(error, MemoryError):
+        say("there was not enough memory. Nothing was recorded; try fewer workers or seeds.")
+    elif isinstance(error, BnbookError):
+        say(str(error))
+    else:
+        say("this is a fault of the package: please report it, with what is above.")
+    return 3 if isinstance(error, OutOfTimeError) else 2
 
 
 def _version(wanted: bool) -> None:
@@ -108,8 +152,9 @@ def run(
     they finish, and the ledger is brought up to date; on another machine it goes on from there.
     Exits with 3 when the budget ends first.
     """
-    if seeds is not None and seeds < 1:
-        raise BnbookError(f"--seeds must be at least 1, found {seeds}.")
+    if seeds is not None and not 1 <= seeds <= MOST_SEEDS:
+        at_most = f" and at most {MOST_SEEDS:,}" if seeds > 1 else ""
+        raise BnbookError(f"--seeds must be at least 1{at_most}, found {seeds}.")
     if replace and not record:
         raise BnbookError("--replace is about the record in results/; it goes with --record.")
     experiment = experiments.find(name)
@@ -131,10 +176,9 @@ def run(
         else:
             _sweep().record(experiment, profile, config, folder=folder, **how)
     except KeyboardInterrupt:
-        print(  # noqa: T201
-            "bnbook: stopped. Finished members and checkpoints are kept: run the same command again"
-            " to go on.",
-            file=sys.stderr,
+        say(
+            "stopped. Finished members and checkpoints are kept: run the same command again to go"
+            " on."
         )
         raise typer.Exit(130) from None
     out.print(f"{records.path(folder, name, profile)}")
@@ -166,8 +210,14 @@ def build(
 ) -> None:
     """Run the notebooks, judge the claims, draw the figures and build the pages."""
     root = records.repository()
+    records.expect_some(root / "results")
+    if profile not in records.PROFILES:
+        known = ", ".join(records.PROFILES)
+        raise BnbookError(f"--profile must be one of {known}, found {profile!r}.")
     from bnbook.book import build as book
+    from bnbook.sweeps import executors
 
+    executors.check_workers(workers)
     with book.alone(root):
         if book.nothing_to_do(root, profile):
             out.print("nothing changed since the last build")
@@ -183,10 +233,7 @@ def _build(root: Path, profile: str, workers: int) -> None:
     try:
         executed = notebooks.run_notebooks(root, profile, workers)
     except KeyboardInterrupt:
-        print(  # noqa: T201
-            "bnbook: stopped. Notebooks that had ended are kept; the same command goes on.",
-            file=sys.stderr,
-        )
+        say("stopped. Notebooks that had ended are kept; the same command goes on.")
         raise typer.Exit(130) from None
     out.print(f"notebooks: {len(executed)} run, {len(notebooks.notebooks(root))} in all")
     rows = list(judging.rows(root / "results", records.fresh()))
@@ -206,9 +253,10 @@ def check(as_json: Json = False) -> None:
     is of other code than today's and the queue does not have it.
     """
     results = records.repository() / "results"
+    records.expect_some(results)
     rows = list(judging.rows(results, records.fresh()))
     if as_json:
-        print(files.as_json([row.as_dict() for row in rows]))  # noqa: T201
+        print_json([row.as_dict() for row in rows])
     else:
         _print_rows(rows)
     _exit_on_conflict(rows)
@@ -222,11 +270,10 @@ def _exit_on_stale(results: Path) -> None:
     entries = schedule.read(queue) if queue.is_file() else []
     awaited = {(entry.experiment, entry.profile) for entry in entries}
     if stale := inventory.behind(results, awaited):
-        print(  # noqa: T201
-            f"bnbook: made by other code, config or data than today's: {', '.join(stale)}."
+        say(
+            f"made by other code, config or data than today's: {', '.join(stale)}."
             f" `bnbook records why` says what changed; record them again or list them in"
-            f" {schedule.FILE}.",
-            file=sys.stderr,
+            f" {schedule.FILE}."
         )
         raise typer.Exit(1)
 
@@ -234,10 +281,9 @@ def _exit_on_stale(results: Path) -> None:
 def _exit_on_conflict(rows: list[judging.Row]) -> None:
     contradicted = [f"{row.claim['id']} at {row.profile}" for row in rows if row.conflict]
     if contradicted:
-        print(  # noqa: T201
-            "bnbook: a fresh run contradicts the record beyond its interval:"
-            f" {', '.join(contradicted)}. See `bnbook compare`.",
-            file=sys.stderr,
+        say(
+            "a fresh run contradicts the record beyond its interval:"
+            f" {', '.join(contradicted)}. See `bnbook compare`."
         )
         raise typer.Exit(1)
 
@@ -296,15 +342,16 @@ def compare(
 def judge() -> None:
     """Make results/claims, and the README's table and picture, from the recorded tables."""
     root = records.repository()
+    records.expect_some(root / "results")
     from bnbook.bench import recording
     from bnbook.book import build as book
     from bnbook.book import way
 
+    readme = root / "README.md"
+    text = readme.read_text("utf-8")
     for path in (*judging.rewrite_ledger(root / "results"), *recording.rewrite(root / "results")):
         out.print(f"wrote {path.relative_to(root)}")
     out.print(f"wrote {way.write(root).relative_to(root)}")
-    readme = root / "README.md"
-    text = readme.read_text("utf-8")
     files.write_bytes(readme, judging.readme(text, root / "results").encode())
     out.print("wrote README.md")
     book.draw_figures(root)

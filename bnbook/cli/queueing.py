@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,9 +10,9 @@ from rich.table import Table
 
 from bnbook import experiments
 from bnbook.book import judging
-from bnbook.cli.console import duration, out
+from bnbook.cli.console import duration, out, say
 from bnbook.evidence import records
-from bnbook.sweeps import schedule
+from bnbook.sweeps import executors, schedule
 from bnbook.sweeps.progress import in_words
 from bnbook.training.session import OutOfTimeError
 
@@ -35,10 +34,17 @@ Listed = Annotated[Path | None, typer.Option("--file", help="Another queue than 
 @app.command()
 def status(workers: Workers = None, file: Listed = None) -> None:
     """Say how far each record of the queue is, and about how long the rest will take."""
-    _print_states(schedule.read(file or records.root() / schedule.FILE), workers)
+    _print_states(schedule.read(file or records.root() / schedule.FILE), _count(workers))
 
 
-def _print_states(entries: list[schedule.Entry], workers: int | None) -> None:
+def _count(workers: int | None) -> int:
+    """Return how many processes are asked for, one a core by default."""
+    count = records.cores() if workers is None else workers
+    executors.check_workers(count)
+    return count
+
+
+def _print_states(entries: list[schedule.Entry], workers: int) -> None:
     table = Table("record", "state", "took", "expected", "left", "why")
     states = [schedule.state(entry, records.recorded()) for entry in entries]
     for entry, state in zip(entries, states, strict=True):
@@ -46,7 +52,7 @@ def _print_states(entries: list[schedule.Entry], workers: int | None) -> None:
         said = ("–" if seconds is None else in_words(seconds) for seconds in times)  # noqa: RUF001
         table.add_row(entry.name, state.said, *said, entry.why)
     out.print(table)
-    out.print(schedule.left_in_words(states, workers or records.cores()))
+    out.print(schedule.left_in_words(states, workers))
 
 
 @app.command()
@@ -65,7 +71,7 @@ def run(
 
     entries = schedule.read(file or records.root() / schedule.FILE)
     seconds = None if budget is None else duration(budget)
-    count = workers or records.cores()
+    count = _count(workers)
     how = {"workers": count, "executor": "processes", "threads": 1}
     folder, refused, late = records.recorded(), 0, False
 
@@ -79,14 +85,10 @@ def run(
         try:
             for entry, became in schedule.work(entries, folder, grow, budget=seconds, **how):
                 refused += became != schedule.WHOLE
-                _say(f"{entry.name}: {became}")
+                say(f"{entry.name}: {became}")
         except OutOfTimeError as error:
             late = True
-            _say(str(error))
+            say(str(error))
     _print_states(entries, count)
     if late or refused:
         raise typer.Exit(3 if late else 1)
-
-
-def _say(line: str) -> None:
-    print(f"bnbook: {line}", file=sys.stderr, flush=True)  # noqa: T201

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +11,7 @@ from rich.table import Table
 
 from bnbook import experiments
 from bnbook.book import judging
+from bnbook.cli.console import WIDTH
 from bnbook.errors import BnbookError
 from bnbook.evidence import records
 from bnbook.sweeps import growing, inventory, sweep
@@ -28,7 +28,7 @@ def _in_a_repository() -> None:
 
 
 def _console() -> Console:
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 160, soft_wrap=True)
+    return Console(highlight=False, width=WIDTH, soft_wrap=True)
 
 
 @app.command("list")

@@ -33,6 +33,7 @@ RECORD_FIELDS = (
     "versions", "config",
 )  # fmt: skip
 
+_LEFT = "It was left as it is; restore it with `git checkout` or make it again with `bnbook judge`."
 ROUNDING = 1e-8  # half of the digits that float64 has: what a fit may lose, and no claim notices
 
 
@@ -87,13 +88,13 @@ def read(folder: Path) -> dict[str, dict[str, Any]]:
     for file in sorted((folder / "claims").glob("*.json")):
         try:
             content = json.loads(file.read_text("utf-8"))
-            found[content["experiment"]] = content
-            _ = content["claims"], content["profiles"]
-        except (json.JSONDecodeError, KeyError) as error:
-            raise BnbookError(
-                f"{file} is not a ledger file ({error!r}). It was left as it is; restore it with"
-                " `git checkout` or make it again with `bnbook judge`."
-            ) from error
+            _ = [claim["id"] for claim in content["claims"]], content["profiles"].keys()
+            name = content["experiment"]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise BnbookError(f"{file} is not a ledger file ({error!r}). {_LEFT}") from error
+        if name != file.stem:
+            raise BnbookError(f"{file} is the ledger file of {name} by what it says. {_LEFT}")
+        found[name] = content
     return found
 
 
@@ -138,7 +139,7 @@ def write(folder: Path, name: str, content: Mapping[str, Any]) -> Path:
     file = path(folder, name)
     try:
         known = json.loads(file.read_text("utf-8"))
-    except (OSError, json.JSONDecodeError):
+    except (FileNotFoundError, ValueError):
         known = None
     if not agree(content, known):
         files.write_json(file, content)

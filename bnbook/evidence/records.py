@@ -10,6 +10,7 @@ import hashlib
 import json
 import platform
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -70,6 +71,15 @@ def repository() -> Path:
             " git clone https://github.com/bnbook/bnbook && cd bnbook"
         )
     return found
+
+
+def expect_some(folder: Path) -> None:
+    """Refuse a results folder without a record: nothing could be judged, drawn or shown."""
+    if not any(folder.glob("*/*.parquet")):
+        raise BnbookError(
+            f"expected records under {folder}, found none. Nothing was written. Restore them with"
+            " `git checkout -- results`, or make one with `bnbook run NAME --record`."
+        )
 
 
 def recorded() -> Path:
@@ -162,7 +172,8 @@ def read(path: Path) -> Record:
     Raises
     ------
     BnbookError
-        When the file is missing, cut short, edited, or not a record. The file is left as it is.
+        When the file is missing, cut short, edited, not a record, or, in a results folder, the
+        record of another experiment or profile. The file is left as it is.
     """
     if not path.is_file():
         raise BnbookError(
@@ -192,7 +203,21 @@ def read(path: Path) -> Record:
             f"{path} was edited after it was recorded: its content has digest {actual},"
             f" the record says {expected}. {again}"
         )
-    return Record(stored.to_pandas(), json.loads(metadata[_PROVENANCE_KEY]), expected)
+    provenance = json.loads(metadata[_PROVENANCE_KEY])
+    _check_place(path, provenance)
+    return Record(stored.to_pandas(), provenance, expected)
+
+
+def _check_place(path: Path, provenance: Mapping[str, Any]) -> None:
+    """Refuse a record that says that it belongs elsewhere than where it lies."""
+    profile = path.stem.partition(".")[0]
+    says = provenance.get("experiment"), provenance.get("profile")
+    if profile in PROFILES and says != (path.parent.name, profile):
+        raise BnbookError(
+            f"{path} should be the record of {path.parent.name} at {profile}, it says of itself"
+            f" {says[0]} at {says[1]}: it was copied or renamed. It was left as it is; restore what"
+            " belongs there with `git checkout`, or take it away."
+        )
 
 
 def environment(device: str) -> dict[str, Any]:

@@ -26,6 +26,8 @@ T = TypeVar("T")
 
 NAMES = ("inline", "processes", "dask")
 NOT_INSTALLED = 'Dask is not installed. Try `pip install "bnbook[cluster]"`.'
+MOST_A_CORE = 16
+"""Worker processes that a core may be asked to bear."""
 CONNECT_SECONDS = 5
 """How long to wait for a scheduler's answer."""
 
@@ -115,10 +117,21 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def named(executor: str | None, workers: int, scheduler: str | None) -> str:
-    """Return the executor's name, by default the one that the other two arguments call for."""
+def check_workers(workers: int) -> None:
+    """Refuse a number of processes that no machine of this size is meant to have."""
     if workers < 1:
         raise BnbookError(f"workers must be at least 1, found {workers}.")
+    most = MOST_A_CORE * records.cores()
+    if workers > most:
+        raise BnbookError(
+            f"workers must be at most {most} here, {MOST_A_CORE} for each core, found {workers}:"
+            " each is a process that needs memory of its own."
+        )
+
+
+def named(executor: str | None, workers: int, scheduler: str | None) -> str:
+    """Return the executor's name, by default the one that the other two arguments call for."""
+    check_workers(workers)
     name = executor or ("dask" if scheduler else "processes" if workers > 1 else "inline")
     if name not in NAMES:
         raise BnbookError(f"executor must be one of {', '.join(NAMES)}, found {name!r}.")

@@ -147,13 +147,20 @@ def _condemned(kept: Store) -> Iterator[tuple[Path, str]]:
             yield path, "; ".join(reasons)
     current = set[str]()
     for note in sorted(kept.folder.glob("*.json")):
-        if reasons := _stale(json.loads(note.read_text()), sources):
+        if reasons := _note_reasons(note, sources):
             yield note, "; ".join(reasons)
         else:
             current.add(note.stem)
     for path in sorted((*kept.folder.glob("*.checkpoint"), *kept.folder.glob("*.progress"))):
         if path.stem not in current:
             yield path, "no batch that could go on has it"
+
+
+def _note_reasons(note: Path, sources: Mapping[str, str]) -> list[str]:
+    try:
+        return _stale(store.read_note(note), sources)
+    except BnbookError:
+        return ["damaged"]
 
 
 def export(path: Path, target: Path) -> None:

@@ -45,8 +45,8 @@ def choose(
     if len(tried) == 1:
         return tried[0]
     kept = folder / f"plan-{_key(experiment, group, device, tried)}.json"
-    if kept.is_file():
-        return Plan(**json.loads(kept.read_text())["plan"])
+    if known := _known(kept):
+        return known
     seconds = [_timed(experiment, group, device, plan) for plan in tried]
     best = tried[seconds.index(min(seconds))]
     measured = [
@@ -54,6 +54,14 @@ def choose(
     ]
     files.write_json(kept, {"plan": asdict(best), "measured": measured})
     return best
+
+
+def _known(kept: Path) -> Plan | None:
+    """Return the plan that was measured before; None when there is none that can be read."""
+    try:
+        return Plan(**json.loads(kept.read_text("utf-8"))["plan"])
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        return None
 
 
 def candidates(

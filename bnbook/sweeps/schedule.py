@@ -66,7 +66,7 @@ def read(path: Path) -> list[Entry]:
     try:
         listed = tomllib.loads(path.read_text("utf-8")).get("record", [])
         entries = [Entry(**each) for each in listed]
-    except (tomllib.TOMLDecodeError, TypeError) as error:
+    except (ValueError, TypeError) as error:  # not TOML, not UTF-8, other fields
         raise BnbookError(
             f"{path} must hold [[record]] tables with experiment, profile and why: {error}."
         ) from error

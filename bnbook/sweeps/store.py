@@ -99,9 +99,9 @@ class Store:
         return self.folder / f"{key}.parquet"
 
     def read(self, key: str) -> records.Record:
-        """Read a member's record."""
+        """Read a member's record, which must be of what its name is made of."""
         try:
-            return records.read(self.member(key))
+            return _member(self.member(key))
         except BnbookError as error:
             raise BnbookError(f"{error} `bnbook records prune` deletes damaged members.") from error
 
@@ -130,7 +130,7 @@ class Store:
         path = self.note(batch_key(members))
         with self.locked():
             if path.is_file():
-                note = json.loads(path.read_text())
+                note = read_note(path)
                 files.write_json(path, {**note, "seconds": note["seconds"] + seconds})
 
     def part_way(self, batch: str) -> bool:
@@ -141,12 +141,12 @@ class Store:
     def _spent(self, batch: str) -> float:
         """Seconds that were noted of a batch; none when there is no note of it."""
         note = self.note(batch)
-        return float(json.loads(note.read_text())["seconds"]) if note.is_file() else 0.0
+        return float(read_note(note)["seconds"]) if note.is_file() else 0.0
 
     def begun(self) -> list[tuple[str, ...]]:
         """Return the batches that were begun and not finished, by the keys of their members."""
         with self.locked():
-            notes = [json.loads(path.read_text()) for path in sorted(self.folder.glob("*.json"))]
+            notes = [read_note(path) for path in sorted(self.folder.glob("*.json"))]
         return [tuple(note["members"]) for note in notes]
 
     def finish(
@@ -180,9 +180,44 @@ class Store:
         """Yield each member's file and its record's provenance, None where it is damaged."""
         for path in sorted(self.folder.glob("*.parquet")):
             try:
-                yield path, records.read(path).provenance
+                yield path, _member(path).provenance
             except BnbookError:
                 yield path, None
+
+
+def _member(path: Path) -> records.Record:
+    """Read a member's record; without facts it is of an older version, whose keys nobody has."""
+    record = records.read(path)
+    facts = record.provenance.get("facts")
+    if facts is not None and key(facts) != path.stem:
+        raise BnbookError(
+            f"{path} is the record of another member than its name says: it was copied or renamed."
+            " It was left as it is."
+        )
+    return record
+
+
+def read_note(path: Path) -> dict[str, Any]:
+    """Read the note of a batch that was begun.
+
+    Raises
+    ------
+    BnbookError
+        When it is damaged, or the note of another batch.
+    """
+    try:
+        note: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        right = batch_key(note["members"]) == path.stem
+        _ = float(note["seconds"]), dict(note["facts"])
+    except (ValueError, TypeError, KeyError):
+        right = False
+    if not right:
+        raise BnbookError(
+            f"{path} is not the note of a batch that it should be: it was damaged, copied or"
+            " renamed. It was left as it is; `bnbook records prune` deletes it, and that batch"
+            " begins anew."
+        )
+    return note
 
 
 def today() -> str:

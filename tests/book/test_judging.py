@@ -121,8 +121,9 @@ def test_what_agrees_but_for_rounding(one, other, equal):
     assert ledger.agree(other, one) is equal
 
 
-def test_a_ledger_file_that_is_not_json(folders):
-    ledger.path(folders[0], "ioffe_fig1").write_text("{")
+@pytest.mark.parametrize("text", ["{", "[]", "3", '{"experiment": "ioffe_fig1"}', "\xff"])
+def test_what_is_no_ledger_file_is_refused(folders, text):
+    ledger.path(folders[0], "ioffe_fig1").write_bytes(text.encode("latin-1"))
     with pytest.raises(BnbookError, match="is not a ledger file"):
         ledger.read(folders[0])
     judging.rewrite_ledger(folders[0])

@@ -1,11 +1,17 @@
-"""The command line as a fixture."""
+"""The command line as a fixture, and folders in which to use it."""
 
 import sys
 
 import pytest
 
-from bnbook import cli
+from bnbook import cli, experiments
+from bnbook.book import judging
 from bnbook.cli import console
+from bnbook.evidence import records
+from bnbook.sweeps import sweep
+from tests.book.test_judging import FACTS
+from tests.experiments.test_ioffe_fig1 import made_up
+from tests.fake import EXPERIMENT as FAKE
 
 
 @pytest.fixture
@@ -21,3 +27,24 @@ def bnbook(monkeypatch, capsys):
         return done.value.code or 0, captured.out, captured.err
 
     return call
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A folder with one recorded experiment, and the working folder in it."""
+    (tmp_path / "_toc.yml").write_text("root: index\n")
+    queued = 'experiment = "ioffe_fig1"\nprofile = "quick"\nwhy = "its record is made up"\n'
+    (tmp_path / "queue.toml").write_text(f"[[record]]\n{queued}")
+    records.write(records.path(tmp_path / "results", "ioffe_fig1", "quick"), made_up(), FACTS)
+    judging.rewrite_ledger(tmp_path / "results")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sweep, "CACHE", tmp_path / "_build" / "sweeps")
+    return tmp_path
+
+
+@pytest.fixture
+def made_up_run(project, monkeypatch):
+    """A project in which the made-up experiment can be run; its claims are none."""
+    monkeypatch.setattr(experiments, "names", lambda: ["fake"])
+    monkeypatch.setattr(experiments, "find", {"fake": FAKE}.__getitem__)
+    return project

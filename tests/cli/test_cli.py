@@ -19,20 +19,6 @@ from bnbook.training import session
 from tests import fake
 from tests.book.test_judging import FACTS
 from tests.experiments.test_ioffe_fig1 import made_up
-from tests.fake import EXPERIMENT as FAKE
-
-
-@pytest.fixture
-def project(tmp_path, monkeypatch):
-    """A folder with one recorded experiment, and the working folder in it."""
-    (tmp_path / "_toc.yml").write_text("root: index\n")
-    queued = 'experiment = "ioffe_fig1"\nprofile = "quick"\nwhy = "its record is made up"\n'
-    (tmp_path / "queue.toml").write_text(f"[[record]]\n{queued}")
-    records.write(records.path(tmp_path / "results", "ioffe_fig1", "quick"), made_up(), FACTS)
-    judging.rewrite_ledger(tmp_path / "results")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sweep, "CACHE", tmp_path / "_build" / "sweeps")
-    return tmp_path
 
 
 def test_check_prints_every_claim(project, bnbook):
@@ -103,7 +89,7 @@ def test_debug_shows_the_traceback(project):
         [*command, "run", "ioffe_fig9", "--debug"], capture_output=True, text=True, check=False
     )
     assert "Traceback" in done.stderr
-    assert done.returncode == 1
+    assert done.returncode == 2
 
 
 def test_usage_errors_exit_2(bnbook):
@@ -141,14 +127,6 @@ def test_doctor_and_data_list_say_what_there_is(project, bnbook, monkeypatch):
     code, out, _ = bnbook("data", "list")
     assert code == 0
     assert "1,797" in out
-
-
-@pytest.fixture
-def made_up_run(project, monkeypatch):
-    """A project in which the made-up experiment can be run; its claims are none."""
-    monkeypatch.setattr(experiments, "names", lambda: ["fake"])
-    monkeypatch.setattr(experiments, "find", {"fake": FAKE}.__getitem__)
-    return project
 
 
 def test_a_budget_that_ends_exits_with_3_and_the_same_command_goes_on(
@@ -200,7 +178,8 @@ def test_a_measurement_without_claims_has_a_ledger_entry(project, bnbook):
         "workers": [1, 1, 2, 2], "repeat": [0, 1, 0, 1], "members": 72, "steps": 800,
         "seconds": [10.0, 12.0, 5.5, 5.5],
     })  # fmt: skip
-    records.write(records.path(project / "results", "scaling", "quick"), table, FACTS)
+    about = {**FACTS, "experiment": "scaling"}
+    records.write(records.path(project / "results", "scaling", "quick"), table, about)
     (project / "README.md").write_text("<!-- claims: made by `make judge` -->\n<!-- end -->\n")
     judging.rewrite_ledger(project / "results")
     entry = json.loads((project / "results/claims/scaling.json").read_text())

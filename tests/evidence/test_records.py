@@ -19,7 +19,7 @@ import pytest
 from bnbook.errors import BnbookError
 from bnbook.evidence import records
 
-FACTS = {"experiment": "made_up", "seeds": 2, "data": "digits"}
+FACTS = {"experiment": "made_up", "profile": "quick", "seeds": 2, "data": "digits"}
 LEFT = "It was left as it is; restore it with `git checkout` or record it again."
 
 
@@ -36,7 +36,7 @@ def table():
 
 
 def test_round_trip(tmp_path, table):
-    path = tmp_path / "deep" / "quick.parquet"
+    path = tmp_path / "deep" / "made_up" / "quick.parquet"
     digest = records.write(path, table, FACTS)
     record = records.read(path)
     pd.testing.assert_frame_equal(record.table, table)
@@ -124,7 +124,7 @@ def test_written_by_other_means(tmp_path, table):
 
 
 def test_a_failure_while_writing_leaves_the_old_file(tmp_path, table, monkeypatch):
-    path = tmp_path / "quick.parquet"
+    path = tmp_path / "a.parquet"
     digest = records.write(path, table, FACTS)
 
     def full(*_):
@@ -134,7 +134,19 @@ def test_a_failure_while_writing_leaves_the_old_file(tmp_path, table, monkeypatc
     with pytest.raises(OSError, match="no space left"):
         records.write(path, table.assign(step=0), FACTS)
     assert records.read(path).digest == digest
-    assert [p.name for p in tmp_path.iterdir()] == ["quick.parquet"]
+    assert [p.name for p in tmp_path.iterdir()] == ["a.parquet"]
+
+
+@pytest.mark.parametrize("place", ["made_up/standard", "other/quick", "other/quick.growing"])
+def test_a_record_that_was_copied_elsewhere_is_refused(tmp_path, table, place):
+    home = records.path(tmp_path, "made_up", "quick")
+    records.write(home, table, FACTS)
+    copy = tmp_path / f"{place}.parquet"
+    copy.parent.mkdir(exist_ok=True)
+    copy.write_bytes(home.read_bytes())
+    with pytest.raises(BnbookError, match=r"it says of itself made_up at quick: it was copied"):
+        records.read(copy)
+    assert records.read(home).provenance == FACTS
 
 
 @pytest.mark.slow

@@ -234,7 +234,9 @@ def test_replace_lets_a_smaller_record_stand(tmp_path, monkeypatch):
 
 def test_a_record_without_origins_is_read_as_it_is_and_replaced_when_covered(tmp_path):
     old = records.write(
-        path(tmp_path), pd.DataFrame({"x": [1.0]}), {"seeds": 2, "config": {}, "experiment": "fake"}
+        path(tmp_path),
+        pd.DataFrame({"x": [1.0]}),
+        {"seeds": 2, "config": {}, "experiment": "fake", "profile": "quick"},
     )
     record = records.read(path(tmp_path))
     assert (record.digest, growing.members_of(record)) == (old, {})
@@ -255,7 +257,8 @@ def test_members_keep_their_columns_and_types(tmp_path):
         for name, table in tables.items()
     }
     facts = [{"config": name} for name in "cab"]
-    records.write(path(tmp_path), *growing.assemble({}, facts, members))
+    itself = {"experiment": "fake", "profile": "quick"}
+    records.write(path(tmp_path), *growing.assemble(itself, facts, members))
     record = records.read(path(tmp_path))
     assert (record.provenance["members"], record.provenance["missing"]) == (3, 1)
     back = growing.members_of(record)

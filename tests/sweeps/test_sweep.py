@@ -18,7 +18,7 @@ from bnbook import datasets, files
 from bnbook.errors import BnbookError
 from bnbook.evidence import records, sources
 from bnbook.experiments.ioffe_fig1.experiment import EXPERIMENT as ioffe_fig1
-from bnbook.sweeps import store, sweep
+from bnbook.sweeps import inventory, store, sweep
 from bnbook.sweeps.progress import Progress, Work
 from bnbook.training import session
 from bnbook.training.session import OutOfTimeError, Plan
@@ -265,6 +265,45 @@ def test_a_damaged_member_is_refused_by_name(tmp_path):
     damaged.write_bytes(damaged.read_bytes()[:100])
     with pytest.raises(BnbookError, match=f"{damaged.name}.*bnbook records prune"):
         swept(tmp_path)
+
+
+def test_a_member_under_anothers_name_is_refused_and_pruned(tmp_path):
+    whole = swept(tmp_path, members=1).table
+    one, other = sorted((tmp_path / "fake").glob("*.parquet"))[:2]
+    other.write_bytes(one.read_bytes())
+    with pytest.raises(BnbookError, match=f"{other.name} is the record of another member.*prune"):
+        swept(tmp_path)
+    assert dict(store.Store(tmp_path / "fake").finished())[other] is None
+    assert other in dict(inventory.prune(tmp_path, dry_run=True))
+    other.unlink()
+    same(swept(tmp_path, members=1).table, whole)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "3", '{"members": 3}', "\xff", "copied"])
+def test_a_note_that_is_not_this_batchs_is_refused_and_pruned(tmp_path, monkeypatch, text):
+    clock = [0.0]
+    with monkeypatch.context() as patch:
+        patch.setattr(session, "now", lambda: clock[0])
+        patch.setattr(time, "sleep", lambda _: clock.__setitem__(0, clock[0] + 1))
+        swept(tmp_path, budget=4.0)
+    note = next((tmp_path / "fake").glob("*.json"))
+    bad = note.with_name(f"{'0' * 64}.json") if text == "copied" else note
+    bad.write_bytes(note.read_bytes() if text == "copied" else text.encode("latin-1"))
+    with pytest.raises(BnbookError, match=rf"{bad.name} is not the note of a batch.*records prune"):
+        swept(tmp_path)
+    monkeypatch.setattr(inventory, "_sources", lambda _: store.source_digests(FAKE))
+    assert dict(inventory.prune(tmp_path))[bad] == "damaged"
+    assert len(swept(tmp_path).table) == 12
+
+
+def test_a_damaged_plan_is_measured_again(tmp_path, monkeypatch):
+    whole = sweep.sweep(FAKE, fake.Config(), cache=tmp_path).table
+    (plan,) = tmp_path.glob("plan-*.json")
+    before = plan.read_bytes()
+    for text in (b"", b"[]", b'{"plan": {"speed": 3}}', b"\xff"):
+        plan.write_bytes(text)
+        same(sweep.sweep(FAKE, fake.Config(), cache=tmp_path).table, whole)
+        assert plan.read_bytes() == before
 
 
 @pytest.mark.parametrize(
