@@ -144,15 +144,36 @@ def compare(
 
 
 def differences(ours: Mapping[str, Any], yours: Mapping[str, Any]) -> list[str]:
-    """Say in words what differs between two records' provenance, seeds and machines included."""
-    fields = ("data_digest", "config", "source_digest", "device", "processor", "versions")
+    """Say in words what differs between two records' provenance, seeds and machines included.
+
+    Of a config and of versions each entry that differs, and no other.
+    """
+    one, other = (_entries(about) for about in (ours, yours))
     return [
-        f"{field}: ours {ours.get(field)}, yours {yours.get(field)}"
-        for field in fields
-        if ours.get(field) != yours.get(field)
+        f"{name}: ours {_short(one.get(name))}, yours {_short(other.get(name))}"
+        for name in {**one, **other}
+        if one.get(name) != other.get(name)
     ]
 
 
+def _entries(about: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what two records are compared in, a config's and the versions' entries by name."""
+    found = dict[str, Any]()
+    for field in ("data_digest", "config", "source_digest", "device", "processor", "versions"):
+        value = about.get(field)
+        inside = {f"{field}.{k}": v for k, v in value.items()} if isinstance(value, dict) else None
+        found |= {field: value} if inside is None else inside
+    return found
+
+
+def _short(value: Any) -> str:
+    """Write a value; of a long one the two ends."""
+    text = str(value)
+    return text if len(text) <= MOST_LETTERS else f"{text[:40]} … {text[-20:]}"
+
+
+MOST_LETTERS = 70
+"""Of a value that `differences` writes out."""
 Found = tuple[dict[str, Any], str, dict[str, Any]]
 """A claim, the profile it is judged at, and the judgement."""
 README_TABLE = re.compile(r"(<!-- claims: made by `make judge` -->\n).*?(<!-- end -->)", re.DOTALL)

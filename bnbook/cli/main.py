@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any
@@ -299,10 +300,15 @@ def _print_rows(rows: list[judging.Row]) -> None:
             claims.format_value(row.claim, row.judgement["value"]),
             claims.format_interval(row.claim, row.judgement),
             str(row.judgement["n"]),
-            row.judgement["verdict"] + (" (CONFLICT)" if row.conflict else ""),
+            _verdict(row.judgement) + (" (CONFLICT)" if row.conflict else ""),
             where,
         )
     out.print(table)
+
+
+def _verdict(judgement: Mapping[str, Any]) -> str:
+    """Name the verdict; where nothing was measured, that too."""
+    return str(judgement["verdict"]) + ("" if judgement["n"] else ", no seed has a value")
 
 
 @app.command()
@@ -327,7 +333,7 @@ def compare(
             claims.format_interval(claim, ours),
             claims.format_value(claim, yours["value"]),
             claims.format_interval(claim, yours),
-            f"{ours['verdict']} / {yours['verdict']}: {agree}",
+            f"{_verdict(ours)} / {_verdict(yours)}: {agree}",
         )
     out.print(table)
     about = [records.read(records.path(f, name, profile)).provenance for f in folders]

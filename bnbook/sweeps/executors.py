@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import pkgutil
 import signal
 import sys
 import threading
@@ -48,6 +49,8 @@ class Crew:
         Whether it runs in other processes, which may hold another version of the code.
     elsewhere : bool
         Whether it runs on other machines, which may be faster or slower.
+    count : callable
+        How many workers there are now.
     """
 
     executor: Executor
@@ -55,6 +58,7 @@ class Crew:
     window: int | None
     apart: bool
     elsewhere: bool
+    count: Callable[[], int] = lambda: 1
 
 
 class InlineExecutor(Executor):
@@ -185,20 +189,40 @@ def _dask(scheduler: str, device: str) -> Iterator[Crew]:
             " `dask scheduler` and give the address that it prints, such as tcp://HOST:8786."
         ) from error
     with client:
-        workers = client.scheduler_info(n_workers=-1)["workers"].values()
-        offered = any(worker["resources"].get("GPU") for worker in workers)
+
+        def workers() -> list[dict[str, Any]]:
+            return list(client.scheduler_info(n_workers=-1)["workers"].values())
+
+        _check_installed(client, scheduler)
+        offered = any(worker["resources"].get("GPU") for worker in workers())
         kind = device if device != "auto" else "cuda" if offered else "cpu"
-        if not workers or (kind == "cuda" and not offered):
+        if not workers() or (kind == "cuda" and not offered):
             option = ' --resources "GPU=1"' if kind == "cuda" else ""
             say(f"{scheduler} has no such worker yet; start `dask worker {scheduler}{option}`.")
         executor = client.get_executor(
             pure=False, **({"resources": {"GPU": 1}} if kind == "cuda" else {})
         )
         try:
-            yield Crew(executor, kind, None, apart=True, elsewhere=True)
+            yield Crew(executor, kind, None, True, True, lambda: len(workers()))
         except BaseException:
             executor.shutdown(wait=False)
             raise
+
+
+def _check_installed(client: Any, scheduler: str) -> None:
+    """Refuse machines without this package: they would end, or fail, at the first batch."""
+    asked = pkgutil.resolve_name, "bnbook:__version__"
+    places = dict(client.run(*asked, on_error="return"))
+    try:
+        client.run_on_scheduler(*asked)
+    except ImportError as error:
+        places[f"the scheduler {scheduler}"] = error
+    lacking = sorted(place for place, found in places.items() if isinstance(found, ImportError))
+    if lacking:
+        raise BnbookError(
+            f"bnbook cannot be imported on {', '.join(lacking)}. Install the same bnbook and torch"
+            " there as here, and start the scheduler and the workers again. Nothing was begun."
+        )
 
 
 def say(line: str) -> None:
@@ -255,12 +279,15 @@ def _explanation(error: BaseException) -> str | None:
         return (
             f"the disk is full ({error.strerror}, {error.filename or 'while writing'}). Free some."
         )
+    if "deserialization" in text:
+        return "the Dask scheduler has another bnbook than this machine. Install the same on both."
     if isinstance(error, BrokenProcessPool):
         return "a worker process died, perhaps for want of memory. Try fewer `--workers`."
     if kind == "KilledWorker":
         return (
             "one batch ended every Dask worker that tried it, usually for want of memory. Try"
-            " `--members 4`, or workers with a larger `--memory-limit`; their logs say more."
+            " `--members 4`, or workers with a larger `--memory-limit`; or bnbook is not installed"
+            " there. Their logs say more."
         )
     if isinstance(error, CancelledError) or kind in ("CommClosedError", "FutureCancelledError"):
         return "the Dask scheduler went away. Start it and its workers again."

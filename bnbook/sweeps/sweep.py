@@ -214,6 +214,7 @@ class _Sweep:
         self.configs = configs
         self.part_of, self.known = dict[str, Any](), dict[Any, dict[str, Any]]()
         self.growing: Growing | None = None
+        self.told = False
 
     def choose_plan(self, folder: Path, members: int | None) -> None:
         """Choose how to compute, where it will be computed on other machines; then name members."""
@@ -288,11 +289,22 @@ class _Sweep:
             )
 
     def _in_time(self, future: Future[Plan]) -> Plan:
-        left = None if self.deadline is None else max(0.0, self.deadline - session.now())
-        try:
-            return future.result(left)
-        except TimeoutError as error:
-            raise OutOfTimeError("no worker had answered when the time was up.") from error
+        while not future.done():
+            if self._late() >= 0:
+                raise OutOfTimeError("no worker had answered when the time was up.")
+            wait([future], timeout=min(1.0, -self._late()))
+            self._tell_when_nobody_works()
+        return future.result()
+
+    def _tell_when_nobody_works(self) -> None:
+        """Say once that the workers have gone, and again when they went another time."""
+        gone = self.crew.count() == 0
+        if gone and not self.told:
+            executors.say(
+                f"{self.experiment.name}: no worker is there; waiting for one. A worker that cannot"
+                " import bnbook ends when it is given a batch, and its log says so."
+            )
+        self.told = gone
 
     def batches(self) -> list[Batch]:
         """What is to be trained: batches that were begun, then the rest in the order of the table.
@@ -368,6 +380,8 @@ class _Sweep:
                     " and were given up. Run the same command again to go on."
                 )
             done, _ = wait(running, timeout=1, return_when=FIRST_COMPLETED)
+            if not done:
+                self._tell_when_nobody_works()
             ended = [(future, running.pop(future)) for future in done]
             for future, batch in sorted(ended, key=lambda pair: _failed(pair[0])):
                 self._record(batch, future.result(), progress)

@@ -137,6 +137,24 @@ def test_differences_are_named():
     assert judging.differences(ours, yours) == ["processor: ours A, yours B"]
 
 
+def test_of_two_configs_and_versions_only_what_differs_is_shown():
+    config = {f"field{i}": list(range(100)) for i in range(30)}
+    ours = {
+        "config": {**config, "steps": 1, "seeds": [0]},
+        "versions": {"torch": "1", "numpy": "2"},
+    }
+    longer = {**config, "steps": 2, "seeds": list(range(200)), "new": None}
+    yours = {"config": longer, "versions": {"torch": "1", "numpy": "3"}}
+    said = judging.differences(ours, yours)
+    assert [line.partition(":")[0] for line in said] == [
+        "config.steps", "config.seeds", "versions.numpy",
+    ]  # fmt: skip
+    assert said[0] == "config.steps: ours 1, yours 2"
+    assert said[1].startswith("config.seeds: ours [0], yours [0, 1, 2, ")
+    assert said[1].endswith(", 198, 199]")
+    assert max(map(len, said)) < 120
+
+
 def test_the_readmes_table_is_made_between_its_markers(folders):
     text = "# T\n<!-- claims: made by `make judge` -->\nold\n<!-- end -->\nrest\n"
     made = judging.readme(text, folders[0])

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import re
 import subprocess
 import sys
@@ -90,6 +91,15 @@ def test_debug_shows_the_traceback(project):
     )
     assert "Traceback" in done.stderr
     assert done.returncode == 2
+
+
+def test_a_claim_of_which_no_seed_has_a_value_says_so(project, bnbook):
+    fresh = records.path(project / "_build" / "results", "ioffe_fig1", "quick")
+    records.write(fresh, made_up().assign(movement=math.nan), FACTS)
+    for command in ("check", "compare ioffe_fig1"):
+        code, out, _ = bnbook(*command.split())
+        assert code == 0
+        assert "not tested, no seed has a value" in out
 
 
 def test_usage_errors_exit_2(bnbook):

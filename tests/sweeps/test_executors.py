@@ -18,6 +18,7 @@ import pytest
 
 from bnbook.errors import BnbookError
 from bnbook.sweeps import executors, sweep, worker
+from bnbook.training.session import OutOfTimeError
 from tests import fake
 from tests.fake import EXPERIMENT as FAKE
 from tests.sweeps.test_sweep import contents, log, same, swept  # noqa: F401, a fixture
@@ -64,6 +65,7 @@ def test_a_worker_without_the_folder_uses_one_of_its_own(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("error", "says"),
     [
+        (RuntimeError("Error during deserialization of the task graph."), "has another bnbook"),
         (BrokenProcessPool("died"), "a worker process died"),
         (MemoryError(), "Try `--members 4`"),
         (OSError(errno.EDQUOT, "Disk quota exceeded", "a"), "the disk is full .Disk quota .*a.*"),
@@ -101,13 +103,13 @@ def dask():
     pytest.importorskip("distributed", reason="the package distributed is not installed")
     started = []
 
-    def start(*arguments):
+    def start(*arguments, without=None):
         environment = {
             **os.environ, "PYTHONPATH": str(ROOT), "DASK_DISTRIBUTED__DEPLOY__LOST_WORKER_TIMEOUT":
             "1s", "PYTHONWARNINGS": "ignore",
         }  # fmt: skip
         process = subprocess.Popen(
-            [sys.executable, "-m", "dask", *arguments],
+            [sys.executable, *(["-m", "dask"] if without is None else [without]), *arguments],
             env=environment,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -119,6 +121,21 @@ def dask():
     for process in started:
         process.kill()
         process.wait()
+
+
+WITHOUT = """
+import importlib.abc, sys
+
+class Blocked(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("bnbook", "tests"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Blocked())
+from dask.__main__ import main
+main()
+"""
+"""Dask as on a machine without the package."""
 
 
 def start_worker(dask, address, folder, *more):
@@ -207,6 +224,40 @@ def test_a_batch_that_nobody_waits_for_stops_and_keeps_its_state(tmp_path, log, 
         assert json.loads(session.checkpoint.read_text())["step"] == step
     process.kill()
     process.wait()
+
+
+@pytest.mark.slow
+def test_a_worker_without_the_package_is_refused_by_name(tmp_path, dask, scheduler):
+    from distributed import Client
+
+    file = tmp_path / "without.py"
+    file.write_text(WITHOUT)
+    process = dask(
+        "worker", scheduler, "--nthreads", "1", "--no-nanny", "--no-dashboard", without=file
+    )
+    with Client(scheduler, set_as_default=False) as client:
+        client.wait_for_workers(1, timeout=60)
+    with pytest.raises(BnbookError, match=r"cannot be imported on tcp://.* Nothing was begun"):
+        swept(tmp_path / "cache", scheduler=scheduler)
+    assert not (tmp_path / "cache").exists()
+    process.kill()
+    process.wait()
+
+
+def test_a_scheduler_without_the_package_is_refused():
+    def lacks(*_):
+        raise ModuleNotFoundError("No module named 'bnbook'")
+
+    client = SimpleNamespace(run=lambda *_, **__: {"tcp://a:1": "1.0"}, run_on_scheduler=lacks)
+    with pytest.raises(BnbookError, match="cannot be imported on the scheduler tcp://a:2"):
+        executors._check_installed(client, "tcp://a:2")
+
+
+@pytest.mark.slow
+def test_waiting_for_workers_is_said_once(tmp_path, scheduler, capsys):
+    with pytest.raises(OutOfTimeError, match="no worker had answered when the time was up"):
+        swept(tmp_path, scheduler=scheduler, budget=6.0)
+    assert capsys.readouterr().err.count("no worker is there; waiting for one") == 1
 
 
 @pytest.mark.slow
