@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from bnbook.bench import backward, contenders, deep, floor, gpu, growth, memory, workloads
+from bnbook.bench import backward, contenders, costs, deep, floor, gpu, growth, memory, workloads
 from bnbook.bench.runner import Runner
 from bnbook.bench.timing import row, seconds
 from bnbook.bench.workloads import Workload
@@ -21,7 +21,7 @@ from bnbook.training import fit
 CPU: Mapping[str, Workload] = {
     workload.name: workload for workload in (workloads.MNIST, workloads.DIGITS, workloads.RESNET20)
 }
-NAMES = (*CPU, *deep.NAMES, "memory", "growth", "backward", *gpu.NAMES)
+NAMES = (*CPU, *deep.NAMES, "costs", "memory", "growth", "backward", *gpu.NAMES)
 """What there is to measure, for ``--only``."""
 
 
@@ -68,7 +68,7 @@ def run(
     only : collection of str
         Names of `NAMES`; empty for all, of the deep networks for those of `deep.QUICK`.
     all_deep : bool
-        Measure the deep networks, all of them and nothing else.
+        Measure the deep networks and their costs, all of them and nothing else.
 
     Returns
     -------
@@ -85,8 +85,9 @@ def run(
             f"expected names of workloads, among {', '.join(NAMES)}; found {', '.join(unknown)}."
         )
     effort = QUICK if quick else FULL
-    left_out = set(deep.NAMES) - set(deep.QUICK)
-    wanted = set(only) or (set(deep.NAMES) if all_deep else set(NAMES) - left_out)
+    all_of_deep = {*deep.NAMES, "costs"}
+    left_out = all_of_deep - set(deep.QUICK)
+    wanted = set(only) or (all_of_deep if all_deep else set(NAMES) - left_out)
     if fit.choose_device(device).type == "cuda":
         rows = gpu.rows(quick, effort.repetitions, wanted)
     else:
@@ -102,6 +103,8 @@ def _cpu_rows(quick: bool, effort: Effort, wanted: Collection[str]) -> list[dict
     for name, deep_one in {**deep.WORKLOADS, deep.MAP.name: deep.MAP}.items():
         if name in wanted:
             rows += _deep_rows(deep_one, effort, quick)
+    if "costs" in wanted:
+        rows += costs.rows()
     if "growth" in wanted:
         rows += growth.rows(quick, effort.repetitions, effort.steps["growth"])
     if "memory" in wanted:

@@ -1,16 +1,18 @@
-"""Memory of 64 members in training, above what the process held before, against a count by hand."""
+"""Memory in training, above what the process held before; of 64 members beside a count by hand."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import multiprocessing
+import time
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from bnbook.bench.workloads import MLP, MNIST
+from bnbook.bench.workloads import MLP, MNIST, Workload
 from bnbook.errors import BnbookError
 from bnbook.evidence import timings
 
@@ -43,51 +45,75 @@ def rows() -> list[dict[str, Any]]:
     """Measure in a fresh process; one row for ours, one for the count."""
     workload = replace(MNIST, members=MEMBERS)
     about = {"members": MEMBERS, "steps": STEPS, "repetition": 0}
-    by_hand = counted(workload) / 2**20
+    ours, by_hand = measured(workload, STEPS)[0], counted(workload) / 2**20
     found = []
-    for contender, size in ((timings.OURS, _measured(workload)), (timings.MEMORY, by_hand)):
-        note = "" if size is not None else "not run: needs Linux's /proc"
+    for contender, size in ((timings.OURS, ours), (timings.MEMORY, by_hand)):
+        note = "" if not math.isnan(size) else "not run: needs Linux's /proc"
         found.append(
             timings.empty("memory", contender, MEMBERS, note)
             | about
-            | ({} if size is None else {"mebibytes": size})
+            | ({} if note else {"mebibytes": size})
         )
     return found
 
 
-def _measured(workload: MLP) -> float | None:
-    """Mebibytes of ours, or None where the system does not tell."""
-    if not _STATUS.is_file():
-        return None
+def measured(workload: Workload, steps: int, threads: int = 0) -> tuple[float, float]:
+    """Train in a fresh process.
+
+    Parameters
+    ----------
+    workload : Workload
+        What to train.
+    steps : int
+        Of the training whose peak and time are taken, after another as long.
+    threads : int
+        Of the process; 0 leaves torch its own number.
+
+    Returns
+    -------
+    mebibytes : float
+        The peak above what the process held before; NaN where the system does not tell.
+    seconds : float
+        Of the training.
+    """
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
-    process = context.Process(target=_train, args=(there, workload), daemon=True)
+    process = context.Process(target=_train, args=(there, workload, steps, threads), daemon=True)
     process.start()
     there.close()
     try:
-        return float(here.recv())
+        mebibytes, seconds = here.recv()
     except EOFError as error:
         raise BnbookError("the process whose memory was measured ended too early.") from error
     finally:
         process.join()
+    return mebibytes, seconds
 
 
-def _train(connection: Connection, workload: MLP) -> None:
-    """Train, and send how many mebibytes the peak lay above the beginning.
+def _train(connection: Connection, workload: Workload, steps: int, threads: int) -> None:
+    """Train, and send how many mebibytes the peak lay above the beginning, and the seconds.
 
     The beginning comes after imports, the data and a step of one member, so that the libraries' own
     buffers are in it.
     """
+    import torch
+
     from bnbook.bench import our_fit
 
+    torch.set_num_threads(threads or torch.get_num_threads())
     our_fit.Fit(workload, 1, 0, "cpu", [0.1]).run(workload.ours(1, 0))
-    fit = our_fit.Fit(workload, STEPS, 0, "cpu", workload.rates(workload.members))
+    fit = our_fit.Fit(workload, steps, 0, "cpu", workload.rates(workload.members))
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)  # memory freed so far goes back to the system
         _CLEAR.write_text("5")  # the peak starts again from here
-    before = _kibibytes("VmRSS")
+    tells = _STATUS.is_file()
+    before = _kibibytes("VmRSS") if tells else math.nan
     fit.run(workload.ours(workload.members, 0))
-    connection.send((_kibibytes("VmHWM") - before) / 1024)
+    mebibytes = (_kibibytes("VmHWM") - before) / 1024 if tells else math.nan
+    model = workload.ours(workload.members, 0)
+    began = time.perf_counter()
+    fit.run(model)
+    connection.send((mebibytes, time.perf_counter() - began))
 
 
 def _kibibytes(field: str) -> int:

@@ -28,6 +28,8 @@ FLAGS = ("loop, channels last", "loop, bfloat16", "loop, compiled", "loop, 2 loa
 MAP_STEPS = 50_000
 """Steps of a network of figure 1."""
 GROWTH = ("growth members", "growth depth", "growth width")
+COSTS = ("cost depth", "cost width", "cost side", "cost minibatch", "cost members")
+"""What varies in the costs of a deep network."""
 _KEY = ["workload", "contender", "members", "setting"]
 
 
@@ -148,7 +150,7 @@ def _row(table: pd.DataFrame, runs: pd.DataFrame, rate: float) -> dict[str, Any]
     first, seconds = runs.iloc[0], runs["seconds"]
     workload, contender = str(first["workload"]), str(first["contender"])
     each = _per_step(runs).median()
-    compared = workload not in (PRODUCT, *GROWTH)
+    compared = workload not in (PRODUCT, *GROWTH, *COSTS)
     ratio = ratios(table, workload, contender) if compared else pd.Series(dtype=float)
     return {
         **{name: first[name] for name in (*_KEY, "steps")},
@@ -243,7 +245,7 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         if row["workload"] == PRODUCT:
             name = f"product_{slug(row['contender'])}"
             found[f"{name}_floor"] = fact([100 * row["floor_share"]], 0, " %")
-        elif row["workload"] not in GROWTH and not row["note"]:
+        elif row["workload"] not in (*GROWTH, *COSTS) and not row["note"]:
             found |= _contender_facts({str(name): value for name, value in row.items()})
     for target, outcome in judged(table):
         ends = {name: outcome[name] for name in ("value", "low", "high")}

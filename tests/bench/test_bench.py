@@ -14,6 +14,7 @@ from bnbook import bench, files
 from bnbook.bench import (
     backward,
     contenders,
+    costs,
     deep,
     figures,
     floor,
@@ -348,6 +349,36 @@ def test_the_growth_curves():
     assert [setting for curve, setting, _ in full if curve == "growth members"] == [
         2**k for k in range(9)
     ]
+
+
+def test_the_costs_vary_one_thing_each(monkeypatch):
+    found = list(costs.networks())
+    assert tuple(dict.fromkeys(curve for curve, *_ in found)) == timings.COSTS
+    for curve in timings.COSTS:
+        assert [network for of, _, network in found if of == curve].count(costs.BASE) == 1
+    wide = replace(costs.BASE, blocks=1, width=32)
+    assert [conv.out_channels for conv in wide.ours(1, 0).convolutions] == [32] * 3 + [64] * 2 + [
+        128
+    ] * 2
+    monkeypatch.setattr(costs, "networks", lambda: iter([("cost side", 8, wide)]))
+    monkeypatch.setattr(memory, "measured", lambda *_, threads: (12.5, 3.0 * threads))
+    (row,) = costs.rows()
+    assert (row["setting"], row["mebibytes"], row["seconds"], row["steps"]) == (8.0, 12.5, 3.0, 4)
+    about = timings.rows(pd.DataFrame([row, *measure.product_rows([floor.Product((8, 8, 8))], 0)]))
+    assert about.loc[0, "us_per_member_step"] == pytest.approx(750_000)
+    assert math.isnan(about.loc[0, "ratio_to_ours"])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not memory._STATUS.is_file(), reason="needs Linux's /proc")
+def test_a_steps_memory_holds_its_activations_and_not_many_times_them():
+    """The kernels keep each convolution's output in bfloat16, and as much again on the way."""
+    network = replace(costs.BASE, batch=512)
+    convolutions = floor.convolutions(network.blocks, network.side)
+    numbers = network.batch * sum(each.outputs * each.positions for each in convolutions)
+    mebibytes, seconds = memory.measured(network, 1, threads=1)
+    assert 2 * numbers <= mebibytes * 2**20 <= 8 * numbers
+    assert seconds > 0
 
 
 def test_what_is_missing_is_named(monkeypatch):

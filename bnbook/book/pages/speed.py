@@ -1,4 +1,4 @@
-"""The directives ``{targets}`` and ``{timings}``: the benchmark's record as tables."""
+"""The directives ``{targets}``, ``{timings}`` and ``{costs}``: the benchmark's record as tables."""
 
 from __future__ import annotations
 
@@ -107,7 +107,37 @@ class TimingsDirective(EvidenceDirective):
         return self.finished(table(columns, (22, 8, 22, 12, 12, 12, 12), cells, [], title))
 
 
+class CostsDirective(EvidenceDirective):
+    """``{costs} bench_deep [@profile]``: time and memory of a step as one thing varies."""
+
+    option_spec: ClassVar = {"caption": directives.unchanged, "name": directives.unchanged}
+
+    def render(self) -> list[nodes.Node]:
+        """Return the table."""
+        content, profile = self.asked()
+        rows = content["profiles"][profile].get("rows", [])
+        chosen = [row for row in rows if row["workload"] in timings.COSTS]
+        if not chosen:
+            raise BnbookError(f"expected costs, found none in {content['experiment']}.")
+        columns = ("What varies", "Value", "ms a step and network", "MiB at the peak")
+        cells = [
+            [
+                paragraph(text)
+                for text in (
+                    row["workload"].removeprefix("cost "),
+                    f"{row['setting']:g}",
+                    f"{row['us_per_member_step'] / 1000:,.1f}",
+                    format_value({"unit": "", "digits": 0}, row["mebibytes"]),
+                )
+            ]
+            for row in chosen
+        ]
+        title = self.options.get("caption") or "What a deep network costs."
+        return self.finished(table(columns, (30, 20, 25, 25), cells, [], title))
+
+
 def setup(app: Sphinx) -> None:
     """Add the directives."""
     app.add_directive("targets", TargetsDirective)
     app.add_directive("timings", TimingsDirective)
+    app.add_directive("costs", CostsDirective)

@@ -1,0 +1,1 @@
+"""Deep residual networks trained in float32 and in bfloat16."""

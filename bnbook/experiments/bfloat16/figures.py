@@ -1,0 +1,36 @@
+"""Final accuracies in bfloat16 against those in float32, a dot a seed."""
+
+from __future__ import annotations
+
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from bnbook.experiments.bfloat16 import claims
+from bnbook.plots import style
+
+
+def pairs(table: pd.DataFrame) -> Figure:
+    """Draw each pair of runs that differ in precision alone."""
+    figure = style.new_figure(1, 1, 5.4, 4.6)
+    draw_pairs(figure.axes[0], table)
+    return figure
+
+
+def draw_pairs(ax: Axes, table: pd.DataFrame) -> None:
+    """Draw final test accuracies in per cent; on the diagonal both precisions agree."""
+    accuracy = (100 * claims.paired(table, "test_accuracy")).reset_index()
+    for (name, rate), own in accuracy.groupby(claims.CELL):
+        arm, filled = str(name), rate == accuracy["learning_rate"].max()
+        ax.scatter(
+            own[claims.FLOAT32], own[claims.BFLOAT16], label=f"{arm}, rate {rate:g}",
+            marker=style.MARKERS[arm], edgecolors=style.COLOURS[arm], s=36,
+            facecolors=style.COLOURS[arm] if filled else "none",
+        )  # fmt: skip
+    ax.axline((20, 20), slope=1, color="0.7", lw=0.8, zorder=0)
+    low, high = accuracy[claims.FLOAT32].min() - 3, accuracy[claims.FLOAT32].max() + 3
+    ax.set(xlim=(low, high), ylim=(low, high), aspect="equal")
+    ax.set(xlabel="test accuracy in float32 (%)", ylabel="test accuracy in bfloat16 (%)")
+    ax.legend(loc="lower right")
+    sns.despine(ax=ax)
