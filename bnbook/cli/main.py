@@ -23,7 +23,7 @@ from bnbook.cli.console import duration, out, print_json, replace_what_cannot_be
 from bnbook.cli.diagnose import diagnose
 from bnbook.cli.doctor import doctor
 from bnbook.errors import BnbookError
-from bnbook.evidence import claims, records
+from bnbook.evidence import claims, ledger, records
 from bnbook.training.session import OutOfTimeError
 
 app = typer.Typer(
@@ -260,6 +260,7 @@ def check(as_json: Json = False) -> None:
         print_json([row.as_dict() for row in rows])
     else:
         _print_rows(rows)
+        _print_coverage(results)
     _exit_on_conflict(rows)
     _exit_on_stale(results)
 
@@ -309,6 +310,23 @@ def _print_rows(rows: list[judging.Row]) -> None:
 def _verdict(judgement: Mapping[str, Any]) -> str:
     """Name the verdict; where nothing was measured, that too."""
     return str(judgement["verdict"]) + ("" if judgement["n"] else ", no seed has a value")
+
+
+def _print_coverage(results: Path) -> None:
+    """Print everything that the two papers say, and what became of it; as on the ledger's page."""
+    from bnbook.tables import coverage
+
+    contents = ledger.read(results)
+    table = Table("row", "place", "what the paper has", "here", show_lines=True)
+    for row in coverage.rows():
+        ours = [
+            f"{each.claim['id']}: {each.judgement['verdict']} ({each.profile})"
+            for each in coverage.tested(row, contents)
+        ]
+        table.add_row(
+            row.row, f"{row.paper}, {row.section}", row.what, "\n".join(ours) or row.status
+        )
+    out.print(table)
 
 
 @app.command()

@@ -17,8 +17,10 @@ In a page                                         What is printed
 ``{paper} ioffe_fig1``                            numbers read off the paper's figure, beside ours
 ``{settings} ioffe_fig1``                         table of networks and training, beside the paper's
 ``{ledger}``                                      every claim at every recorded profile
+``{coverage} ioffe``                              everything that a paper says, and its verdicts
 ``{targets} bench``                               table of the benchmark's targets, met or missed
 ``{timings} bench mnist``                         table of a workload's contenders
+``{costs} bench_deep``                            time and memory of deep networks
 ================================================  =================================================
 """
 
@@ -29,7 +31,7 @@ from typing import Any
 from sphinx.application import Sphinx
 
 import bnbook
-from bnbook.book.pages import accessible, assets, overlay, roles, settings, speed, tables
+from bnbook.book.pages import accessible, assets, coverage, overlay, roles, settings, speed, tables
 from bnbook.evidence import sources
 
 
@@ -38,7 +40,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_config_value("bnbook_results", "results", "env", str)
     app.add_config_value("bnbook_executed", "_build/executed", "env", str)
     app.add_config_value("bnbook_ledger_page", "book/ledger", "env", str)
-    for part in (overlay, accessible, roles, tables, settings, speed, assets):
+    for part in (overlay, accessible, roles, tables, coverage, settings, speed, assets):
         part.setup(app)
     # Pages that other code has read are read again.
     version = int(sources.source_digest(__name__)[:12], 16)

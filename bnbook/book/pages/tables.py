@@ -13,7 +13,7 @@ from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.util.docutils import SphinxDirective
 
-from bnbook.book.pages import evidence
+from bnbook.book.pages import evidence, places
 from bnbook.book.pages.roles import (
     badge_classes,
     depend_on,
@@ -260,6 +260,10 @@ class LedgerDirective(EvidenceDirective):
             provenance_line(profile, content["profiles"][profile]["record"])
             for profile in _recorded(content)
         ]
+        if told := places.links(self.env, content["experiment"]):
+            files = [f"results/{content['experiment']}/{p}.parquet" for p in _recorded(content)]
+            held = [piece for file in files for piece in (" ", nodes.literal(file, file))]
+            section += paragraph(*told, " Recorded in", *held, ".")
         section += [self.claim(content, claim) for claim in content["claims"]]
         return section
 
