@@ -203,7 +203,8 @@ def judged(table: pd.DataFrame) -> Iterator[tuple[Target, dict[str, Any]]]:
         ``verdict``: ``met``, ``missed`` or ``not run``.
     """
     measured = set(table["workload"])
-    for target in (*TARGETS, *(each for each in DEEP_TARGETS if each.workload in measured)):
+    asked = TARGETS if any(each.workload in measured for each in TARGETS) else ()
+    for target in (*asked, *(each for each in DEEP_TARGETS if each.workload in measured)):
         samples = pd.Series(_samples(table, target), dtype=float)
         if samples.empty:
             yield target, {"value": None, "low": None, "high": None, "n": 0, "verdict": "not run"}

@@ -50,9 +50,31 @@ def test_the_tables_of_the_benchmark(site, content, recorded):
     assert "Speed on a CPU" not in site.text("book/ledger"), "it makes no claims"
 
 
+def test_the_tables_of_deep_networks(site, content):
+    rows = [timing.row(timings.PRODUCT, "square", 1, 1, 0, 0.5) | {"gflop": 1.0}]
+    for name, taken in (("ours", 1.0), ("loop, compiled", 1.3), ("floor, bfloat16", 0.4)):
+        rows.append(timing.row("resnet56-16 without BN", name, 1, 10, 0, taken))
+    made = timing.row("cost side", "ours", 1, 4, 0, 0.5)
+    rows.append(made | {"setting": 32.0, "mebibytes": 110.4})
+    about = {"device": "cpu", "threads": 1, "load": 0.1, "seconds": 30.0, "deep": True}
+    table = pd.DataFrame(rows, columns=list(timings.COLUMNS))
+    recording.write(table, "quick", **about, folder=site.root / "results")
+    site.write_ledger(content)
+    asked = ("targets", ""), ("timings", " resnet56-16 without BN"), ("costs", "")
+    blocks = [f"```{{{name}}} bench_deep{rest}\n```\n" for name, rest in asked]
+    site.write("book/deep.md", "# Deep\n\n" + "\n".join(blocks))
+    assert site.build() == (0, "")
+    targets, contenders, costs = (cells(found) for found in site.page("book/deep")("table"))
+    assert list(targets) == ["resnet56-16 without BN: the best of the others"]
+    assert targets["resnet56-16 without BN: the best of the others"][1] == "1.30×"
+    assert contenders["loop, compiled"][3] == "1.30"
+    assert costs == {"side": ["32", "125.0", "110"]}
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [
+        ("```{costs} bench\n```", "expected costs, found none in bench"),
         ("```{targets} toy_fig1\n```", "found toy_fig1: no targets"),
         ("```{timings} bench mnits\n```", "found 'mnits'; there are: growth members"),
         ("```{timings} bench mnist @standard\n```", "found 'standard'; there are: quick"),

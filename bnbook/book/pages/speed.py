@@ -9,7 +9,6 @@ from docutils import nodes
 from docutils.parsers.rst import directives
 from sphinx.application import Sphinx
 
-from bnbook.book.pages import evidence
 from bnbook.book.pages.roles import badge_classes
 from bnbook.book.pages.tables import EvidenceDirective, paragraph, table
 from bnbook.errors import BnbookError
@@ -86,14 +85,16 @@ class TimingsDirective(EvidenceDirective):
 
     def render(self) -> list[nodes.Node]:
         """Return the table."""
-        request = evidence.Request.parse(self.arguments[0])
-        content, profile = self.of(request.name, request.profile)
+        name, _, workload = self.arguments[0].partition(" ")
+        workload, _, wanted = workload.partition("@")
+        workload = workload.strip()
+        content, profile = self.of(name, wanted or None)
         rows = content["profiles"][profile].get("rows", [])
-        chosen = [row for row in rows if row["workload"] == request.field]
+        chosen = [row for row in rows if row["workload"] == workload]
         if not chosen:
             there = ", ".join(sorted({row["workload"] for row in rows})) or "none"
-            raise BnbookError(f"expected a workload, found {request.field!r}; there are: {there}.")
-        title = self.options.get("caption") or f"Contenders, {request.field}."
+            raise BnbookError(f"expected a workload, found {workload!r}; there are: {there}.")
+        title = self.options.get("caption") or f"Contenders, {workload}."
         columns = (
             "Contender",
             "Members",
