@@ -6,6 +6,7 @@ alone, so that the queue goes on wherever they are, whatever ended it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
@@ -150,5 +151,17 @@ def alone(root: Path) -> FileLock:
             f"another `bnbook queue run` is at work here ({path} is locked); nothing was begun."
             " Wait for it, or stop it."
         ) from error
-    os.nice(max(0, NICENESS - os.nice(0)))
+    give_way()
     return lock
+
+
+def give_way(group: Path = Path("/proc/self/autogroup")) -> None:
+    """Lower this process's priority, and its session's where it leads one.
+
+    Linux shares the cores among sessions first, so that niceness alone counts within one terminal
+    and not against a program in another. A session that is somebody's shell is left as it is.
+    """
+    os.nice(max(0, NICENESS - os.nice(0)))
+    if hasattr(os, "getsid") and os.getsid(0) == os.getpid() and group.is_file():
+        with contextlib.suppress(OSError):
+            group.write_text(str(NICENESS))

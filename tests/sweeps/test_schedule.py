@@ -199,3 +199,15 @@ def test_the_command_is_killed_and_goes_on(folder):
     assert {origin["threads"] for origin in about["origins"]} == {1}
     slow = fake.Config(seeds=tuple(range(6)), pause=0.0)
     assert len(records.read(path).table) == len(FAKE.parts(replace(slow))) * 2
+
+
+@pytest.mark.parametrize("leads", [True, False])
+def test_a_session_of_its_own_gives_way_as_a_whole(tmp_path, monkeypatch, leads):
+    group, more = tmp_path / "autogroup", []
+    group.write_text("/autogroup-7 nice 0")
+    monkeypatch.setattr(os, "nice", lambda by: more.append(by) or 3)
+    monkeypatch.setattr(os, "getsid", lambda _: os.getpid() if leads else 1)
+    schedule.give_way(group)
+    assert more == [0, 7]
+    assert group.read_text() == ("10" if leads else "/autogroup-7 nice 0")
+    schedule.give_way(tmp_path / "none")
