@@ -41,7 +41,113 @@ function letBoxesScroll() {
   }
 }
 
+// On a phone a row's cells stand under each other, each under the name of its column.
+function labelCells() {
+  for (const table of document.querySelectorAll("table.claims, table.judgements")) {
+    const names = [...table.querySelectorAll("thead th")].map((cell) => cell.textContent.trim());
+    for (const row of table.tBodies[0].rows) {
+      [...row.cells].forEach((cell, at) => (cell.dataset.label = names[at] || ""));
+    }
+  }
+}
+
+// The ledger's rows can be chosen by facet and by words, and sorted; the address keeps the choice.
+const FACETS = ["paper", "kind", "verdict", "profile"];
+
+function facetOf(row, facet) {
+  const prefix = `${facet}-`;
+  return [...row.classList].find((name) => name.startsWith(prefix)).slice(prefix.length);
+}
+
+function filterLedger() {
+  const table = document.querySelector("table.filtered");
+  if (!table) {
+    return;
+  }
+  const rows = [...table.tBodies[0].rows];
+  const form = document.createElement("form");
+  form.className = "ledger-filter";
+  form.setAttribute("role", "search");
+  const asked = new URLSearchParams(window.location.search);
+  const controls = {};
+  for (const facet of FACETS) {
+    const values = [...new Set(rows.map((row) => facetOf(row, facet)))].sort();
+    const select = document.createElement("select");
+    select.name = facet;
+    select.append(new Option(`any ${facet}`, ""));
+    values.forEach((value) => select.append(new Option(value.replace(/-+/g, " "), value)));
+    select.value = values.includes(asked.get(facet)) ? asked.get(facet) : "";
+    select.setAttribute("aria-label", facet);
+    controls[facet] = select;
+    form.append(select);
+  }
+  const words = document.createElement("input");
+  words.type = "search";
+  words.name = "words";
+  words.placeholder = "words";
+  words.setAttribute("aria-label", "words in the claim");
+  words.value = asked.get("words") || "";
+  const count = document.createElement("output");
+  form.append(words, count);
+  table.before(form);
+
+  function choose() {
+    const wanted = words.value.toLowerCase().split(/\s+/).filter(Boolean);
+    let shown = 0;
+    for (const row of rows) {
+      const text = row.textContent.toLowerCase();
+      const fits = FACETS.every((f) => !controls[f].value || facetOf(row, f) === controls[f].value);
+      row.hidden = !(fits && wanted.every((word) => text.includes(word)));
+      shown += row.hidden ? 0 : 1;
+    }
+    count.textContent = `${shown} of ${rows.length} claims`;
+    const kept = new URLSearchParams();
+    [...Object.values(controls), words].filter((c) => c.value).forEach((c) => kept.set(c.name, c.value));
+    const query = kept.toString() ? `?${kept}` : "";
+    window.history.replaceState(null, "", window.location.pathname + query + window.location.hash);
+  }
+  form.addEventListener("input", choose);
+  form.addEventListener("submit", (event) => event.preventDefault());
+  choose();
+  sortable(table, rows);
+}
+
+// The first number of a cell, powers of ten such as 3·10\u207b\u2075 included; none sorts first.
+const RAISED = "\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079";
+
+function numberIn(text) {
+  const plain = text
+    .replace(/\u2212|\u207b/g, "-")
+    .replace(/[\u2070\u00b9\u00b2\u00b3\u2074-\u2079]/g, (digit) => RAISED.indexOf(digit));
+  const found = plain.match(/(-?[\d.,]+)(?:\s*[\u00b7\u00d7]\s*10(-?\d+))?/);
+  return found ? parseFloat(found[1].replace(/,/g, "")) * 10 ** (found[2] || 0) : -Infinity;
+}
+
+function sortable(table, rows) {
+  const place = new Map(rows.map((row, at) => [row, at]));
+  [...table.querySelectorAll("thead th")].forEach((head, at) => {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.append(...head.childNodes);
+    head.append(button);
+    button.addEventListener("click", () => {
+      const down = head.getAttribute("aria-sort") === "ascending";
+      table.querySelectorAll("thead th").forEach((each) => each.removeAttribute("aria-sort"));
+      head.setAttribute("aria-sort", down ? "descending" : "ascending");
+      const text = (row) => row.cells[at].textContent.trim();
+      const order = (a, b) =>
+        numberIn(text(a)) - numberIn(text(b)) ||
+        text(a).localeCompare(text(b), "en") ||
+        place.get(a) - place.get(b);
+      const sorted = [...rows].sort(order);
+      table.tBodies[0].append(...(down ? sorted.reverse() : sorted));
+    });
+  });
+}
+
 document.addEventListener("DOMContentLoaded", nameSidebarArrows);
+document.addEventListener("DOMContentLoaded", labelCells);
+document.addEventListener("DOMContentLoaded", filterLedger);
 document.addEventListener("DOMContentLoaded", boxFigures);
 window.addEventListener("resize", letBoxesScroll);
 window.addEventListener("load", () => {

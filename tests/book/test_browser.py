@@ -4,8 +4,10 @@ One browser serves all tests, and every page is a test of its own, with its own 
 machine that is busy makes them slow and not red.
 """
 
+import csv
 import functools
 import http.server
+import json
 import os
 import re
 import shutil
@@ -257,6 +259,44 @@ def test_search_finds_a_page_and_opens_it(chromium, roots, scheme):
     results.first.click()
     page.wait_for_url("**/book/ledger.html*")
     assert page.locator("h1").first.inner_text().startswith("The ledger")
+    context.close()
+    assert (seen.outside, seen.errors) == ([], [])
+
+
+SHOWN = """() => [...document.querySelectorAll("table.filtered tbody tr")]
+    .filter(row => !row.hidden).map(row => [...row.cells].map(cell => cell.innerText.trim()))"""
+
+
+def test_the_ledger_is_filtered_sorted_and_has_the_same_rows_as_its_files(chromium, roots, book):
+    rows = json.loads((book / "_static" / "ledger.json").read_text())
+    with (book / "_static" / "ledger.csv").open(newline="") as file:
+        read = list(csv.DictReader(file))
+    assert [row["id"] for row in read] == [row["id"] for row in rows]
+    assert [float(row["bound"]) for row in read] == [row["bound"] for row in rows]
+    context = open_context(chromium, "light", 1280)
+    page = context.new_page()
+    seen = watch(page, roots["http"])
+    page.goto(f"{roots['http']}/book/ledger.html")
+    assert len(page.evaluate(SHOWN)) == len(rows)
+    page.get_by_label("verdict").select_option("not-reproduced")
+    found, expected = page.evaluate(SHOWN), [r for r in rows if r["verdict"] == "not reproduced"]
+    assert len(found) == len(expected) > 0
+    assert {cells[6] for cells in found} == {"not reproduced"}
+    assert page.locator(".ledger-filter output").inner_text() == (
+        f"{len(expected)} of {len(rows)} claims"
+    )
+    page.get_by_label("verdict").select_option("")
+    page.get_by_label("words").fill("Theorem 1 marchenko")
+    assert len(page.evaluate(SHOWN)) == 1
+    assert "words=Theorem" in page.url
+    page.reload()
+    assert len(page.evaluate(SHOWN)) == 1
+    page.get_by_label("words").fill("")
+    page.get_by_role("button", name="n", exact=True).click()
+    counts = [int(cells[4].split()[0]) for cells in page.evaluate(SHOWN)]
+    assert counts == sorted(counts)
+    page.get_by_role("button", name="n", exact=True).click()
+    assert [int(cells[4].split()[0]) for cells in page.evaluate(SHOWN)] == sorted(counts)[::-1]
     context.close()
     assert (seen.outside, seen.errors) == ([], [])
 

@@ -31,7 +31,17 @@ from typing import Any
 from sphinx.application import Sphinx
 
 import bnbook
-from bnbook.book.pages import accessible, assets, coverage, overlay, roles, settings, speed, tables
+from bnbook.book.pages import (
+    accessible,
+    assets,
+    coverage,
+    ledger,
+    overlay,
+    roles,
+    settings,
+    speed,
+    tables,
+)
 from bnbook.evidence import sources
 
 
@@ -40,7 +50,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_config_value("bnbook_results", "results", "env", str)
     app.add_config_value("bnbook_executed", "_build/executed", "env", str)
     app.add_config_value("bnbook_ledger_page", "book/ledger", "env", str)
-    for part in (overlay, accessible, roles, tables, coverage, settings, speed, assets):
+    for part in (overlay, accessible, roles, tables, ledger, coverage, settings, speed, assets):
         part.setup(app)
     # Pages that other code has read are read again.
     version = int(sources.source_digest(__name__)[:12], 16)

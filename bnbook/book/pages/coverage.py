@@ -34,7 +34,7 @@ class CoverageDirective(EvidenceDirective):
                          ours or self.untested(row)])  # fmt: skip
         columns = ("What the paper has", "What it reports", "Here")
         title = f"{coverage.NAMES[name]}, row by row."
-        return self.finished(table(columns, (34, 22, 44), rows, ["claims", "coverage"], title))
+        return self.finished(table(columns, (34, 22, 44), rows, ["coverage"], title))
 
     def judged(self, tested: Tested) -> nodes.paragraph:
         """Return a claim's verdict, value, n, profile and device, linked to its entry."""

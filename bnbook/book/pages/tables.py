@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
 from docutils import nodes
@@ -13,7 +11,7 @@ from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.util.docutils import SphinxDirective
 
-from bnbook.book.pages import evidence, places
+from bnbook.book.pages import evidence
 from bnbook.book.pages.roles import (
     badge_classes,
     depend_on,
@@ -24,10 +22,8 @@ from bnbook.book.pages.roles import (
     warn,
 )
 from bnbook.errors import BnbookError
-from bnbook.evidence import claims, records
-from bnbook.evidence.claims import VERDICTS
+from bnbook.evidence import claims
 
-_LISTED = "bnbook_ledger_files"
 COLUMNS = ("Value", "95\u00a0% interval", "n", "p, adjusted", "Verdict")
 """Headings of a judgement's cells."""
 
@@ -230,111 +226,8 @@ class ProvenanceDirective(EvidenceDirective):
         return [provenance_line(profile, content["profiles"][profile]["record"])]
 
 
-class LedgerDirective(EvidenceDirective):
-    """``{ledger}``: a summary, then every experiment and claim as a section of its own."""
-
-    required_arguments = 0
-
-    def render(self) -> list[nodes.Node]:
-        """Return the summary and the sections."""
-        found = read_evidence(self.env)
-        self.env.metadata[self.env.docname][_LISTED] = _files(self.env)
-        judged = [content for content in found.contents.values() if content["claims"]]
-        for content in judged:
-            depend_on(self.env, found.file(content))
-        if not judged:
-            raise BnbookError(
-                f"expected ledger files in {found.folder / 'claims'}, found none;"
-                " make them with `bnbook judge`."
-            )
-        best = [(c, evidence.profile_of(c, None)) for c in judged]
-        summary = claims_table(
-            self.env, best, "Every claim, judged from the largest record there is."
-        )
-        return [tally(best), summary, *(self.experiment(content) for content, _ in best)]
-
-    def experiment(self, content: Mapping[str, Any]) -> nodes.section:
-        """Return an experiment's section: its records, then its claims."""
-        section = self.section(f"experiment-{content['experiment']}", content["title"])
-        section += [
-            provenance_line(profile, content["profiles"][profile]["record"])
-            for profile in _recorded(content)
-        ]
-        if told := places.links(self.env, content["experiment"]):
-            files = [f"results/{content['experiment']}/{p}.parquet" for p in _recorded(content)]
-            held = [piece for file in files for piece in (" ", nodes.literal(file, file))]
-            section += paragraph(*told, " Recorded in", *held, ".")
-        section += [self.claim(content, claim) for claim in content["claims"]]
-        return section
-
-    def claim(self, content: Mapping[str, Any], claim: Mapping[str, Any]) -> nodes.section:
-        """Return a claim's section: what it says, how it is judged, what came out."""
-        section = self.section(evidence.anchor(claim), claim["statement"].rstrip("."))
-        rows = []
-        for profile in _recorded(content):
-            judgement = content["profiles"][profile]["judgements"][claim["id"]]
-            p = adjusted(self.env, content, profile).get(claim["id"])
-            name = paragraph(nodes.literal(profile, profile))
-            rows.append([name, *measured(claim, judgement, p)])
-        source, kind = evidence.place(claim), claim["kind"]
-        name = nodes.literal(claim["id"], claim["id"])
-        section += [
-            paragraph(nodes.inline("", f"{source} · {kind} · ", classes=["claim-source"]), name),
-            labelled("Measured:", f"{claim['quantity']}."),
-            labelled("Judged:", claim["criterion"]),
-            *elsewhere(self.env, claim),
-            table(("Profile", *COLUMNS), (16, 16, 22, 8, 10, 28), rows, ["judgements"]),
-        ]
-        return section
-
-    def section(self, name: str, title: str) -> nodes.section:
-        """Return an empty section that other pages can link to by name."""
-        section = nodes.section("", nodes.title(title, title), names=[name])
-        section["ids"].append(nodes.make_id(name))
-        self.set_source_info(section)
-        self.state.document.note_explicit_target(section)
-        return section
-
-
-def tally(best: Iterable[tuple[Mapping[str, Any], str]]) -> nodes.bullet_list:
-    """Return how many claims of each kind had which verdict, a line each."""
-    counts: dict[claims.Kind, Counter[str]] = {kind: Counter() for kind in claims.KINDS}
-    for content, profile in best:
-        for claim in content["claims"]:
-            judgement = content["profiles"][profile]["judgements"][claim["id"]]
-            counts[claim["kind"]][judgement["verdict"]] += 1
-    lines = nodes.bullet_list(classes=["tally"])
-    for kind, verdicts in counts.items():
-        if verdicts:
-            said = ", ".join(f"{verdicts[name]} {name}" for name in VERDICTS if verdicts[name])
-            line = f"{verdicts.total()} {claims.KINDS[kind]}: {said}."
-            lines += nodes.list_item("", paragraph(line))
-    return lines
-
-
-def _recorded(content: Mapping[str, Any]) -> list[str]:
-    """Profiles that have a record, the largest first."""
-    return [p for p in reversed(records.PROFILES) if p in content["profiles"]]
-
-
-def _files(env: BuildEnvironment) -> list[str]:
-    folder = Path(env.srcdir) / env.config.bnbook_results / "claims"
-    return sorted(file.name for file in folder.glob("*.json"))
-
-
-def pages_with_new_files(_app: Sphinx, env: BuildEnvironment, *_pages: set[str]) -> list[str]:
-    """Name the pages that show the whole ledger when a ledger file came or went.
-
-    A Sphinx ``env-get-outdated`` listener.
-    """
-    listed = {page: about[_LISTED] for page, about in env.metadata.items() if _LISTED in about}
-    return [page for page, files in listed.items() if files != _files(env)]
-
-
 def setup(app: Sphinx) -> None:
     """Add the directives."""
     app.add_directive("claims", ClaimsDirective)
-    app.add_directive("ledger", LedgerDirective)
     app.add_directive("paper", PaperDirective)
     app.add_directive("provenance", ProvenanceDirective)
-    app.connect("env-get-outdated", pages_with_new_files)
