@@ -21,8 +21,9 @@ help: ## list the targets
 book: .venv/.installed ## run the notebooks, judge the claims, build the pages
 	@$(BIN)/bnbook build
 
-test: .venv/.installed ## run all tests that this machine can run, fast ones first
-	@$(BIN)/python -m pytest
+test: .venv/.installed ## run all tests that this machine can run, the fast ones on every core first
+	@$(BIN)/python -m pytest --numprocesses auto --dist loadfile -m "not (slow or browser or network)"; fast=$$?; \
+	$(BIN)/python -m pytest -m "slow or browser or network" && exit $$fast
 
 matrix: .venv/.installed ## run the tests that compute as other processors would, on one thread and two
 	@$(BIN)/python -m tests.matrix
