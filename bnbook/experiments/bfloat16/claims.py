@@ -75,7 +75,7 @@ def _fails(table: pd.DataFrame) -> Finding:
 
 CLAIMS = (
     Claim(
-        id="bfloat16.accuracy",
+        id="precision.accuracy",
         paper="this book",
         section="the machinery",
         statement="Training in bfloat16 costs a deep residual network less than 2 points.",
@@ -93,7 +93,7 @@ CLAIMS = (
         ),
     ),
     Claim(
-        id="bfloat16.fate",
+        id="precision.fate",
         paper="this book",
         section="the machinery",
         statement="A network trains in bfloat16 where it does in float32, and nowhere else.",
