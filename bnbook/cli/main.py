@@ -19,7 +19,14 @@ from bnbook.cli import queueing
 from bnbook.cli import records as records_cli
 from bnbook.cli.bench import bench
 from bnbook.cli.conformance import conformance
-from bnbook.cli.console import duration, out, print_json, replace_what_cannot_be_shown, say
+from bnbook.cli.console import (
+    duration,
+    let_threads_sleep,
+    out,
+    print_json,
+    replace_what_cannot_be_shown,
+    say,
+)
 from bnbook.cli.diagnose import diagnose
 from bnbook.cli.doctor import doctor
 from bnbook.errors import BnbookError
@@ -199,6 +206,7 @@ def _grow(experiment: experiments.Experiment, profile: str, config: Any, **how: 
 
 def _sweep() -> ModuleType:
     """Import what runs experiments, which takes longer than most commands do."""
+    let_threads_sleep()
     from bnbook.sweeps import sweep
 
     return sweep
@@ -219,6 +227,7 @@ def build(
     from bnbook.sweeps import executors
 
     executors.check_workers(workers)
+    let_threads_sleep()
     with book.alone(root):
         if book.nothing_to_do(root, profile):
             out.print("nothing changed since the last build")

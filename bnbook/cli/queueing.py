@@ -10,7 +10,7 @@ from rich.table import Table
 
 from bnbook import experiments
 from bnbook.book import judging
-from bnbook.cli.console import duration, out, say
+from bnbook.cli.console import duration, let_threads_sleep, out, say
 from bnbook.evidence import records
 from bnbook.sweeps import executors, schedule
 from bnbook.sweeps.progress import in_words
@@ -67,6 +67,7 @@ def run(
 
     Exits with 3 when the budget ends first, with 1 when a record was refused.
     """
+    let_threads_sleep()
     from bnbook.sweeps import sweep
 
     entries = schedule.read(file or records.root() / schedule.FILE)

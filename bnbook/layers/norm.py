@@ -64,9 +64,10 @@ class BatchNorm(_BatchNorm):
 
     Range: statistics are computed in float32 at least, and cast last. They are right to rounding
     while the squared deviations of a feature and their sum stay finite, in float32 deviations below
-    :math:`1.8 \cdot 10^{19} / \sqrt m`; beyond, outputs are 0 and the running variance infinite. A
-    mean of :math:`a` standard deviations costs a share :math:`2^{-24} a` of the precision, so that
-    a constant feature of float32 gives :math:`\beta` only while its value is small beside
+    :math:`1.8 \cdot 10^{19} / \sqrt m`; beyond, outputs are :math:`\beta` and the running variance
+    infinite, and where even the sum of the values is infinite they are NaN. A mean of :math:`a`
+    standard deviations costs a share :math:`2^{-24} a` of the precision, so that a constant feature
+    of float32 gives :math:`\beta` only while its value is small beside
     :math:`2^{24} \sqrt\epsilon`, about 50,000. In half precision values are counted from the
     feature's first one, and a constant feature gives :math:`\beta` whatever its value. Where the
     range is too small, use float64.
@@ -221,8 +222,9 @@ class FusedBatchNorm(BatchNorm):
     compiled code with momentum None, and under `torch.func`.
 
     Where the two differ is torch's doing: third derivatives by the kernel are wrong, without a word
-    (its second backward pass takes statistics for constants), and on the CPU a constant feature far
-    from 0 comes out further from :math:`\beta`.
+    (its second backward pass takes statistics for constants), and on the CPU a constant feature of
+    value c comes out further from :math:`\beta`, by several times :math:`2^{-24} |c| /
+    \sqrt\epsilon` and without bound. Deviations have the range that they have in `BatchNorm`.
     """
 
     affine_in_evaluation = True
@@ -258,8 +260,11 @@ class LeanBatchNorm(BatchNorm):
     In training, the input as it was given and three numbers for each feature are all that is kept
     for the backward pass; statistics and gradients of half precision are computed in float32.
     Gradients of any order and in both modes are right, and `torch.func.vmap` and `torch.compile`
-    pass through; in forward mode it is `BatchNorm` that computes. A constant feature gives
-    :math:`\beta`, whatever its value.
+    pass through; in forward mode it is `BatchNorm` that computes.
+
+    Range: a constant feature gives :math:`\beta`, whatever its value, and deviations are right as
+    far as the variance is a number, on the CPU in float32 to :math:`1.8 \cdot 10^{19}` whatever m.
+
     Parameters, attributes and errors are those of `BatchNorm`.
     """
 

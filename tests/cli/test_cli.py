@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import re
 import subprocess
 import sys
@@ -104,6 +105,20 @@ def test_a_claim_of_which_no_seed_has_a_value_says_so(made_up_run, bnbook, monke
         code, out, _ = bnbook(*command.split())
         assert code == 0
         assert "not tested, no seed has a value" in out
+
+
+@pytest.mark.parametrize(("chosen", "policy"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_that_wait_sleep_unless_told_otherwise(chosen, policy):
+    """As OpenMP itself says; torch is not imported before that is settled."""
+    code = (
+        "import sys, bnbook.cli; assert 'torch' not in sys.modules;"
+        " from bnbook.cli import console; console.let_threads_sleep(); import torch"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
+    environment |= {"OMP_DISPLAY_ENV": "TRUE", **({"OMP_WAIT_POLICY": chosen} if chosen else {})}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert re.findall(r"OMP_WAIT_POLICY\W+(\w+)", done.stderr)[0] == policy
 
 
 def test_usage_errors_exit_2(bnbook):
