@@ -21,7 +21,16 @@ from filelock import FileLock, Timeout
 
 from bnbook import experiments, files
 from bnbook.book import notebooks
-from bnbook.book.notebooks import ANSI, EXECUTED, LAST_LINES, content, digest, is_current, stamp
+from bnbook.book.notebooks import (
+    ANSI,
+    EXECUTED,
+    LAST_LINES,
+    content,
+    digest,
+    is_current,
+    keep_only,
+    stamp,
+)
 from bnbook.errors import BnbookError
 from bnbook.evidence import ledger, records, sources
 from bnbook.plots import style
@@ -75,13 +84,14 @@ def _whole(root: Path, profile: str) -> str:
 
 def draw_figures(root: Path) -> list[Path]:
     """Draw the figures of every ledger file's best record, where record or code changed."""
-    changed = []
+    changed, drawn = [], list[Path]()
     for name, ledger_file in ledger.read(root / "results").items():
         profile = ledger.best_profile(ledger_file)
         module, figures = _drawing(name)
         of_record = ledger_file["profiles"][profile]["record"]["digest"]
         key = digest([of_record, sources.source_digest(module) if figures else ""])
         paths = {n: root / FIGURES / f"{name}-{n}.svg" for n in figures}
+        drawn += paths.values()
         if all(is_current(path, key) for path in paths.values()):
             continue
         table = records.read(records.path(root / "results", name, profile)).table
@@ -89,6 +99,7 @@ def draw_figures(root: Path) -> list[Path]:
             if style.save(figures[figure](table), path, of_record):
                 changed.append(path)
             stamp(path, key)
+    keep_only(root / FIGURES, drawn)
     return changed
 
 

@@ -14,7 +14,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -44,6 +44,7 @@ def run_notebooks(root: Path, profile: str, workers: int = 2) -> list[Path]:
     """Execute the notebooks whose inputs changed, with papermill."""
     parameters = {"profile": profile}
     keys, failures = dict[Path, str](), list[str]()
+    keep_only(root / EXECUTED, [_executed(root, path) for path in notebooks(root)])
     for path in notebooks(root):
         try:
             keys[path] = _key(path, parameters)
@@ -124,6 +125,16 @@ def is_current(made: Path, key: str) -> bool:
     """Whether something was made of these inputs and is still what was made."""
     file = key_file(made)
     return made.exists() and file.is_file() and file.read_bytes() == _stamp(made, key)
+
+
+def keep_only(folder: Path, made: Collection[Path]) -> None:
+    """Delete what stands in a folder beside these files and their keys: nobody makes it any longer.
+
+    A page that shows it would be built here and nowhere else.
+    """
+    kept = {*made, *map(key_file, made)}
+    for path in set(folder.glob("*")) - kept:
+        path.unlink()
 
 
 def content(made: Path) -> str:
