@@ -14,6 +14,8 @@ LAST_ONLY = "BN at the last layer only"
 WARM_UP, CLIPPED = "warm-up, without BN", "clipped gradients, without BN"
 FIXUP, SKIPINIT = "Fixup, without BN", "SkipInit, without BN"
 GROUP_NORM, LAYER_NORM = "GroupNorm", "LayerNorm"
+INSTANCE_NORM, RENORM = "InstanceNorm", "Batch Renormalization"
+LATE_FROZEN = "BN, frozen for the last fifth"
 SIGMOID, RELU = "sigmoid", "ReLU"
 """Nonlinearities."""
 

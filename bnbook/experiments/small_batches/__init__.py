@@ -1,0 +1,1 @@
+"""Normalisation at small minibatches: BN, its cures, and norms that need no batch."""
