@@ -174,7 +174,12 @@ def _splits(
 
 
 def network(
-    arm: str, seeds: Sequence[int], in_channels: int, config: ConvSetting, batch_size: int = 0
+    arm: str,
+    seeds: Sequence[int],
+    in_channels: int,
+    config: ConvSetting,
+    batch_size: int = 0,
+    classes: int = 10,
 ) -> Any:
     """Make a ConvNet whose normalisation sees `batch_size` images together, 0 for all of a step.
 
@@ -197,7 +202,8 @@ def network(
         groups = {"num_groups": config.groups} if arm == GROUP_NORM else {}
         return norm.make_norm(_BY_NAME[arm], features, members, **groups)
 
-    return models.ConvNet(make, seeds, in_channels=in_channels, widths=config.widths)
+    sizes = {"in_channels": in_channels, "widths": config.widths, "num_classes": classes}
+    return models.ConvNet(make, seeds, **sizes)
 
 
 def train(

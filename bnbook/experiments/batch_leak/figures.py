@@ -1,0 +1,44 @@
+"""Figure of the leak between the images of a minibatch, from the experiment's table."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from bnbook.experiments.batch_leak import claims
+from bnbook.experiments.batch_leak.claims import ALIKE, ALONE, ANY, ARMS
+from bnbook.plots import style
+
+LOOKS = {ALONE: ("#0072B2", "o"), ALIKE: ("#CC79A7", "X"), ANY: ("#777777", "D")}
+
+
+def draw_leak(ax: Axes, table: pd.DataFrame) -> None:
+    """Draw each arm's test accuracy alone and among mates, means with 95 % intervals."""
+    for offset, (mates, (colour, marker)) in zip((-0.15, 0, 0.15), LOOKS.items(), strict=True):
+        own = {at: claims.accuracy(table, arm, mates) for at, arm in enumerate(ARMS)}
+        own = {at: values for at, values in own.items() if len(values)}
+        mean = np.array([values.mean() for values in own.values()])
+        ends = np.array([style.t_interval(values) for values in own.values()]).T
+        ax.errorbar(
+            mean, np.array(list(own)) + offset, xerr=(mean - ends[0], ends[1] - mean),
+            color=colour, marker=marker, ms=6, ls="", lw=1.2, label=mates,
+        )  # fmt: skip
+    ax.axvline(100 * claims.SHARE, color="0.4", lw=1, ls=":")
+    ax.set_yticks(range(len(ARMS)), labels=ARMS)
+    ax.invert_yaxis()
+    ax.set(xlabel="labels found (%); dotted: all that an image by itself allows")
+    ax.xaxis.grid(visible=True, color="0.9")
+
+
+def leak(table: pd.DataFrame) -> Figure:
+    """Test accuracy alone and among mates."""
+    figure = style.new_figure(1, 1, 7, 3.4)
+    (ax,) = figure.axes
+    draw_leak(ax, table)
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure
+
+
+FIGURES = {"leak": leak}
