@@ -217,13 +217,15 @@ EXPERIMENT = Experiment(
     title="What leaks between the images of a minibatch",
     profiles={
         "quick": Config(
-            data="mnist5k", seeds=(0, 1, 2), learning_rates=(0.01, 0.03, 0.1, 0.3, 1.0),
+            data="mnist5k", seeds=(0, 1, 2),
+            learning_rates=(0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0),
             validation=1000, train_images=3000, test_images=640, examples=6400, pool=4,
             widths=(8, 16, 16),
         ),
         "standard": Config(
             data="mnist or fashion-mnist or mnist5k", seeds=(0, 1, 2, 3, 4), validation=5000,
-            train_images=20_000, learning_rates=(0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0),
+            train_images=20_000,
+            learning_rates=(0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0),
             test_images=8000, examples=32_000, pool=4,
         ),
     },
