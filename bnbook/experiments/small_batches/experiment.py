@@ -66,7 +66,8 @@ def cells(config: Config) -> dict[tuple[str, int], Mapping[str, Any]]:
 
 
 def rounds(config: Config, table: pd.DataFrame) -> list[Config]:
-    """Return the single runs that come next."""
+    """Return the single runs that come next; rates are chosen with the running average."""
+    table = table if table.empty else table[table["statistics"] == RUNNING]
     return convnets.rounds(config, table, cells(config), ("arm", "batch_size"))
 
 
