@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 SCORE = "validation_accuracy"
 NORMS = (BN, RENORM, LATE_FROZEN, GROUP_NORM, LAYER_NORM, INSTANCE_NORM)
 """Arms that `network` makes."""
-OF_THE_BATCH = (BN, RENORM, LATE_FROZEN)
-"""Those whose statistics are a minibatch's."""
 _BY_NAME = {GROUP_NORM: "group", LAYER_NORM: "layer", INSTANCE_NORM: "instance"}
 
 

@@ -37,7 +37,7 @@ def test_six_of_eight_images_have_their_scenes_class(scenes, shuffled):
     assert labels.float().mean() == pytest.approx(0.5, abs=0.15)
     if not shuffled:
         assert (right.sum(1) == 6).all()
-        assert (labels.view(200, 8).std(1) == 0).all()
+        assert (labels.view(200, 8).float().std(1) == 0).all()
 
 
 def test_shuffling_moves_the_same_images_within_a_minibatch(scenes):

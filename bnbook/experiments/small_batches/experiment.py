@@ -29,7 +29,7 @@ from bnbook.experiments.experiment import (
 from bnbook.experiments.small_batches import claims, figures
 from bnbook.setups import convnets
 from bnbook.setups.convnets import ConvSetting
-from bnbook.tables.arms import ALGORITHM_2, BN, MIXED, RUNNING
+from bnbook.tables.arms import ALGORITHM_2, BN, LATE_FROZEN, MIXED, RENORM, RUNNING
 from bnbook.training.session import Session
 
 AXES = ("arms", "batch_sizes", "seeds", "learning_rates")
@@ -55,13 +55,13 @@ class Config(ConvSetting):
 
 
 def cells(config: Config) -> dict[tuple[str, int], Mapping[str, Any]]:
-    """Return what is compared: each norm of the batch at each m, the others once."""
-    sizes = {
-        arm: config.batch_sizes if arm in convnets.OF_THE_BATCH else (max(config.batch_sizes),)
-        for arm in config.arms
-    }
+    """Return what is compared: BN at each m, its cures at the ends, norms of an image once."""
+    sizes = config.batch_sizes
+    of = {BN: sizes, RENORM: (min(sizes), max(sizes)), LATE_FROZEN: (min(sizes), max(sizes))}
     return {
-        (arm, m): {"arms": (arm,), "batch_sizes": (m,)} for arm, own in sizes.items() for m in own
+        (arm, m): {"arms": (arm,), "batch_sizes": (m,)}
+        for arm in config.arms
+        for m in dict.fromkeys(of.get(arm, (max(sizes),)))
     }
 
 
@@ -157,7 +157,7 @@ EXPERIMENT = Experiment(
         "standard": Config(
             data="cifar10", seeds=(0, 1, 2, 3, 4), validation=2000, train_images=10_000,
             learning_rates=(0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0), test_images=4000,
-            examples=24_000, batch_sizes=(2, 4, 8, 32),
+            examples=20_000, batch_sizes=(2, 4, 8, 32),
         ),
     },
     axes=AXES,
