@@ -54,7 +54,7 @@ class ReplicaBatchNorm(BatchNorm):
         super().__init__(num_features, **settings)
         self.batch_size, self.every_replica = batch_size, False
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         """Normalise; see `BatchNorm.forward`."""
         if not self._of_the_batch():
             return super().forward(x)
@@ -72,7 +72,7 @@ class ReplicaBatchNorm(BatchNorm):
             r, d = self.correction(mu, var)
             if self.training:
                 count = m * x[0, 0].numel()
-                self.track(*(v.mean(0) if self.every_replica else v[0] for v in (mu, var)), count)
+                self.track(*(v.mean(0) if self.every_replica else v[0] for v in (mu, var)), count)  # type: ignore[call-arg, arg-type]
         weight, bias = self.weight * r, torch.addcmul(self.bias, self.weight, d)
         y = F.batch_norm(
             side_by_side, None, None, weight.flatten(), bias.flatten(), True, 0.0, self.eps

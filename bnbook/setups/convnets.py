@@ -201,7 +201,7 @@ def network(
         return norm.make_norm(_BY_NAME[arm], features, members, **groups)
 
     sizes = {"in_channels": in_channels, "widths": config.widths, "num_classes": classes}
-    return models.ConvNet(make, seeds, **sizes)
+    return models.ConvNet(make, seeds, **sizes)  # type: ignore[arg-type]
 
 
 def train(
@@ -271,7 +271,7 @@ def right_with_mates(model: nn.Module, images: Tensor, labels: Tensor, chunk: in
     return torch.cat(found).T
 
 
-def in_replicas(values: Tensor, m: int, chunk: int) -> tuple[Tensor, ...]:
+def in_replicas(values: Tensor, m: int, chunk: int) -> Any:
     """Cut into chunks of whole replicas of m, about so many values each; 0 takes each for one."""
     size = max(m, chunk // m * m) if m else chunk
     return (values[: len(values) // m * m] if m else values).split(size)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -78,12 +80,12 @@ def draw_statistics(ax: Axes, table: pd.DataFrame) -> None:
 _TRAINING = Look("#555555", "s", (1, 1))
 
 
-def draw_papers(ax: Axes, curves: dict[str, tuple[tuple[int, ...], tuple[float, ...]]]) -> None:
+def draw_papers(ax: Axes, curves: Mapping[str, tuple[Sequence[int], Sequence[float]]]) -> None:
     """Draw a paper's errors against m, in grey."""
     _axis(ax, pd.Series([m for sizes, _ in curves.values() for m in sizes]))
     for (name, (sizes, errors)), marker in zip(curves.items(), ("o", "X", "s"), strict=False):
         label = STATISTICS[name][0] if name in STATISTICS else name
-        ax.plot(sizes, errors, marker=marker, ms=5, label=label, **style.PAPER)
+        ax.plot(sizes, errors, marker=marker, ms=5, label=label, color="0.6", lw=1.8)
         ax.annotate(
             label, (sizes[0], errors[0]), xytext=(0, 6), textcoords="offset points", ha="right",
             fontsize=8, color="0.35",
