@@ -1,0 +1,82 @@
+"""Figures of statistics estimated again, from the experiment's table."""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+
+from bnbook.experiments.domain_shift import claims
+from bnbook.experiments.domain_shift.claims import DOMAINS, DRIFT, MOVING
+from bnbook.plots import style
+from bnbook.tables.arms import ADAPTED, BN, GROUP_NORM, MIXED, RUNNING
+
+_KINDS = (
+    (BN, RUNNING, "BN, statistics of training", "#777777", "s"),
+    (BN, ADAPTED, "BN, estimated again", "#0072B2", "o"),
+    (BN, MIXED, "BN, of each test minibatch", "#56B4E9", "v"),
+    (BN, MOVING, "BN, running on", "#009E73", "^"),
+    (GROUP_NORM, RUNNING, "GroupNorm", "#CC79A7", "X"),
+)
+_DASHES = {DOMAINS[0]: (1, 1), DOMAINS[1]: (), DOMAINS[2]: (5, 2), DOMAINS[3]: (5, 1, 1, 1)}
+
+
+def draw_domains(ax: Axes, table: pd.DataFrame) -> None:
+    """Draw test error in each domain and over the stream, for every kind of statistics."""
+    domains = (*DOMAINS, DRIFT)
+    for at, (arm, statistics, label, colour, marker) in enumerate(_KINDS):
+        number = claims.most(table) if statistics == ADAPTED else 0
+        shown = False
+        for place, domain in enumerate(domains):
+            values = claims.error(table, arm, domain, statistics, number)
+            if values.empty:
+                continue
+            low, high = style.t_interval(values)
+            mean = values.mean()
+            ax.errorbar(
+                place + 0.14 * (at - 2), mean, [[mean - low], [high - mean]], color=colour,
+                marker=marker, ms=6, ls="", lw=1.2, label=None if shown else label,
+            )  # fmt: skip
+            shown = True
+    ax.set_xticks(range(len(domains)), labels=[d.replace(" ", "\n", 1) for d in domains])
+    ax.set(ylabel="test error (%)")
+    ax.yaxis.grid(visible=True, color="0.9")
+
+
+def draw_numbers(ax: Axes, table: pd.DataFrame) -> None:
+    """Draw what new statistics gain against the number of images that they are taken of."""
+    sizes = sorted(int(n) for n in table.loc[table["adapting"] > 0, "adapting"].unique())
+    for domain in DOMAINS:
+        before = claims.error(table, BN, domain)
+        gains = {n: before - claims.error(table, BN, domain, ADAPTED, n) for n in sizes}
+        means = [float(gains[n].mean()) for n in sizes]
+        ends = [style.t_interval(gains[n]) for n in sizes]
+        spread = [
+            [m - e[0] for m, e in zip(means, ends, strict=True)],
+            [e[1] - m for m, e in zip(means, ends, strict=True)],
+        ]
+        line = ax.errorbar(
+            sizes, means, spread, color="#0072B2", marker="o", ms=4, capsize=2, elinewidth=1,
+            label=domain,
+        )[0]  # fmt: skip
+        if _DASHES[domain]:
+            line.set_dashes(_DASHES[domain])
+    ax.axhline(0, color="0.5", lw=0.8)
+    ax.set(xscale="log", xlabel="unlabelled images", ylabel="points gained")
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.set_xticks(sizes, labels=[str(n) for n in sizes])
+
+
+def shift(table: pd.DataFrame) -> Figure:
+    """Test error in each domain, and how many images new statistics need."""
+    figure = style.new_figure(1, 2, 9, 4.2, width_ratios=(3, 2))
+    first, second = figure.axes
+    draw_domains(first, table)
+    draw_numbers(second, table)
+    second.legend(fontsize=8)
+    figure.legend(*first.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure
+
+
+FIGURES = {"shift": shift}
