@@ -60,6 +60,11 @@ LEARNED = Premise("GroupNorm finds 70 % of the labels, of the 75 % that an image
 INSIDE = Premise("no rate that was chosen is the first or last of the grid", _inside)
 
 
+REVISED = (
+    "A first record at `standard` had one tuning seed, which chose GroupNorm a rate at which other"
+    " seeds did not learn, so that nothing was tested; this one has three, and other seeds."
+)
+
 CLAIMS = (
     Claim(
         id="beyond.batch_leak",
@@ -78,6 +83,7 @@ CLAIMS = (
         digits=1,
         unit=" points",
         premises=(LEARNED,),
+        revised=REVISED,
     ),
     Claim(
         id="beyond.leak_is_knowledge",
@@ -96,6 +102,7 @@ CLAIMS = (
         digits=1,
         unit=" points",
         premises=(LEARNED,),
+        revised=REVISED,
     ),
     Claim(
         id="wu.shuffled",
@@ -114,6 +121,7 @@ CLAIMS = (
         digits=1,
         unit=" points",
         premises=(LEARNED, INSIDE),
+        revised=REVISED,
     ),
 )
 

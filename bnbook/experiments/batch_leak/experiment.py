@@ -223,8 +223,8 @@ EXPERIMENT = Experiment(
             widths=(8, 16, 16),
         ),
         "standard": Config(
-            data="mnist or fashion-mnist or mnist5k", seeds=(0, 1, 2, 3, 4), validation=5000,
-            train_images=20_000,
+            data="mnist or fashion-mnist or mnist5k", seeds=(5, 6, 7, 8, 9),
+            tuning_seeds=(100, 101, 102), validation=5000, train_images=20_000,
             learning_rates=(0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0),
             test_images=8000, examples=32_000, pool=4,
         ),

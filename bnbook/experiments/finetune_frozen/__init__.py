@@ -1,0 +1,1 @@
+"""Fine-tuning a BN network: statistics that stand against statistics that move."""

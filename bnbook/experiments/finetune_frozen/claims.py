@@ -1,0 +1,126 @@
+"""Fine-tuning with statistics that stand or move: what the table says.
+
+The claims, their measures and bounds were written before the recorded runs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from bnbook.evidence import claims
+from bnbook.evidence.claims import Claim, Premise
+from bnbook.tables import climbed
+from bnbook.tables.arms import ALGORITHM_2, RUNNING
+
+MOVING, FROZEN = "statistics move", "statistics of the source stand"
+ESTIMATED = "statistics of the target stand"
+MODES = (MOVING, FROZEN, ESTIMATED)
+PLAIN, FADED = "other classes", "other classes, less contrast"
+TARGETS = (PLAIN, FADED)
+SMALLEST, LARGEST = 2, 32
+"""Images normalised together at which the claims are judged."""
+NAMES = {PLAIN: "plain", FADED: "faded"}
+"""The targets' names in facts."""
+
+
+def accuracy(
+    table: pd.DataFrame, target: str, mode: str, m: int = LARGEST, statistics: str = RUNNING
+) -> pd.Series:
+    """Test accuracy at the rate chosen, per cent, one number per judging seed."""
+    rows = climbed.judged(table)
+    rows = rows[(rows["target"] == target) & (rows["mode"] == mode) & (rows["batch_size"] == m)]
+    rows = rows[rows["statistics"] == statistics].set_index("seed").sort_index()
+    return pd.Series(100 * rows["test_accuracy"])
+
+
+def frozen_lead(table: pd.DataFrame) -> pd.Series:
+    """Accuracy with the source's statistics less with statistics that move at m = 2, points."""
+    return accuracy(table, PLAIN, FROZEN) - accuracy(table, PLAIN, MOVING, SMALLEST)
+
+
+def shifted_cost(table: pd.DataFrame) -> pd.Series:
+    """What the source's statistics cost where contrast is less, against the target's, points."""
+    return accuracy(table, FADED, ESTIMATED) - accuracy(table, FADED, FROZEN)
+
+
+def _inside(table: pd.DataFrame, cells: tuple[tuple[str, str, int], ...]) -> claims.Finding:
+    named = {
+        f"{target}, {mode}, m = {m}": {"target": target, "mode": mode, "batch_size": m}
+        for target, mode, m in cells
+    }
+    return climbed.inside(table, named)
+
+
+def _first(table: pd.DataFrame) -> claims.Finding:
+    return _inside(table, ((PLAIN, FROZEN, LARGEST), (PLAIN, MOVING, SMALLEST)))
+
+
+def _second(table: pd.DataFrame) -> claims.Finding:
+    return _inside(table, ((FADED, FROZEN, LARGEST), (FADED, ESTIMATED, LARGEST)))
+
+
+_STATEMENT = "no rate that was chosen is the first or last of the grid"
+
+CLAIMS = (
+    Claim(
+        id="beyond.finetune_frozen",
+        paper="this book",
+        section="fine-tuning",
+        statement=(
+            "Where 2 images are normalised together, fine-tuning with BN's statistics frozen is"
+            " better than with statistics that move."
+        ),
+        quantity=(
+            "test accuracy on new classes after fine-tuning with the source's statistics, minus"
+            f" that with statistics that move with minibatches of {SMALLEST}"
+        ),
+        measure=frozen_lead,
+        bound=0.0,
+        digits=1,
+        unit=" points",
+        premises=(Premise(_STATEMENT, _first),),
+    ),
+    Claim(
+        id="beyond.finetune_shifted",
+        paper="this book",
+        section="fine-tuning",
+        statement=(
+            "Where the new images differ from those of the source, the statistics to freeze are"
+            " those of the new images."
+        ),
+        quantity=(
+            "test accuracy on new classes with less contrast, after fine-tuning with statistics"
+            " estimated once on the new images, minus that with the source's"
+        ),
+        measure=shifted_cost,
+        bound=0.0,
+        digits=1,
+        unit=" points",
+        premises=(Premise(_STATEMENT, _second),),
+    ),
+)
+
+
+def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Return the numbers that the chapter quotes beside the claims."""
+    moving = table[table["mode"] == MOVING]
+    sizes = sorted(int(m) for m in moving["batch_size"].unique())
+    found = {"seeds": claims.fact([climbed.judged(table)["seed"].nunique()], 0)}
+    for target, name in NAMES.items():
+        if target not in set(table["target"]):
+            continue
+        found |= {
+            f"{name}_frozen": claims.fact(accuracy(table, target, FROZEN), 1, " %"),
+            f"{name}_estimated": claims.fact(accuracy(table, target, ESTIMATED), 1, " %"),
+        }
+        for m in sizes:
+            found |= {
+                f"{name}_moving_{m}": claims.fact(accuracy(table, target, MOVING, m), 1, " %"),
+                f"{name}_precise_{m}": claims.fact(
+                    accuracy(table, target, MOVING, m, ALGORITHM_2), 1, " %"
+                ),
+            }
+    lead = accuracy(table, PLAIN, MOVING, LARGEST) - accuracy(table, PLAIN, FROZEN)
+    return found | {"moving_lead": claims.fact(lead, 1, " points")}
