@@ -189,7 +189,6 @@ def _accuracies(model: Any, split: Any) -> dict[str, Any]:
     from bnbook.probes import measurements
 
     return {
-        "training_accuracy": measurements.accuracy(model, *split.train),
         "validation_accuracy": measurements.accuracy(model, *split.validation),
         "test_accuracy": measurements.accuracy(model, *split.test),
     }
@@ -224,7 +223,6 @@ COLUMNS = {
     "diverged_at": "step whose loss was not finite, -1 for none",
     "loss": "mean training loss over all steps, in nats",
     "statistics": "with which the fine-tuned network is evaluated",
-    "training_accuracy": "in [0, 1], of the target's training images",
     "validation_accuracy": "in [0, 1], of the target's",
     "test_accuracy": "in [0, 1], of the target's",
 }
