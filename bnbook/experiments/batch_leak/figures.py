@@ -27,7 +27,7 @@ def draw_leak(ax: Axes, table: pd.DataFrame) -> None:
         )  # fmt: skip
     ax.axvline(100 * claims.SHARE, color="0.4", lw=1, ls=":")
     ax.set_yticks(range(len(ARMS)), labels=ARMS)
-    ax.invert_yaxis()
+    ax.set_ylim(len(ARMS) - 0.5, -0.5)
     ax.set(xlabel="labels found (%); dotted: all that an image by itself allows")
     ax.xaxis.grid(visible=True, color="0.9")
 

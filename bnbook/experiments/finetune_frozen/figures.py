@@ -12,7 +12,10 @@ from bnbook.experiments.finetune_frozen.claims import ESTIMATED, FROZEN, MOVING,
 from bnbook.plots import style
 from bnbook.tables.arms import ALGORITHM_2, RUNNING
 
-_STANDING: tuple[tuple[str, str, tuple[float, ...]], ...] = ((FROZEN, "#777777", (5, 2)), (ESTIMATED, "#009E73", (5, 1, 1, 1)))
+_STANDING: tuple[tuple[str, str, tuple[float, ...]], ...] = (
+    (FROZEN, "#777777", (5, 2)),
+    (ESTIMATED, "#009E73", (5, 1, 1, 1)),
+)
 _MOVING: tuple[tuple[str, str, str, str, tuple[float, ...]], ...] = (
     (RUNNING, "statistics move", "#0072B2", "o", ()),
     (ALGORITHM_2, "the same, Algorithm 2 after it", "#56B4E9", "v", (3, 1)),

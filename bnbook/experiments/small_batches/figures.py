@@ -58,12 +58,17 @@ def draw_norms(ax: Axes, table: pd.DataFrame) -> None:
     _axis(ax, rows["batch_size"])
     for arm, look in OF_THE_BATCH.items():
         _draw(ax, rows[rows["arm"] == arm], arm, look)
+    at = float(rows["batch_size"].max())
     for arm, look in OF_AN_IMAGE.items():
         level = rows.loc[rows["arm"] == arm, "error"]
         if len(level):
-            line = ax.axhline(level.mean(), color=look.colour, lw=1.6, label=arm)
-            line.set_dashes(look.dashes or (1, 0))
-            ax.axhspan(*style.t_interval(level), color=look.colour, alpha=0.12, lw=0)
+            at *= 1.15
+            ax.axhline(level.mean(), color=look.colour, lw=1.4).set_dashes(look.dashes or (1, 0))
+            low, high = style.t_interval(level)
+            ax.errorbar(
+                at, level.mean(), [[level.mean() - low], [high - level.mean()]], ls="",
+                color=look.colour, marker=look.marker, ms=5, capsize=2, elinewidth=1, label=arm,
+            )  # fmt: skip
 
 
 def draw_statistics(ax: Axes, table: pd.DataFrame) -> None:
@@ -84,10 +89,10 @@ def draw_papers(ax: Axes, curves: Mapping[str, tuple[Sequence[int], Sequence[flo
     """Draw a paper's errors against m, in grey."""
     _axis(ax, pd.Series([m for sizes, _ in curves.values() for m in sizes]))
     for (name, (sizes, errors)), marker in zip(curves.items(), ("o", "X", "s"), strict=False):
-        label = STATISTICS[name][0] if name in STATISTICS else name
+        label = {ALGORITHM_2: "population", MIXED: "test minibatches of m"}.get(name, name)
         ax.plot(sizes, errors, marker=marker, ms=5, label=label, color="0.6", lw=1.8)
         ax.annotate(
-            label, (sizes[0], errors[0]), xytext=(0, 6), textcoords="offset points", ha="right",
+            label, (sizes[-1], errors[-1]), xytext=(10, 2), textcoords="offset points",
             fontsize=8, color="0.35",
         )  # fmt: skip
 
