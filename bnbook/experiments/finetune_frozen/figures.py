@@ -12,9 +12,9 @@ from bnbook.experiments.finetune_frozen.claims import ESTIMATED, FROZEN, MOVING,
 from bnbook.plots import style
 from bnbook.tables.arms import ALGORITHM_2, RUNNING
 
-_STANDING: tuple[tuple[str, str, tuple[float, ...]], ...] = (
-    (FROZEN, "#777777", (5, 2)),
-    (ESTIMATED, "#009E73", (5, 1, 1, 1)),
+_STANDING: tuple[tuple[str, str, str, tuple[float, ...]], ...] = (
+    (FROZEN, "#777777", "D", (5, 2)),
+    (ESTIMATED, "#009E73", "^", (5, 1, 1, 1)),
 )
 _MOVING: tuple[tuple[str, str, str, str, tuple[float, ...]], ...] = (
     (RUNNING, "statistics move", "#0072B2", "o", ()),
@@ -39,11 +39,17 @@ def draw_target(ax: Axes, table: pd.DataFrame, target: str) -> None:
         )[0]  # fmt: skip
         if dashes:
             line.set_dashes(dashes)
-    for mode, colour, dashes in _STANDING:
+    at = float(max(sizes))
+    for mode, colour, marker, dashes in _STANDING:
         own = claims.accuracy(table, target, mode)
         if len(own):
-            ax.axhline(own.mean(), color=colour, lw=1.6, label=mode).set_dashes(dashes)
-            ax.axhspan(*style.t_interval(own), color=colour, alpha=0.12, lw=0)
+            at *= 1.15
+            ax.axhline(own.mean(), color=colour, lw=1.4).set_dashes(dashes)
+            low, high = style.t_interval(own)
+            ax.errorbar(
+                at, own.mean(), [[own.mean() - low], [high - own.mean()]], ls="", color=colour,
+                marker=marker, ms=5, capsize=2, elinewidth=1, label=mode,
+            )  # fmt: skip
     ax.xaxis.set_minor_locator(NullLocator())
     ax.set_xticks(sizes, labels=[str(m) for m in sizes])
 
