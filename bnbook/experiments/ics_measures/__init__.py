@@ -1,0 +1,1 @@
+"""Internal covariate shift: three measures on the same runs."""

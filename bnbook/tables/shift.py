@@ -1,0 +1,111 @@
+"""Reading tables of `bnbook.setups.shift`: runs, tuned rates, and correlations of ranks."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+
+from bnbook.evidence import claims
+from bnbook.evidence.claims import Premise
+
+SIGMOID_MLP, RELU_MLP = "sigmoid MLP", "ReLU MLP"
+CONV, LINEAR_25 = "conv net", "deep linear net"
+IMAGE_NETWORKS = (SIGMOID_MLP, RELU_MLP, CONV)
+MEASURES = ("course", "drift", "distance", "change", "relative", "cosine")
+AGREEING = {"drift": "moments", "distance": "distribution", "relative": "gradient"}
+"""The three measures of one step that have no units, and what each looks at."""
+TUNING = "tuning"
+KEYS = ["network", "arm", "learning_rate", "seed", "role"]
+
+
+def runs(table: pd.DataFrame) -> pd.DataFrame:
+    """One row for each run: measures averaged over layers and steps, and its loss over training.
+
+    ``loss`` is the mean over all steps of training. A run that diverged has an infinite loss, and
+    no measures.
+    """
+    means = table.groupby(KEYS, sort=False)[[*MEASURES]].mean()
+    once = table.drop_duplicates([*KEYS, "step"])
+    trained = once[once["step"] > 0].groupby(KEYS, sort=False)
+    loss = trained["loss"].mean().where(trained["loss"].count() == trained.size(), np.inf)
+    diverged = table.groupby(KEYS, sort=False)["diverged_at"].max() >= 0
+    loss, means = loss.where(~diverged, np.inf), means.where(~diverged)
+    last = trained["validation_accuracy"].last()
+    return means.assign(loss=loss, diverged=diverged, validation_accuracy=last).reset_index()
+
+
+def tuned_rates(of_runs: pd.DataFrame) -> dict[tuple[str, str], float]:
+    """Each network's and arm's rate: the least loss over training, mean over the tuning seeds."""
+    tuning = of_runs[of_runs["role"] == TUNING]
+    mean = tuning.groupby(["network", "arm", "learning_rate"])["loss"].mean()
+    return {
+        (str(network), str(arm)): float(each.droplevel([0, 1]).idxmin())
+        for (network, arm), each in mean.groupby(level=[0, 1])
+    }
+
+
+def judged(of_runs: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the seeds that chose nothing."""
+    return of_runs[of_runs["role"] != TUNING]
+
+
+def at_tuned(of_runs: pd.DataFrame) -> pd.DataFrame:
+    """Judged rows of each network and arm at its tuned rate."""
+    rates, rows = tuned_rates(of_runs), judged(of_runs)
+    own = [rates[key] for key in zip(rows["network"], rows["arm"], strict=True)]
+    return rows[rows["learning_rate"] == own]
+
+
+def alive(of_runs: pd.DataFrame) -> pd.DataFrame:
+    """Judged rows of runs that have every measure."""
+    rows = judged(of_runs)
+    return rows[~rows["diverged"] & np.isfinite(rows[[*AGREEING, "loss"]]).all(axis=1)]
+
+
+def rank_correlation(x: pd.Series, y: pd.Series) -> float:
+    """Spearman's correlation; NaN with fewer than three pairs."""
+    return float(x.corr(y, method="spearman")) if len(x) > 2 else float("nan")
+
+
+def pairwise(values: pd.DataFrame) -> dict[tuple[str, str], float]:
+    """Rank correlations of each pair of the three measures."""
+    return {(a, b): rank_correlation(values[a], values[b]) for a, b in combinations(AGREEING, 2)}
+
+
+def with_over_without(values: pd.DataFrame, column: str, arms: tuple[str, str]) -> pd.Series:
+    """Ratio of the second arm's values to the first's, by seed."""
+    wide = values.pivot_table(index="seed", columns="arm", values=column)
+    return pd.Series(wide[arms[1]] / wide[arms[0]])
+
+
+def inside_premise(networks: tuple[str, ...], arms: tuple[str, ...]) -> Premise:
+    """Return the premise that these arms of these networks were tuned within their grids."""
+
+    def check(table: pd.DataFrame) -> claims.Finding:
+        grids, rates = table.groupby("network")["learning_rate"], tuned_rates(runs(table))
+        ends = set(grids.min().items()) | set(grids.max().items())
+        out = [
+            f"{network} {arm} at {rates[network, arm]:g}"
+            for network in networks
+            for arm in arms
+            if (network, rates[network, arm]) in ends
+        ]
+        return not out, ", ".join(out) or "none at an end", "none at an end"
+
+    return Premise(f"no tuned rate of {', '.join(networks)} is an end of the grid", check)
+
+
+def learned_premise(
+    networks: tuple[str, ...], arms: tuple[str, ...], least: float = 0.5
+) -> Premise:
+    """Return the premise that all tuned runs of these learn, by the images set aside."""
+
+    def check(table: pd.DataFrame) -> claims.Finding:
+        rows = at_tuned(runs(table))
+        rows = rows[rows["network"].isin(networks) & rows["arm"].isin(arms)]
+        worst = float(rows["validation_accuracy"].min())
+        return claims.at_least(100 * worst, 100 * least, " %")
+
+    return Premise(f"the tuned networks learn: {', '.join(networks)}", check)
