@@ -300,7 +300,9 @@ def _table(
         "network": run.networks[0], "arm": run.arms[0], "seed": run.seeds[0],
         "learning_rate": rate(run), "role": run.role,
     }  # fmt: skip
-    return pd.DataFrame(rows).assign(**key)[[*COLUMNS, *(n for n in EXTRA if n in history[0])]]
+    return pd.DataFrame(rows).assign(**key)[  # type: ignore[arg-type]
+        [*COLUMNS, *(n for n in EXTRA if n in history[0])]
+    ]
 
 
 NO = float("nan")

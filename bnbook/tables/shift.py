@@ -39,11 +39,11 @@ def runs(table: pd.DataFrame) -> pd.DataFrame:
 def tuned_rates(of_runs: pd.DataFrame) -> dict[tuple[str, str], float]:
     """Each network's and arm's rate: the least loss over training, mean over the tuning seeds."""
     tuning = of_runs[of_runs["role"] == TUNING]
-    mean = tuning.groupby(["network", "arm", "learning_rate"])["loss"].mean()
-    return {
-        (str(network), str(arm)): float(each.droplevel([0, 1]).idxmin())
-        for (network, arm), each in mean.groupby(level=[0, 1])
-    }
+    rates = {}
+    for (network, arm), own in tuning.groupby(["network", "arm"]):
+        mean = own.groupby("learning_rate")["loss"].mean()
+        rates[str(network), str(arm)] = float(mean.index[int(mean.to_numpy().argmin())])
+    return rates
 
 
 def judged(of_runs: pd.DataFrame) -> pd.DataFrame:
@@ -61,7 +61,9 @@ def at_tuned(of_runs: pd.DataFrame) -> pd.DataFrame:
 def alive(of_runs: pd.DataFrame) -> pd.DataFrame:
     """Judged rows of runs that have every measure."""
     rows = judged(of_runs)
-    return rows[~rows["diverged"] & np.isfinite(rows[[*AGREEING, "loss"]]).all(axis=1)]
+    whole = np.isfinite(rows[[*AGREEING, "loss"]].to_numpy(float)).all(1)
+    found: pd.DataFrame = rows.loc[~rows["diverged"] & whole]
+    return found
 
 
 def rank_correlation(x: pd.Series, y: pd.Series) -> float:

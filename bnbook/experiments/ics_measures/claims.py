@@ -6,6 +6,7 @@ recorded runs.
 
 from __future__ import annotations
 
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -179,9 +180,10 @@ def facts(table: pd.DataFrame) -> dict[str, Any]:
         for column in ("course", "drift", "distance", "change", "relative", "loss"):
             found[f"{short}_{column}"] = _factor(ratio(table, network, column))
     names = {"all": None, "without": WITHOUT, "with": WITH}
-    for name, arm in names.items():
-        for (a, b), samples in correlations(table, arm).items():
-            found[f"{name}_{a}_{b}"] = claims.fact(samples.dropna(), 2)
+    for name, one in names.items():
+        pairs = correlations(table, one)
+        for a, b in combinations(shift.AGREEING, 2):
+            found[f"{name}_{a}_{b}"] = claims.fact(pairs[a, b].dropna(), 2)
     same = effects(table)
     for measure in shift.AGREEING:
         found[f"reduced_{measure}"] = claims.fact([100 * (same[measure] < 1).mean()], 0, " %")

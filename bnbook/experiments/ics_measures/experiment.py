@@ -62,7 +62,7 @@ EXPERIMENT = Experiment(
             steps=60, points=3, widths=(4, 8),
         ),
         "standard": Config(
-            data="mnist5k", seeds=tuple(range(7)), side=14, steps=300, points=6,
+            data="mnist5k", seeds=tuple(range(7)), steps=300, points=6,
             learning_rates=(0.03, 0.1, 0.3, 1.0, 3.0, 10.0), train_images=4000, validation=500,
             hidden=(100, 100, 100), examples=300, probe_images=128, layers=4,
         ),

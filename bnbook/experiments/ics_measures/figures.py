@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -30,7 +31,11 @@ def draw_measure(ax: Axes, rows: pd.DataFrame, column: str) -> None:
     for at, network in enumerate(SHORT):
         for arm, beside in zip(ARMS, (-0.15, 0.15), strict=True):
             own = rows[(rows["network"] == network) & (rows["arm"] == arm)][column]
-            look = {"color": style.COLOURS[arm], "marker": style.MARKERS[arm], "ls": ""}
+            look: dict[str, Any] = {
+                "color": style.COLOURS[arm],
+                "marker": style.MARKERS[arm],
+                "ls": "",
+            }
             place = np.full(len(own), at + beside)
             ax.plot(place, own, ms=4, alpha=0.4, mew=0, **look)
             ax.plot(
@@ -65,9 +70,9 @@ def agree(table: pd.DataFrame) -> Figure:
                     own[a], own[b], mark, ms=4, mfc="none", color=style.COLOURS[arm], alpha=0.7,
                     label=f"{network}, {arm}",
                 )  # fmt: skip
-        ax.set(xscale="log", yscale="log", xlabel=LABELS[a], ylabel=LABELS[b])
-        ax.xaxis.label.set_size(8)
-        ax.yaxis.label.set_size(8)
+        ax.set(xscale="log", yscale="log")
+        ax.set_xlabel(LABELS[a], fontsize=8)
+        ax.set_ylabel(LABELS[b], fontsize=8)
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=7)
     return figure
