@@ -1,0 +1,1 @@
+"""Internal covariate shift against speed: noise, single moments, frozen statistics, landscape."""

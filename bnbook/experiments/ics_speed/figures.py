@@ -1,0 +1,96 @@
+"""Figures of shift against speed, from the experiment's table."""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from bnbook.experiments.ics_speed.claims import ARMS, EQUAL, LANDSCAPE
+from bnbook.plots import style
+from bnbook.tables import shift
+from bnbook.tables.arms import WITH, WITHOUT
+
+LABELS = {
+    "drift": "drift of moments, one step (spreads)",
+    "distance": "Wasserstein distance (spreads)",
+    "relative": "length of G − G' over G's",
+    "loss_range": "range of the loss (nats)",
+    "gradient_change": "change of the gradient",
+    "smoothness": "effective smoothness",
+}
+MARKS = ("o", "s")
+
+
+def once(table: pd.DataFrame) -> pd.DataFrame:
+    """Judged rows, one for each run and step."""
+    return shift.judged(table).drop_duplicates([*shift.KEYS, "step"])
+
+
+def speed(table: pd.DataFrame) -> Figure:
+    """Training loss of every arm at its tuned rate, a panel for each network."""
+    networks = list(table["network"].unique())
+    figure = style.new_figure(1, len(networks), 4.5 * len(networks), 3.8, squeeze=False)
+    rates = shift.tuned_rates(shift.runs(table))
+    for ax, network in zip(figure.axes, networks, strict=True):
+        rows = once(table[(table["network"] == network) & (table["step"] > 0)])
+        own = [rates[network, arm] for arm in rows["arm"]]
+        ax.set(yscale="log")
+        style.draw_means(
+            ax, rows[rows["learning_rate"] == own], "step", "loss", "arm", markers=style.MARKERS,
+            ms=5,
+        )  # fmt: skip
+        ax.set(xlabel="training step", ylabel="training loss (nats)")
+        ax.set_title(network)
+    _legend(figure)
+    return figure
+
+
+def draw_scatter(ax: Axes, rows: pd.DataFrame, tuned: pd.DataFrame, measure: str) -> None:
+    """Draw the loss over training against a measure; the runs at tuned rates are filled."""
+    for arm in ARMS:
+        for network, mark in zip(rows["network"].unique(), MARKS, strict=False):
+            own, best = (
+                each[(each["arm"] == arm) & (each["network"] == network)] for each in (rows, tuned)
+            )
+            ax.plot(own[measure], own["loss"], mark, ms=4, mfc="none", color=style.COLOURS[arm],
+                    alpha=0.5, label=arm if mark == MARKS[0] else None)  # fmt: skip
+            ax.plot(best[measure], best["loss"], mark, ms=5, color=style.COLOURS[arm])
+    ax.set(xscale="log", yscale="log")
+    ax.set_xlabel(LABELS[measure], fontsize=8)
+
+
+def predicts(table: pd.DataFrame) -> Figure:
+    """Loss over training against each measure, all arms and rates."""
+    figure = style.new_figure(1, 3, 9, 4, sharey=True)
+    of_runs = shift.runs(table)
+    rows, tuned = shift.alive(of_runs), shift.at_tuned(of_runs)
+    for ax, measure in zip(figure.axes, shift.AGREEING, strict=True):
+        draw_scatter(ax, rows, tuned, measure)
+    top = 1.2 * float(rows["loss"].clip(upper=6).max())
+    figure.axes[0].set(ylabel="loss over training (nats)", ylim=(0.9 * rows["loss"].min(), top))
+    _legend(figure)
+    return figure
+
+
+def landscape(table: pd.DataFrame) -> Figure:
+    """What is met along the gradient over training, at the equal rate and at tuned rates."""
+    figure = style.new_figure(2, 3, 9, 5.4, sharex=True)
+    rates = shift.tuned_rates(shift.runs(table))
+    rows = once(table[table["arm"].isin((WITHOUT, WITH))])
+    own = [rates[key] for key in zip(rows["network"], rows["arm"], strict=True)]
+    panels = {f"rate {EQUAL:g}": EQUAL, "tuned rates": own}
+    for at, (title, chosen) in enumerate(panels.items()):
+        for ax, column in zip(figure.axes[3 * at : 3 * at + 3], LANDSCAPE, strict=True):
+            ax.set(yscale="log")
+            shown = rows[(rows["learning_rate"] == chosen) & (rows[column] > 0)]
+            style.draw_means(ax, shown, "step", column, "arm", markers=style.MARKERS, ms=5)
+            ax.set_title(f"{LABELS[column]}, {title}", fontsize=8)
+            ax.set(xlabel="training step" if at else "")
+    _legend(figure)
+    return figure
+
+
+def _legend(figure: Figure) -> None:
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8)
