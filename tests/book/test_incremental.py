@@ -45,7 +45,7 @@ NAMES = ("ioffe_alg1", "ioffe_alg2")
 CHAPTERS = tuple(f"book/{name}.md" for name in "abc")
 NOTEBOOKS = tuple(f"notebooks/{number}-it.ipynb" for number in (11, 12))
 OTHERS = (
-    "_config.yml", "requirements.lock", "book/_static/a.css", "bnbook/a.py",
+    "_config.yml", "requirements.lock", "book/_static/a.css", "bnbook/draws.py", "bnbook/cells.py",
     "bnbook/book/pages/a.py", "bnbook/evidence/a.py",
 )  # fmt: skip
 BROKEN = "{claim}`nothing`"
@@ -58,9 +58,14 @@ def digest(*paths):
     return sha.hexdigest()
 
 
-def code(*_):
-    """Stands in for the digest of the source that something reaches."""
-    return digest(*Path("bnbook").rglob("*.py"))
+def drawing(*_):
+    """Stands in for the digest of the source that draws."""
+    return digest(*Path("bnbook").glob("draws.py"))
+
+
+def computing(*_):
+    """Stands in for the digest of the source that notebooks reach."""
+    return digest(*Path("bnbook").glob("cells.py"))
 
 
 def execute(root, path, parameters, limit):
@@ -69,7 +74,7 @@ def execute(root, path, parameters, limit):
     if "1 / 0" in made.cells[-1].source:
         raise BnbookError(f"{path.relative_to(root)}, cell 2 raised ZeroDivisionError")
     used = [p for name in NAMES if name in made.cells[-1].source for p in of_record(root, name)]
-    said = [code(), digest(*used, root / "requirements.lock"), parameters["profile"]]
+    said = [computing(), digest(*used, root / "requirements.lock"), parameters["profile"]]
     made.metadata["bnbook"] = said
     files.write_changed(root / build.EXECUTED / path.name, nbformat.writes(made).encode())
 
@@ -80,7 +85,7 @@ def of_record(root, name):
 
 def save(table, path, of_record):
     """Stands in for drawing: a figure depends on code and on the record's table."""
-    return files.write_changed(path, f"{code()} {of_record} {table.to_csv()}".encode())
+    return files.write_changed(path, f"{drawing()} {of_record} {table.to_csv()}".encode())
 
 
 def jupyter_book(command, cwd, **_):
@@ -100,7 +105,7 @@ def jupyter_book(command, cwd, **_):
     if bad:
         return SimpleNamespace(returncode=1, stdout=f"{bad[0]}: WARNING: nothing\n", stderr="")
     titles = [text.partition("\n")[0] for text in texts.values()]
-    everywhere = [cwd / name for name in OTHERS if name != "bnbook/a.py" and (cwd / name).is_file()]
+    everywhere = [cwd / name for name in OTHERS[:3] + OTHERS[5:] if (cwd / name).is_file()]
     common = digest(*everywhere, *figures, *(cwd / "results/claims").glob("*.json"))
     for page, text in {"index": "", **texts}.items():
         files.write_bytes(html / f"{page}.html", json.dumps([titles, text, common]).encode())
@@ -113,8 +118,8 @@ STANDINS = (
     (notebooks, "_execute", execute),
     (build, "subprocess", SimpleNamespace(run=jupyter_book)),
     (style, "save", save),
-    (sources, "source_digest", code),
-    (sources, "imported_digest", code),
+    (sources, "source_digest", drawing),
+    (sources, "imported_digest", computing),
     (experiments, "names", lambda: list(NAMES)),
     (experiments, "find", lambda name: replace(TOY, name=name)),
     (judging, "MEASUREMENTS", ()),
