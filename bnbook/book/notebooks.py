@@ -138,8 +138,8 @@ def keep_only(folder: Path, made: Collection[Path]) -> None:
 
 
 def content(made: Path) -> str:
-    """Digest of a file, or of all files of a folder with their names."""
-    inside = sorted(p for p in made.rglob("*") if p.is_file()) if made.is_dir() else [made]
+    """Digest of a file, or of all files of a folder with their names, be there none."""
+    inside = [made] if made.is_file() else sorted(p for p in made.rglob("*") if p.is_file())
     sha = hashlib.sha256()
     for path in inside:
         sha.update(f"\0{path.relative_to(made)}\0".encode())

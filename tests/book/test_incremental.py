@@ -112,6 +112,7 @@ def jupyter_book(command, cwd, **_):
     return SimpleNamespace(returncode=0, stdout="", stderr="")
 
 
+TITLES = dict.fromkeys(NAMES, "a title")
 TOY = replace(FAKE, figures={"plain": lambda table: table})
 STANDINS = (
     (notebooks, "ProcessPoolExecutor", lambda *_: ThreadPoolExecutor(1)),
@@ -121,7 +122,7 @@ STANDINS = (
     (sources, "source_digest", drawing),
     (sources, "imported_digest", computing),
     (experiments, "names", lambda: list(NAMES)),
-    (experiments, "find", lambda name: replace(TOY, name=name)),
+    (experiments, "find", lambda name: replace(TOY, name=name, title=TITLES[name])),
     (judging, "MEASUREMENTS", ()),
 )
 
@@ -167,7 +168,8 @@ def built(root, profile):
 BUILDS = Counter()
 texts = st.sampled_from(["one", "two", "three", BROKEN])
 shown = st.sampled_from(["", *NAMES])
-cells = st.sampled_from(["1 + 1", *NAMES, "1 / 0"])
+USES = [f'experiments.find("{name}")' for name in NAMES]
+cells = st.sampled_from(["1 + 1", *USES, "1 / 0"])
 
 
 class Book(RuleBasedStateMachine):
@@ -181,7 +183,7 @@ class Book(RuleBasedStateMachine):
         self.patch.setattr(CLI.out, "quiet", True)
         self.folder = Path(tempfile.mkdtemp())
         self.root, self.taken, self.profile = self.folder / "book", {}, "quick"
-        self.waits = 0
+        self.waits, self.edits = 0, 0
 
     def teardown(self):
         self.patch.undo()
@@ -206,9 +208,17 @@ class Book(RuleBasedStateMachine):
     def edit_notebook(self, name, text):
         write(self.root / name, notebook(text))
 
-    @rule(name=st.sampled_from(OTHERS), text=texts)
-    def edit_other(self, name, text):
-        write(self.root / name, f"# {text}")
+    @rule(name=st.sampled_from(OTHERS))
+    def edit_other(self, name):
+        self.edits += 1
+        write(self.root / name, f"# {self.edits}")
+
+    @rule(name=st.sampled_from(NAMES))
+    def retitle(self, name):
+        """Only the ledger tells of it."""
+        self.edits += 1
+        self.patch.setitem(TITLES, name, f"title {self.edits}")
+        judging.rewrite_ledger(self.root / "results", name)
 
     @rule(pages=st.lists(st.sampled_from([*CHAPTERS, *NOTEBOOKS]), min_size=1, unique=True))
     def edit_toc(self, pages):
@@ -251,6 +261,7 @@ class Book(RuleBasedStateMachine):
     def choose(self, profile):
         self.profile = profile
 
+    @precondition(lambda self: any((self.root / "_build").rglob("*.*")))
     @rule(data=st.data(), how=st.sampled_from(["emptied", "deleted", "altered"]))
     def damage_what_was_made(self, data, how):
         there = sorted(p for p in (self.root / "_build").rglob("*") if p.is_file())
@@ -259,6 +270,10 @@ class Book(RuleBasedStateMachine):
             path.unlink()
         else:
             path.write_bytes(b"" if how == "emptied" else path.read_bytes() + b"x")
+
+    @rule(folder=st.sampled_from([*MADE, Path("_build")]))
+    def delete_a_folder(self, folder):
+        shutil.rmtree(self.root / folder, ignore_errors=True)
 
     @rule(folder=st.sampled_from(MADE))
     def leave_something_there(self, folder):
@@ -288,12 +303,47 @@ class Book(RuleBasedStateMachine):
             shutil.rmtree(clean)
 
 
+def test_each_edit_alone():
+    """Every kind of edit once, so that no digest lacks one of its inputs by luck."""
+    book = Book()
+    edits = [
+        *((book.edit_other, name) for name in OTHERS),
+        (book.edit_chapter, CHAPTERS[0], "two", NAMES[0]),
+        (book.edit_notebook, NOTEBOOKS[0], USES[0]),
+        (book.retitle, NAMES[0]),
+        (book.record, NAMES[0], 1),
+        (book.choose, "standard"),
+        (book.edit_toc, [CHAPTERS[0], *NOTEBOOKS, CHAPTERS[1]]),
+        (book.edit_chapter, CHAPTERS[1], "three", ""),
+        (book.edit_toc, [CHAPTERS[0], NOTEBOOKS[0]]),
+        *((book.leave_something_there, folder) for folder in MADE),
+        *((book.delete_a_folder, folder) for folder in (*MADE, Path("_build"))),
+        (book.record, NAMES[1], 1),
+        (book.edit_chapter, CHAPTERS[0], "two", NAMES[1]),
+        (book.take_record_away, NAMES[1], True),
+        (book.edit_chapter, CHAPTERS[0], "two", ""),
+        (book.take_away, NOTEBOOKS[1]),
+    ]
+    try:
+        book.begin()
+        book.build()
+        for edit, *how in edits:
+            edit(*how)
+            book.build()
+        for path in sorted(p for p in (book.root / "_build").rglob("*.*") if p.is_file()):
+            path.write_bytes(b"")
+            book.build()
+    finally:
+        book.teardown()
+
+
+@pytest.mark.slow
 def test_an_incremental_build_equals_a_clean_one():
     BUILDS.clear()
     run_state_machine_as_test(
         Book,
         settings=settings(
-            max_examples=20, stateful_step_count=12, deadline=None, derandomize=True,
+            max_examples=15, stateful_step_count=15, deadline=None, derandomize=True,
             suppress_health_check=list(HealthCheck),
         ),
     )  # fmt: skip
