@@ -23,7 +23,7 @@ def data_list() -> None:
 
 def show(found: list) -> None:
     """Print a table of data sets."""
-    table = Table("data set", "images", "found")
+    table = Table("data set", "size", "found")
     for entry in found:
         table.add_row(entry.name, f"{entry.images:,}", entry.where or entry.reason)
     out.print(table)

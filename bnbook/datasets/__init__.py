@@ -1,7 +1,8 @@
 """Named data sets as tensors: each checked against a known digest, none downloaded unasked.
 
-``digits`` and ``mnist5k`` come with Python packages; ``mnist``, ``fashion-mnist`` and ``cifar10``
-are files. `load` looks for those, in this order, in
+``digits`` and ``mnist5k`` come with Python packages, and so do a text and a table, which are no
+images and have functions of their own (`load_text`, `load_table`); ``mnist``, ``fashion-mnist`` and
+``cifar10`` are files. `load` looks for those, in this order, in
 
 1. the ``folder`` it is given: ``folder/<name>``, then ``folder`` itself;
 2. ``$BNBOOK_DATA/<name>``, then ``$BNBOOK_DATA`` itself;
@@ -20,23 +21,29 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from bnbook.datasets import packaged
 from bnbook.datasets.catalogue import NAMES, SPECS, SPLITS, digest_of, spec_of
 from bnbook.datasets.finding import Folder, Status, find, places_of, status_of, within
 from bnbook.datasets.obtaining import get, import_folder
+from bnbook.datasets.packaged import ALPHABET, TABLES, TEXTS, Summary
 from bnbook.errors import BnbookError
 
 __all__ = [
+    "ALPHABET",
     "GENERATED",
     "NAMES",
     "SPLITS",
     "Images",
     "Status",
+    "Table",
     "available",
     "digest",
     "get",
     "import_folder",
     "largest",
     "load",
+    "load_table",
+    "load_text",
     "scaling",
     "verify",
 ]
@@ -47,10 +54,21 @@ GENERATED = "generated"
 """What experiments name in place of a data set when all their numbers come from their seeds."""
 
 
+TOGETHER = " and "
+"""Between the names of data sets that one experiment takes together."""
+
+
 class Images(NamedTuple):
     """Images (N, C, H, W), float32 in [0, 1], and their labels (N,), int64."""
 
     images: torch.Tensor
+    labels: torch.Tensor
+
+
+class Table(NamedTuple):
+    """Values (N, D), float32 as they are in the table, and their labels (N,), int64."""
+
+    values: torch.Tensor
     labels: torch.Tensor
 
 
@@ -88,6 +106,28 @@ def load(
     return Images(torch.from_numpy(images).to(device), torch.from_numpy(labels).to(device))
 
 
+def load_text(name: str, split: str = "train", *, device: Device = "cpu") -> torch.Tensor:
+    """Load one split of a text as characters (N,), int64, places in `ALPHABET`.
+
+    ``descriptions``: how scikit-learn describes its data sets. Raises BnbookError if there is no
+    such text or split, or if it is not the one known.
+    """
+    place = {character: at for at, character in enumerate(ALPHABET)}
+    text = packaged.read_text(name, split)
+    return torch.tensor([place[character] for character in text], device=device)
+
+
+def load_table(name: str, split: str = "train", *, device: Device = "cpu") -> Table:
+    """Load one split of a table, its values as they are: columns differ in size by decades.
+
+    ``breast-cancer``: 30 measurements of each row, two classes. Raises BnbookError if there is no
+    such table or split, or if it is not the one known.
+    """
+    values, labels = packaged.read_table(name, split)
+    found = torch.from_numpy(values.astype(np.float32)), torch.from_numpy(labels.astype(np.int64))
+    return Table(*(tensor.to(device) for tensor in found))
+
+
 def _scaled(name: str, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     return np.divide(images, np.float32(SPECS[name].white), dtype=np.float32)
 
@@ -95,10 +135,13 @@ def _scaled(name: str, images: NDArray[np.uint8]) -> NDArray[np.float32]:
 def scaling(name: str) -> str:
     """Return the sha256 of what `load` makes of an image's every possible byte, and of its shape.
 
-    Two data sets of one `digest` are the same numbers only if this agrees too.
+    Two data sets of one `digest` are the same numbers only if this agrees too. What is no image is
+    not scaled: its name stands for it.
     """
-    if name == GENERATED:
-        return GENERATED
+    if TOGETHER in name:
+        return "\n".join(map(scaling, name.split(TOGETHER)))
+    if name == GENERATED or name in TEXTS or name in TABLES:
+        return name
     scaled = _scaled(name, np.arange(256, dtype=np.uint8))
     sha = hashlib.sha256(f"{spec_of(name).shape} {scaled.dtype.str}".encode())
     sha.update(scaled.tobytes())
@@ -110,10 +153,16 @@ def digest(name: str, *, folder: Folder | None = None) -> str:
 
     It is made of the known digests of the parts, and reads nothing: `load` lets no other data
     through. With a ``folder``, the data there are checked first. Raises as `verify` does.
-    `GENERATED` numbers need no digest but their name.
+    `GENERATED` numbers need no digest but their name. Of data sets taken together, "one and other",
+    it is made of the digests of all.
     """
+    if TOGETHER in name:
+        every = [f"{digest(each)} {each}\n" for each in name.split(TOGETHER)]
+        return hashlib.sha256("".join(every).encode()).hexdigest()
     if name == GENERATED:
         return GENERATED
+    if name in TEXTS or name in TABLES:
+        return packaged.digest_of(name)
     return digest_of(name) if folder is None else verify(name, folder).digest
 
 
@@ -133,12 +182,15 @@ def verify(name: str, folder: Folder | None = None) -> Status:
     return status
 
 
-def available() -> list[Status]:
+def available() -> list[Status | Summary]:
     """Say of every data set, in the order of `NAMES`, whether `load` would find it here.
+
+    The texts and tables follow.
 
     Reads and checks all that it finds. What cannot be loaded is a reason given, never an error.
     """
-    return [status_of(name, places_of(name)) for name in NAMES]
+    images = [status_of(name, places_of(name)) for name in NAMES]
+    return [*images, *map(packaged.summary, (*TEXTS, *TABLES))]
 
 
 def largest(names: Sequence[str]) -> str:

@@ -428,7 +428,7 @@ def test_npz_parts_of_another_shape_or_with_pickles_are_refused(cifar, tmp_path)
 def test_available_tells_where_or_why_not(mnist, tmp_path):
     write(tmp_path / "cache" / "mnist", mnist)
     statuses = {status.name: status for status in datasets.available()}
-    assert tuple(statuses) == datasets.NAMES
+    assert tuple(statuses) == (*datasets.NAMES, "descriptions", "breast-cancer")
     assert statuses["mnist"] == datasets.Status(
         name="mnist",
         digest=datasets.digest("mnist"),

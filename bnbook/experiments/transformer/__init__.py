@@ -1,0 +1,1 @@
+"""BN in a Transformer, on text and on images, and PowerNorm's account of it."""

@@ -1,0 +1,234 @@
+"""BN in a small Transformer: what the table says.
+
+The claims, their measures and bounds were written before the recorded runs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bnbook.evidence import claims
+from bnbook.evidence.claims import Claim, Premise
+from bnbook.tables import choosing
+from bnbook.tables.arms import BN, LAYER_NORM
+
+PAPER = "Shen et al. 2020"
+
+COUNTED = "BN, padding counted"
+RMS_NORM, POWER_NORM, NONE = "RMSNorm", "PowerNorm", "no norm"
+PRE, POST = "pre", "post"
+"""The place of a norm: at the start of each branch, or after each sum with a shortcut."""
+TEXT, WORDS, PIXELS, IMAGES = "characters", "words", "pixels", "images"
+"""What is read: the last by a ConvNet with BN that classifies, the others by a Transformer."""
+
+
+def arm(read: str, norm: str, place: str) -> str:
+    """Return the name of a Transformer's arm."""
+    return f"{read} | {norm} | {place}"
+
+
+def parts(name: str) -> tuple[str, str, str]:
+    """Return what an arm reads, its norm, and the norm's place."""
+    read, norm, place = name.split(" | ")
+    return read, norm, place
+
+
+def read(name: str) -> str:
+    """Return what an arm reads."""
+    return name.split(" | ")[0]
+
+
+CONVNET = f"{IMAGES} | {BN} | ConvNet"
+TEXTS = tuple(
+    arm(TEXT, norm, place)
+    for norm, place in (
+        (LAYER_NORM, PRE), (LAYER_NORM, POST), (RMS_NORM, POST), (BN, PRE), (BN, POST),
+        (COUNTED, POST), (POWER_NORM, POST), (NONE, PRE),
+    )
+)  # fmt: skip
+ARMS = (
+    *TEXTS, arm(WORDS, LAYER_NORM, PRE), arm(WORDS, BN, PRE),
+    arm(PIXELS, LAYER_NORM, PRE), arm(PIXELS, BN, PRE), CONVNET,
+)  # fmt: skip
+NEEDED = (
+    *(arm(TEXT, norm, place) for norm in (LAYER_NORM, BN) for place in (PRE, POST)),
+    *(arm(TEXT, norm, POST) for norm in (COUNTED, POWER_NORM)),
+    arm(TEXT, NONE, PRE), arm(WORDS, BN, PRE), arm(PIXELS, BN, PRE), CONVNET,
+)  # fmt: skip
+"""The arms that claims and facts compare."""
+
+
+def best(table: pd.DataFrame, norm: str) -> str:
+    """Return a norm's arm on characters at its better place, by the seeds that choose."""
+    there = [each for each in TEXTS if parts(each)[1] == norm and each in set(table["arm"])]
+    return choosing.better(table, there)
+
+
+def gap(table: pd.DataFrame) -> pd.Series:
+    """Test loss on characters with BN minus with LayerNorm, bits, each at its better place."""
+    ends = choosing.ends(table, "test")
+    return pd.Series(ends[best(table, BN)] - ends[best(table, LAYER_NORM)])
+
+
+def distance(table: pd.DataFrame, name: str, column: str) -> pd.Series:
+    """Mean over training of a distance's median, of each seed."""
+    rows = choosing.shown(table)
+    return rows[rows["arm"] == name].groupby("seed")[column].mean()
+
+
+def text_over_images(table: pd.DataFrame) -> pd.Series:
+    """Distance of the batch mean from the running one: of words over that of pixels."""
+    text, images = (
+        distance(table, arm(kind, BN, PRE), "mean_distance") for kind in (WORDS, PIXELS)
+    )
+    return text / images
+
+
+def bn_over_power_norm(table: pd.DataFrame) -> pd.Series:
+    """Distance of BN's batch variance over that of PowerNorm's quadratic mean, on characters."""
+    own, other = (
+        distance(table, arm(TEXT, norm, POST), "scale_distance") for norm in (BN, POWER_NORM)
+    )
+    return own / other
+
+
+def decoding(table: pd.DataFrame) -> pd.Series:
+    """What the statistics of one step's symbols cost against running ones, bits a character."""
+    with_batch, running = (
+        choosing.ends(table, column)[best(table, BN)] for column in ("decode_batch", "decode")
+    )
+    return pd.Series(with_batch - running)
+
+
+DISTANCES = ("mean_distance", "mean_distance_95", "scale_distance", "scale_distance_95")
+LEARNED = 3.3
+"""Bits a character below which a network has learned more than how frequent characters are."""
+
+
+def _inside(table: pd.DataFrame) -> claims.Finding:
+    return choosing.inside(table, [best(table, norm) for norm in (BN, LAYER_NORM)])
+
+
+def _inside_read(table: pd.DataFrame) -> claims.Finding:
+    return choosing.inside(table, [arm(kind, BN, PRE) for kind in (WORDS, PIXELS)])
+
+
+def _learned(table: pd.DataFrame) -> claims.Finding:
+    ends = choosing.ends(table, "test")
+    worst = float(ends[[best(table, norm) for norm in (BN, LAYER_NORM)]].max().max())
+    return worst < LEARNED, f"{worst:.2f} bits", f"below {LEARNED:g} bits"
+
+
+PREMISES = (
+    Premise("no rate of the two norms is an end of the grid", _inside),
+    Premise("both norms' networks end below 3.3 bits a character at every seed", _learned),
+)
+
+CLAIMS = (
+    Claim(
+        id="powernorm.transformer_gap",
+        paper=PAPER,
+        section="1 and 3",
+        statement="A Transformer with BN predicts text worse than one with LayerNorm.",
+        quantity=(
+            "test loss with BN (padding masked, running statistics) minus with LayerNorm, on"
+            " characters, each at its own rate and better place of the norm"
+        ),
+        measure=gap,
+        bound=0.0,
+        direction="above",
+        digits=3,
+        unit=" bits a character",
+        premises=PREMISES,
+    ),
+    Claim(
+        id="powernorm.statistics_variance",
+        paper=PAPER,
+        section="3",
+        statement="In text, statistics of batches stray further from running ones than in images.",
+        quantity=(
+            "distance of the batch mean from the running mean (running standard deviations, rms of"
+            " a layer, median over layers and batches, mean over training) in a Transformer with BN"
+            " that reads words over that in the same one that reads pixels of images, with batches"
+            " of as many symbols"
+        ),
+        measure=text_over_images,
+        bound=1.0,
+        direction="above",
+        scale="log",
+        unit="×",
+        premises=(Premise("no rate of the two is an end of the grid", _inside_read),),
+    ),
+    Claim(
+        id="powernorm.running_form",
+        paper=PAPER,
+        section="4",
+        statement="PowerNorm's quadratic mean strays less from its running value than BN's"
+        " variance.",
+        quantity=(
+            "distance of BN's batch variance from the running one (share of it, rms of a layer,"
+            " median over layers and batches, mean over training) over that of PowerNorm's"
+            " quadratic mean, in the same Transformer on characters"
+        ),
+        measure=bn_over_power_norm,
+        bound=1.0,
+        direction="above",
+        scale="log",
+        unit="×",
+        premises=PREMISES[1:],
+    ),
+    Claim(
+        id="beyond.decoding",
+        paper="this book",
+        section="one symbol at a time",
+        statement=(
+            "A Transformer trained with BN over batch and time cannot read one character at a time"
+            " with the statistics of the batch; with running ones it can."
+        ),
+        quantity=(
+            "test loss read one character at a time with the statistics of that step's characters,"
+            " as many sequences as in training, minus with running statistics"
+        ),
+        measure=decoding,
+        bound=0.1,
+        direction="above",
+        unit=" bits a character",
+        kind="control",
+        premises=PREMISES[1:],
+    ),
+)  # fmt: skip
+
+
+def facts(table: pd.DataFrame) -> dict[str, Any]:
+    """Return what the page quotes beside the claims."""
+    found = {}
+    for column in ("test", "test_batch", "decode", "decode_batch"):
+        ends = choosing.ends(table, column)
+        for name in map(str, ends):
+            found[f"{column}_{_slug(name)}"] = claims.fact(ends[name], 2, " bits")
+    for name in sorted(set(table["arm"])):
+        for column in (*DISTANCES, "mean_excess"):
+            values = distance(table, name, column)
+            if np.isfinite(values).all():
+                found[f"{column}_{_slug(name)}"] = claims.fact(values, 3)
+    rates = choosing.chosen(table)
+    low, high = min(rates.values()), max(rates.values())
+    return found | {
+        "lowest_rate": claims.fact([low], 3), "highest_rate": claims.fact([high], 3),
+        "decode_difference": claims.fact([decode_difference(table)], None, " bits"),
+    }  # fmt: skip
+
+
+def decode_difference(table: pd.DataFrame) -> float:
+    """Largest difference of reading one at a time from reading whole, with running statistics."""
+    apart = choosing.ends(table, "decode") - choosing.ends(table, "test")
+    return float(apart.abs().max().max())
+
+
+def _slug(name: str) -> str:
+    """Turn an arm's name into that of a fact: characters_bn_pre."""
+    words = name.lower().replace("|", " ").replace(",", " ").split()
+    return "_".join(words)
