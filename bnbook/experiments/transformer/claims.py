@@ -49,10 +49,7 @@ TEXTS = tuple(
         (COUNTED, POST), (POWER_NORM, POST), (NONE, PRE),
     )
 )  # fmt: skip
-ARMS = (
-    *TEXTS, arm(WORDS, LAYER_NORM, PRE), arm(WORDS, BN, PRE),
-    arm(PIXELS, LAYER_NORM, PRE), arm(PIXELS, BN, PRE), CONVNET,
-)  # fmt: skip
+ARMS = (*TEXTS, arm(WORDS, BN, PRE), arm(PIXELS, BN, PRE), CONVNET)
 NEEDED = (
     *(arm(TEXT, norm, place) for norm in (LAYER_NORM, BN) for place in (PRE, POST)),
     *(arm(TEXT, norm, POST) for norm in (COUNTED, POWER_NORM)),
