@@ -98,3 +98,16 @@ def rounds(config: Any, table: pd.DataFrame) -> list[Any]:
         replace(config, arms=(arm,), seeds=(seed,), learning_rates=(rate,))
         for arm, seed, rate in wanted
     ]
+
+
+def steps_to(table: pd.DataFrame, column: str, arms: Sequence[str]) -> pd.DataFrame:
+    """First measured step at which the runs shown are as low as the worst of the arms ends.
+
+    That level is each seed's own, so that all arms reach it: index seed, columns the arms; NaN for
+    a run without a number.
+    """
+    rows = shown(table)
+    level = ends(table, column)[list(arms)].max(axis=1, skipna=False)
+    reached = rows[rows["arm"].isin(arms) & (rows[column] <= rows["seed"].map(level))]
+    first = reached.pivot_table(index="seed", columns="arm", values="step", aggfunc="min")
+    return first.reindex(index=sorted(set(rows["seed"])), columns=list(arms)).astype(float)

@@ -1,0 +1,1 @@
+"""BN in fully connected networks, on a table and on images."""

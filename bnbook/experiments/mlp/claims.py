@@ -1,0 +1,108 @@
+"""BN in fully connected networks: what the table says.
+
+The claims, their measures and bounds were written before the recorded runs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from bnbook.evidence import claims
+from bnbook.evidence.claims import Claim, Premise
+from bnbook.tables import choosing
+from bnbook.tables.arms import BN, LAYER_NORM, WITHOUT
+
+PAPER = "this book"
+RAW, TABLE, IMAGES = "raw table", "table", "images"
+"""What is learned: a table as it is, the same with standardised columns, and images."""
+TASKS, NORMS = (RAW, TABLE, IMAGES), (WITHOUT, BN, LAYER_NORM)
+
+
+def arm(task: str, norm: str) -> str:
+    """Return an arm's name."""
+    return f"{task} | {norm}"
+
+
+def parts(name: str) -> tuple[str, str]:
+    """Return an arm's task and norm."""
+    task, norm = name.split(" | ")
+    return task, norm
+
+
+ARMS = tuple(arm(task, norm) for task in TASKS for norm in NORMS)
+
+
+def speed(table: pd.DataFrame, task: str) -> pd.Series:
+    """Steps without BN over those with it, to the training loss at which the worse one ends."""
+    steps = choosing.steps_to(table, "loss", [arm(task, norm) for norm in (WITHOUT, BN)])
+    return pd.Series(steps[arm(task, WITHOUT)] / steps[arm(task, BN)])
+
+
+def gain(table: pd.DataFrame, task: str, norm: str = BN) -> pd.Series:
+    """Test accuracy with a norm minus without BN, points."""
+    ends = choosing.ends(table, "test_accuracy")
+    return 100 * pd.Series(ends[arm(task, norm)] - ends[arm(task, WITHOUT)])
+
+
+def _premises(task: str) -> tuple[Premise, ...]:
+    def inside(table: pd.DataFrame) -> claims.Finding:
+        return choosing.inside(table, [arm(task, norm) for norm in (WITHOUT, BN)])
+
+    def learned(table: pd.DataFrame) -> claims.Finding:
+        ends = choosing.ends(table, "test_accuracy")[[arm(task, n) for n in (WITHOUT, BN)]]
+        return claims.at_least(100 * float(ends.min().min()), 85.0, " %")
+
+    return (
+        Premise("neither chosen rate is an end of the grid", inside),
+        Premise("both networks end at 85 % test accuracy or more at every seed", learned),
+    )
+
+
+_STEPS = "steps to one training loss without BN over those with it, each at its own rate;"
+CLAIMS = (
+    Claim(
+        id="beyond.mlp",
+        paper=PAPER,
+        section="fully connected networks",
+        statement="BN speeds up the training of a fully connected network on images.",
+        quantity=f"{_STEPS} digits, the level the worse network's last one",
+        measure=lambda table: speed(table, IMAGES),
+        bound=1.0,
+        scale="log",
+        unit="×",
+        kind="control",
+        premises=_premises(IMAGES),
+    ),
+    Claim(
+        id="beyond.mlp_table",
+        paper=PAPER,
+        section="fully connected networks",
+        statement="BN speeds up the training of a fully connected network on a standardised table.",
+        quantity=f"{_STEPS} columns of mean 0 and variance 1, the level the worse network's last",
+        measure=lambda table: speed(table, TABLE),
+        bound=1.0,
+        scale="log",
+        unit="×",
+        kind="control",
+        premises=_premises(TABLE),
+    ),
+)
+
+
+def facts(table: pd.DataFrame) -> dict[str, Any]:
+    """Return what the page quotes beside the claims."""
+    found = {}
+    ends = choosing.ends(table, "test_accuracy")
+    rates = choosing.chosen(table)
+    for task in TASKS:
+        for norm in NORMS:
+            name, own = f"{task} {norm}".lower().replace(" ", "_"), arm(task, norm)
+            found[f"accuracy_{name}"] = claims.fact(100 * ends[own], 1, " %")
+            found[f"rate_{name}"] = claims.fact([rates[own]], 3)
+        for norm in (BN, LAYER_NORM):
+            name = f"{task} {norm}".lower().replace(" ", "_")
+            found[f"gain_{name}"] = claims.fact(gain(table, task, norm), 1, " points")
+        found[f"speed_{task.replace(' ', '_')}"] = claims.fact(speed(table, task), 2, "×")
+    return found

@@ -1,0 +1,61 @@
+"""Figures of BN in fully connected networks, from the experiment's table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from bnbook.experiments.mlp.claims import NORMS, TASKS, arm
+from bnbook.plots import style
+from bnbook.tables import choosing
+
+TITLES = dict(zip(TASKS, ("table as it is", "table, standardised", "images"), strict=True))
+
+
+def draw_curves(ax: Axes, table: pd.DataFrame, task: str) -> None:
+    """Draw the training loss against steps, each norm at its own rate."""
+    rows = choosing.shown(table)
+    for norm in NORMS:
+        own = rows[(rows["arm"] == arm(task, norm)) & (rows["step"] > 0)]
+        logs = style.mean_band(own.assign(log=np.log(own["loss"])), "step", "log")
+        band = logs.apply(np.exp)
+        style.draw_band(ax, band, norm, label=norm)
+    ax.set(xlabel="step", yscale="log", title=TITLES[task])
+
+
+def draw_rates(ax: Axes, table: pd.DataFrame, task: str) -> None:
+    """Draw the last validation loss of the choosing seeds against the rate, the chosen ringed."""
+    scores, chosen = choosing.scores(table), choosing.chosen(table)
+    for norm in NORMS:
+        name = arm(task, norm)
+        values = scores[name].replace(np.inf, np.nan)
+        style.draw_line(ax, values, norm, marker=style.MARKERS[norm], ms=5, label=norm)
+        at = chosen[name]
+        ax.plot(at, values[at], "o", ms=12, mfc="none", mec=style.COLOURS[norm], mew=1.4)
+    ax.set(xscale="log", yscale="log", xlabel="learning rate", title=TITLES[task])
+
+
+def _three(
+    table: pd.DataFrame, draw: Callable[[Axes, pd.DataFrame, str], None], label: str
+) -> Figure:
+    figure = style.new_figure(1, 3, 8.5, 3.4)
+    for ax, task in zip(figure.axes, TASKS, strict=True):
+        draw(ax, table, task)
+    figure.axes[0].set_ylabel(label)
+    handles = figure.axes[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=len(NORMS))
+    return figure
+
+
+def curves(table: pd.DataFrame) -> Figure:
+    """Training loss against steps."""
+    return _three(table, draw_curves, "training loss (nats)")
+
+
+def rates(table: pd.DataFrame) -> Figure:
+    """Validation loss against learning rate."""
+    return _three(table, draw_rates, "validation loss (nats)")

@@ -1,0 +1,1 @@
+"""BN in an LSTM, on pixels and on characters."""

@@ -1,0 +1,125 @@
+"""BN in fully connected networks: the data, the training, and the speeds."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from bnbook.errors import BnbookError
+from bnbook.experiments.mlp import claims
+from bnbook.experiments.mlp import experiment as module
+from bnbook.experiments.mlp.claims import IMAGES, RAW, TABLE, arm
+from bnbook.experiments.mlp.experiment import EXPERIMENT
+from bnbook.tables import choosing
+from bnbook.tables.arms import BN, WITHOUT
+
+SMALL = {"seeds": (0, 1), "steps": 10, "points": 2, "hidden": (4,), "learning_rates": (0.1,)}
+
+
+@pytest.fixture(scope="module")
+def table():
+    return EXPERIMENT.run(EXPERIMENT.configure("quick", **SMALL), "cpu")
+
+
+@pytest.fixture(scope="module")
+def config():
+    return EXPERIMENT.configure("quick", **SMALL)
+
+
+def test_the_standardised_table_is_by_its_training_rows_alone(config):
+    (x, y), (held, _), (test, labels) = module.splits(config, TABLE, "cpu")
+    torch.testing.assert_close(x.mean(0), torch.zeros(30), rtol=0, atol=1e-5)
+    torch.testing.assert_close(x.std(0), torch.ones(30), rtol=1e-5, atol=0)
+    assert (len(y), len(held), len(test)) == (364, 91, 114)
+    assert held.mean(0).abs().max() > 0.01
+    assert labels.float().mean() == pytest.approx(71 / 114)
+
+
+def test_the_raw_table_keeps_the_sizes_of_its_columns(config):
+    (x, _), *_ = module.splits(config, RAW, "cpu")
+    assert x.abs().max() == 1
+    sizes = x.abs().mean(0)
+    assert sizes.max() / sizes.min() > 1e5
+
+
+def test_images_are_vectors(config):
+    (x, y), *_ = module.splits(config, IMAGES, "cpu")
+    assert x.shape == (1437 - 287, 64)
+    assert set(y.tolist()) == set(range(10))
+
+
+def test_training_is_that_of_a_plain_torch_network(config):
+    """The same weights, minibatches and rate, with torch's layers and optimiser."""
+    from dataclasses import replace
+
+    from bnbook.layers import ensemble
+    from bnbook.layers.norm import FusedBatchNorm
+    from bnbook.networks.models import MLP
+    from bnbook.training import fit
+
+    run = replace(config, arms=(arm(TABLE, BN),), seeds=(3,), learning_rates=(0.1,))
+    (x, y), _, (test, labels) = module.splits(run, TABLE, "cpu")
+    ours = MLP(FusedBatchNorm, (3,), num_inputs=30, hidden=(4,), num_classes=2,
+               init_std=ensemble.he, nonlinearity=nn.ReLU)  # fmt: skip
+    net = nn.Sequential(nn.Linear(30, 4, bias=False), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2))
+    with torch.no_grad():
+        for theirs, mine in zip(net.parameters(), ours.parameters(), strict=True):
+            theirs.copy_(mine.view_as(theirs))
+    optimiser = torch.optim.SGD(net.parameters(), lr=0.1)
+    for batch in fit.minibatches(len(y), 32, 10, seed=3):
+        optimiser.zero_grad()
+        nn.functional.cross_entropy(net(x[batch]), y[batch]).backward()
+        optimiser.step()
+    net.eval()
+    expected = nn.functional.cross_entropy(net(test), labels).item()
+    row = module.measure(run, "cpu").iloc[-1]
+    assert row["test"] == pytest.approx(expected, rel=1e-4)
+    assert row["test_accuracy"] == pytest.approx(
+        (net(test).argmax(1) == labels).float().mean().item()
+    )
+
+
+def made_up(halves):
+    """Losses that fall as 2^(-step / h), h the norm's, for every arm and a few seeds."""
+    return pd.DataFrame(
+        {
+            "arm": arm(task, norm), "seed": seed, "learning_rate": 0.1, "tunes": seed == 9,
+            "step": step, "loss": 2.0 ** (-step / halves[norm]), "validation": 1.0, "test": 1.0,
+            "test_accuracy": 0.9, "diverged_at": -1,
+        }
+        for task in claims.TASKS for norm in claims.NORMS for seed in (0, 1, 9)
+        for step in range(0, 101, 2)
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("times", [0.5, 1.0, 2.0, 4.0])
+def test_speed_is_the_ratio_of_steps_to_one_loss_either_way(times):
+    halves = {norm: 20.0 for norm in claims.NORMS} | {BN: 20.0 / times}
+    found = claims.speed(made_up(halves), IMAGES)
+    assert found.tolist() == pytest.approx([times, times], rel=0.05)
+
+
+def test_a_small_run_has_all_arms_and_its_facts(table):
+    assert set(choosing.ends(table, "loss")) == set(claims.ARMS)
+    assert (table["diverged_at"] == -1).all()
+    facts = EXPERIMENT.facts(table)
+    ends = choosing.ends(table, "test_accuracy")
+    gain = 100 * (ends[arm(TABLE, BN)] - ends[arm(TABLE, WITHOUT)]).mean()
+    assert facts["gain_table_bn"]["value"] == pytest.approx(gain)
+
+
+def test_a_diverged_run_is_never_chosen(config):
+    from dataclasses import replace
+
+    run = replace(config, arms=(arm(RAW, WITHOUT),), seeds=(0,), learning_rates=(1e9,), steps=20)
+    last = module.measure(run, "cpu").iloc[-1]
+    assert last["diverged_at"] > 0
+    assert np.isinf(last["validation"])
+
+
+def test_impossible_configs():
+    with pytest.raises(BnbookError, match="arms must be among"):
+        EXPERIMENT.configure("quick", **{**SMALL, "arms": ("none",)})
+    with pytest.raises(BnbookError, match=r"\[100\] would do both"):
+        EXPERIMENT.configure("quick", **{**SMALL, "seeds": (0, 100)})
