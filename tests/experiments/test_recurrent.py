@@ -9,7 +9,15 @@ from bnbook.errors import BnbookError
 from bnbook.experiments.recurrent import claims
 from bnbook.experiments.recurrent import experiment as module
 from bnbook.experiments.recurrent.claims import (
-    INPUT, LAYER, NONE, NORMS, PIXELS, STEPS, STEPS_ONE, TEXT, arm,
+    INPUT,
+    LAYER,
+    NONE,
+    NORMS,
+    PIXELS,
+    STEPS,
+    STEPS_ONE,
+    TEXT,
+    arm,
 )  # fmt: skip
 from bnbook.experiments.recurrent.experiment import EXPERIMENT
 from bnbook.setups import sequences
