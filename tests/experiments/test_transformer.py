@@ -155,7 +155,7 @@ def test_adam_is_torchs_with_the_rate_that_is_said():
 
 def test_a_small_run_has_every_arm_and_what_belongs_to_it(table):
     ends = choosing.ends(table, "test")
-    assert set(ends) == set(claims.NEEDED)
+    assert set(ends) == set(claims.ARMS)
     rows = choosing.last(table).set_index("arm")
     assert rows.loc[[claims.CONVNET], "test_batch"].isna().all()
     assert rows.loc[[arm(TEXT, LAYER_NORM, PRE)], "mean_distance"].isna().all()
