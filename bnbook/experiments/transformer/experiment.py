@@ -273,7 +273,7 @@ EXPERIMENT = Experiment(
         "quick": Config(
             seeds=(0, 1, 2), tuning_seeds=(100,), learning_rates=(0.01,), steps=40, points=1,
             width=16, heads=2, layers=1, batch_size=8, images=3, length=24, shortest=6,
-            evaluated=64, channels=(4, 8), arms=claims.NEEDED,
+            evaluated=64, channels=(4, 8),
         ),
         "standard": Config(
             seeds=(10, 11, 12, 13, 14), tuning_seeds=(100,),
