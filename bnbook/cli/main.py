@@ -85,6 +85,8 @@ def _called(arguments: list[str]) -> Any:
     except SystemExit as ended:
         if isinstance(ended.__context__, BrokenPipeError):
             raise BnbookError(closed) from ended
+        if isinstance(getattr(ended.__context__, "__cause__", None), KeyboardInterrupt):
+            raise KeyboardInterrupt from ended  # of a command that says nothing of its own
         sys.stdout.flush()
         return ended.code
     return 0

@@ -319,6 +319,7 @@ def test_each_edit_alone():
         *((book.leave_something_there, folder) for folder in MADE),
         *((book.delete_a_folder, folder) for folder in (*MADE, Path("_build"))),
         (book.record, NAMES[1], 1),
+        (book.retitle, NAMES[1]),
         (book.edit_chapter, CHAPTERS[0], "two", NAMES[1]),
         (book.take_record_away, NAMES[1], True),
         (book.edit_chapter, CHAPTERS[0], "two", ""),

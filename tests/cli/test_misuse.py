@@ -224,7 +224,8 @@ def test_an_interrupt_anywhere_exits_130(project, bnbook, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("bnbook.book.judging.rows", stop)
-    assert bnbook("check")[0] == 130
+    code, _, err = bnbook("check")
+    assert (code, err) == (130, "bnbook: stopped. What was finished is kept.\n")
 
 
 def test_a_fault_of_the_package_is_shown_whole_and_is_not_taken_for_a_contradiction(
