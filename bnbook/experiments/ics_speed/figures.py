@@ -30,7 +30,7 @@ def once(table: pd.DataFrame) -> pd.DataFrame:
 def speed(table: pd.DataFrame) -> Figure:
     """Training loss of every arm at its tuned rate, a panel for each network."""
     networks = list(table["network"].unique())
-    figure = style.new_figure(1, len(networks), 4.5 * len(networks), 3.8, squeeze=False)
+    figure = style.new_figure(1, len(networks), 3 + 3 * len(networks), 3.8, squeeze=False)
     rates = shift.tuned_rates(shift.runs(table))
     for ax, network in zip(figure.axes, networks, strict=True):
         rows = once(table[(table["network"] == network) & (table["step"] > 0)])
@@ -93,4 +93,4 @@ def landscape(table: pd.DataFrame) -> Figure:
 
 def _legend(figure: Figure) -> None:
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8)
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=7)
