@@ -13,7 +13,7 @@ from bnbook.experiments.ics_measures.experiment import EXPERIMENT as ics_measure
 from bnbook.setups import shift as setup
 from bnbook.tables import shift
 from bnbook.tables.arms import WITH, WITHOUT
-from bnbook.tables.shift import CONV, LINEAR_25, SIGMOID_MLP
+from bnbook.tables.shift import CONV, LINEAR_25, RELU_MLP, SIGMOID_MLP
 from tests.judging import criterion
 
 SMALL = {
@@ -106,6 +106,9 @@ def test_premises():
     moments, deep = CLAIMS["ioffe.ics.moments"], CLAIMS["santurkar.deep_linear"]
     assert moments.premises[0].find(table)["holds"]
     table.loc[(table["network"] == SIGMOID_MLP) & (table["seed"] == 3), "validation_accuracy"] = 0.1
+    assert moments.premises[0].find(table)["holds"]  # two are left
+    assert analysis.learning(table) == (RELU_MLP, CONV)
+    table.loc[(table["network"] == CONV) & (table["seed"] == 4), "validation_accuracy"] = 0.4
     assert not moments.premises[0].find(table)["holds"]
     assert deep.premises[0].find(table)["holds"]
     table.loc[(table["network"] == LINEAR_25) & (table["arm"] == WITH), "loss"] += 9

@@ -20,6 +20,8 @@ from bnbook.tables.shift import CONV, IMAGE_NETWORKS, LINEAR_25, RELU_MLP, SIGMO
 
 ARMS = (WITHOUT, WITH)
 SANTURKAR = "Santurkar et al. 2018"
+LEARNS = 0.5
+"""Validation accuracy from which on a run counts as one that learns."""
 SHORT = {SIGMOID_MLP: "sigmoid", RELU_MLP: "relu", CONV: "conv", LINEAR_25: "linear"}
 
 
@@ -36,10 +38,16 @@ def ratio(table: pd.DataFrame, network: str, column: str) -> pd.Series:
     return pd.Series(values[WITH] / values[WITHOUT])
 
 
+def learning(table: pd.DataFrame) -> tuple[str, ...]:
+    """Return the networks of images of which every tuned run learns, with and without BN."""
+    worst = shift.at_tuned(shift.runs(table)).groupby("network")["validation_accuracy"].min()
+    return tuple(network for network in IMAGE_NETWORKS if worst[network] >= LEARNS)
+
+
 def moments_ratio(table: pd.DataFrame) -> pd.Series:
-    """Drift over training without BN over with, geometric mean over the networks of images."""
-    logs = [-np.log(ratio(table, network, "course")) for network in IMAGE_NETWORKS]
-    return pd.Series(np.exp(sum(logs) / len(logs)))
+    """Drift over training without BN over with, geometric mean over the networks that learn."""
+    logs = [-np.log(ratio(table, network, "course")) for network in learning(table)]
+    return pd.Series(np.exp(sum(logs) / len(logs))) if logs else pd.Series(dtype=float)
 
 
 def least_agreement(table: pd.DataFrame) -> pd.Series:
@@ -74,6 +82,14 @@ def _better(table: pd.DataFrame) -> Finding:
     return claims.at_least(100 * share, 100, " % of the seeds")
 
 
+def _enough(table: pd.DataFrame) -> Finding:
+    return claims.at_least(float(len(learning(table))), 2, " networks")
+
+
+def _tuned_inside(table: pd.DataFrame) -> Finding:
+    return shift.inside_premise(learning(table), ARMS).check(table)
+
+
 CLAIMS = (
     Claim(
         id="ioffe.ics.moments",
@@ -83,7 +99,7 @@ CLAIMS = (
         quantity=(
             "drift of mean and standard deviation of the inputs to the nonlinearities between"
             " measurements in training, in units of their spread: without BN over with, each at its"
-            " tuned rate, geometric mean of three networks of images"
+            " tuned rate, geometric mean of the networks of images of which both arms learn"
         ),
         measure=moments_ratio,
         bound=1.0,
@@ -91,8 +107,12 @@ CLAIMS = (
         digits=1,
         unit="×",
         premises=(
-            shift.learned_premise(IMAGE_NETWORKS, ARMS),
-            shift.inside_premise(IMAGE_NETWORKS, ARMS),
+            Premise("in two or more networks of images every tuned run learns", _enough),
+            Premise("none of their tuned rates is an end of the grid", _tuned_inside),
+        ),
+        revised=(
+            "At first all three networks of images had to learn; while the record grew it was seen"
+            " that the sigmoid network without BN does not in so few steps, and it was left out."
         ),
     ),
     Claim(
@@ -121,7 +141,10 @@ CLAIMS = (
         bound=1.0,
         scale="log",
         unit="×",
-        premises=(shift.learned_premise((CONV,), ARMS), shift.inside_premise((CONV,), ARMS)),
+        premises=(
+            shift.learned_premise((CONV,), ARMS, LEARNS),
+            shift.inside_premise((CONV,), ARMS),
+        ),
     ),
     Claim(
         id="santurkar.ics_relative",
@@ -136,7 +159,10 @@ CLAIMS = (
         bound=1.0,
         scale="log",
         unit="×",
-        premises=(shift.learned_premise((CONV,), ARMS), shift.inside_premise((CONV,), ARMS)),
+        premises=(
+            shift.learned_premise((CONV,), ARMS, LEARNS),
+            shift.inside_premise((CONV,), ARMS),
+        ),
     ),
     Claim(
         id="santurkar.deep_linear",
