@@ -141,8 +141,8 @@ def _tested(model: Any, split: Any, domain: str, config: Config) -> list[dict[st
 def adapted(model: Any, images: Any) -> Any:
     """Give a network the statistics of these images as one minibatch; its weights stay.
 
-    A context: on leaving, what `convnets.take_population` set is put back; the statistics are the
-    caller's to restore.
+    A context: on leaving, the layers' settings are put back; the statistics are the caller's to
+    restore.
     """
     from contextlib import contextmanager
 
@@ -163,7 +163,7 @@ def adapted(model: Any, images: Any) -> Any:
 
 
 def _along(model: Any, split: Any, config: Config) -> list[dict[str, Any]]:
-    """Accuracies over the later half of a stream whose contrast falls, and of all before it.
+    """Accuracies over the later half of a stream whose contrast falls.
 
     With the statistics of training, with running ones that go on with each minibatch before it is
     classified, and with each minibatch's own.
