@@ -48,6 +48,13 @@ def cost(table: pd.DataFrame) -> pd.Series:
     return accuracy(table, SHUFFLED) - accuracy(table, REPLICA)
 
 
+def tried(table: pd.DataFrame, mates: str) -> pd.Series:
+    """Test accuracy of BN of each replica at the largest rate that was tried, of tuning seeds."""
+    rows = table[table["tunes"] & (table["arm"] == REPLICA)]
+    rows = rows[(rows["learning_rate"] == rows["learning_rate"].max()) & (rows["mates"] == mates)]
+    return pd.Series(100 * rows.set_index("seed")["test_accuracy"])
+
+
 def _inside(table: pd.DataFrame) -> claims.Finding:
     return climbed.inside(table, {arm: {"arm": arm} for arm in ARMS})
 
@@ -133,4 +140,11 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         for mates, short in ((ALONE, "alone"), (ALIKE, "alike"), (ANY, "any")):
             if len(own := accuracy(table, arm, mates)):
                 found[f"{name}_{short}"] = claims.fact(own, 1, " %")
-    return found
+    rows = table[table["arm"] == REPLICA]
+    return found | {
+        "chosen_rate": claims.fact([climbed.judged(rows)["learning_rate"].max()], 4),
+        "tried_rate": claims.fact([rows["learning_rate"].max()], 2),
+        "tried_alike": claims.fact(tried(table, ALIKE), 1, " %"),
+        "tried_alone": claims.fact(tried(table, ALONE), 1, " %"),
+        "tuning_seeds": claims.fact([table.loc[table["tunes"], "seed"].nunique()], 0),
+    }
