@@ -76,6 +76,7 @@ CLAIMS = (
     Claim(
         id="beyond.batch_leak",
         paper="this book",
+        kind="control",
         section="the leak between images",
         statement=(
             "Where the images of a replica share a label, BN lets a network read it off its batch"
@@ -95,6 +96,7 @@ CLAIMS = (
     Claim(
         id="beyond.leak_is_knowledge",
         paper="this book",
+        kind="control",
         section="the leak between images",
         statement=(
             "Among mates of its scene the network knows more than any network can that sees one"

@@ -88,6 +88,7 @@ CLAIMS = (
     Claim(
         id="beyond.drift",
         paper="this book",
+        kind="control",
         section="a drifting input",
         statement=(
             "Where images drift away from those of training, running statistics that move on with"

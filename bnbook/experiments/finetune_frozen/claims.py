@@ -67,6 +67,7 @@ CLAIMS = (
     Claim(
         id="beyond.finetune_frozen",
         paper="this book",
+        kind="control",
         section="fine-tuning",
         statement=(
             "Where 2 images are normalised together, fine-tuning with BN's statistics frozen is"
@@ -85,6 +86,7 @@ CLAIMS = (
     Claim(
         id="beyond.finetune_shifted",
         paper="this book",
+        kind="control",
         section="fine-tuning",
         statement=(
             "Where the new images differ from those of the source, the statistics to freeze are"
