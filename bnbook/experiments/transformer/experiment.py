@@ -277,7 +277,7 @@ EXPERIMENT = Experiment(
         ),
         "standard": Config(
             seeds=(10, 11, 12, 13, 14), tuning_seeds=(100,),
-            learning_rates=(0.001, 0.003, 0.01, 0.03), steps=500,
+            learning_rates=(0.0003, 0.001, 0.003, 0.01, 0.03), steps=500,
         ),
     },
     axes=("arms", "seeds", "learning_rates"),
