@@ -70,7 +70,9 @@ def draw_distance(ax: Axes, table: pd.DataFrame, column: str) -> None:
         if not own[column].gt(0).any():
             continue
         for each, width, text in ((column, 1.8, label), (f"{column}_95", 0.8, "")):
-            (line,) = ax.plot(own.index, own[each], color=colour, lw=width, label=text or "_")
+            (line,) = ax.plot(
+                own.index, own[each], color=colour, lw=width, marker=".", ms=4, label=text or "_"
+            )
             if dashes:
                 line.set_dashes(dashes)
     ax.set(xlabel="step", yscale="log")
