@@ -1,0 +1,1 @@
+"""Data-parallel training: statistics of each replica, synchronised statistics, and frozen ones."""

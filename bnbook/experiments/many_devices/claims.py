@@ -1,0 +1,133 @@
+"""Replicas against one process: claims, written before the recorded runs.
+
+The bound: in float64 two orders of summing a few thousand terms differ by some 1e-14 of their size,
+and a few steps of training may make a thousand times that of it. A statistic of another batch
+differs by a hundredth or more, which the premise checks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+
+from bnbook.evidence import claims
+from bnbook.evidence.claims import Claim, Finding, Premise
+
+LOCAL, SYNC, FROZEN = "of each replica", "synchronised", "frozen"
+"""How the statistics are taken."""
+NORMS = (LOCAL, SYNC, FROZEN)
+NAMES = {LOCAL: "local", SYNC: "sync", FROZEN: "frozen"}
+"""Norms as they are called in facts."""
+BOUND = 1e-9
+"""Relative distance below which replicas and one process count as equal."""
+DIFFERENT = 1e-3
+"""Relative distance of gradients from which on two kinds of statistics count as different."""
+ERRORS = ["gradient_error", "parameter_error", "statistics_error", "apart"]
+
+
+def several(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows with two replicas or more."""
+    found: pd.DataFrame = table[table["replicas"] > 1]
+    return found
+
+
+def errors(norm: str) -> Callable[[pd.DataFrame], pd.Series]:
+    """Make the measure: every error of a norm, one per replicas, seed, step and quantity."""
+
+    def measure(table: pd.DataFrame) -> pd.Series:
+        rows = several(table[table["norm"] == norm])
+        each = rows.set_index(["replicas", "seed", "step"])[ERRORS]
+        return pd.Series(each.rename_axis(columns="quantity").stack())
+
+    return measure
+
+
+def _first_gaps(table: pd.DataFrame, norm: str) -> pd.Series:
+    """Distance of the first step's gradient from that of one large minibatch."""
+    rows = several(table)
+    rows = rows[(rows["norm"] == norm) & (rows["step"] == rows["step"].min())]
+    return pd.Series(rows.set_index(["replicas", "seed"])["large_gap"])
+
+
+def _tell_apart(table: pd.DataFrame) -> Finding:
+    least = float(_first_gaps(table, LOCAL).min())
+    return least >= DIFFERENT, f"{least:.2g} or more", f"{DIFFERENT:g} or more"
+
+
+PREMISE = Premise(
+    "statistics of each replica give another gradient than one large minibatch, so that a layer"
+    " that did the one for the other would be seen",
+    _tell_apart,
+)
+QUANTITY = (
+    "distance of the averaged gradient, the parameters and the running statistics from those of one"
+    " process, relative, in every step, and the largest difference between two replicas' parameters"
+)
+
+CLAIMS = (
+    Claim(
+        id="beyond.syncbn_equals_large_batch",
+        paper="this book",
+        section="many devices",
+        statement="Data-parallel training with synchronised statistics computes what one process"
+        " computes on the whole minibatch, gradients included.",
+        quantity=f"{QUANTITY}; the one process has torch's BN of the whole minibatch",
+        measure=errors(SYNC),
+        bound=BOUND,
+        direction="below",
+        exact=True,
+        kind="identity",
+        premises=(PREMISE,),
+    ),
+    Claim(
+        id="beyond.replica_equals_ghost",
+        paper="this book",
+        section="many devices",
+        statement="Data-parallel training with statistics of each replica computes what one process"
+        " computes on ghost batches, the parts of the minibatch that the replicas see.",
+        quantity=f"{QUANTITY}; the one process normalises each part by its own statistics",
+        measure=errors(LOCAL),
+        bound=BOUND,
+        direction="below",
+        exact=True,
+        kind="identity",
+        premises=(PREMISE,),
+    ),
+)
+
+
+def step_ratio(table: pd.DataFrame, norm: str) -> pd.Series:
+    """Seconds of a step with a norm over those with statistics of each replica, per seed.
+
+    With the largest number of replicas.
+    """
+    rows = table[table["replicas"] == table["replicas"].max()]
+    seconds = rows.groupby(["seed", "norm"])["seconds_step"].first().unstack("norm")
+    return pd.Series(seconds[norm] / seconds[LOCAL])
+
+
+def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Return the numbers that the chapter quotes beside the claims, by name."""
+    rows = several(table)
+    sizes = rows.groupby("norm")[["messages", "numbers", "learned"]].first()
+    found = {
+        "least": claims.fact([rows["replicas"].min()], 0),
+        "most": claims.fact([rows["replicas"].max()], 0),
+        "steps": claims.fact([table["step"].max()], 0),
+        "messages": claims.fact([sizes["messages"][SYNC]], 0),
+        "numbers": claims.fact([sizes["numbers"][SYNC]], 0),
+        "local_messages": claims.fact([sizes["messages"][LOCAL]], 0),
+        "learned": claims.fact([sizes["learned"][SYNC]], 0),
+        "sync_slower": claims.fact(step_ratio(table, SYNC), 1),
+        "frozen_slower": claims.fact(step_ratio(table, FROZEN), 1),
+        "sync_gap": claims.fact([_first_gaps(table, SYNC).max()], None),
+        "frozen_error": claims.fact([errors(FROZEN)(table).max()], None),
+    }
+    for replicas, gaps in _first_gaps(table, LOCAL).groupby("replicas"):
+        found[f"local_gap_{replicas}"] = claims.fact(100 * gaps, 1, " %")
+    for name, label in (("least", rows["replicas"].min()), ("most", rows["replicas"].max())):
+        gaps = _first_gaps(table, LOCAL).xs(label, level="replicas")
+        found[f"local_gap_{name}"] = claims.fact(100 * gaps, 0, " %")
+    return found
