@@ -33,6 +33,8 @@ PAPERS = {
     "Ioffe & Szegedy, figure 1": ("ioffe_fig1", SIGMOID),
 }
 """Heading -> the experiments that have a network of the paper's beside them, and its settings."""
+STARTS = {"without_bn": "He's; LeCun's with SELU", "many_devices": "He's"}
+"""Initial weights of experiments that do not take the usual ones."""
 
 
 def _listed(values: Any) -> str:
@@ -119,7 +121,9 @@ class SettingsDirective(EvidenceDirective):
             if not record.get("config"):
                 raise BnbookError(f"the record of {content['experiment']} has no config to show.")
             name = content["experiment"]
-            columns[f"{name}, {profile}"] = ours(record["config"], record.get("reached"))
+            found = ours(record["config"], record.get("reached"))
+            start = STARTS.get(name, found["initial weights"])
+            columns[f"{name}, {profile}"] = {**found, "initial weights": start}
             for heading, (prefix, settings) in PAPERS.items():
                 if name.startswith(prefix):
                     columns[heading] = settings

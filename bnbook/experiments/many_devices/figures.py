@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from bnbook.experiments.many_devices.claims import BOUND, FROZEN, LOCAL, NORMS, SYNC, several
 from bnbook.plots import style
@@ -39,6 +40,7 @@ def equal(table: pd.DataFrame) -> Figure:
     left, right = figure.axes
     for ax in (left, right):
         ax.set(yscale="log", xlabel="step", ylim=(FLOOR / 3, 10))
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     _draw(left, rows, "step", "gradient_error")
     left.axhline(BOUND, color="black", lw=0.8, ls=":")
     left.set(title="from one process alike", ylabel="relative distance of gradients")

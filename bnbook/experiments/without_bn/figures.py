@@ -15,7 +15,7 @@ from bnbook.experiments.without_bn.claims import (
     split,
 )
 from bnbook.plots import style
-from bnbook.plots.rate_map import draw_accuracy
+from bnbook.plots.rate_map import accuracy_limits, draw_accuracy
 from bnbook.tables import tuning, usable
 from bnbook.tables.arms import (
     AFFINE_ONLY,
@@ -44,7 +44,8 @@ def accuracy(table: pd.DataFrame) -> Figure:
     chosen, judges = rates(table), split(table)[1]
     figure = style.new_figure(2, 2, 8, 6, sharex=True, sharey=True)
     for at, (ax, (title, arms)) in enumerate(zip(figure.axes, PANELS.items(), strict=True)):
-        draw_accuracy(ax, judges, (WITHOUT, WITH, *arms), chosen)
+        shown = [arm for arm in (WITHOUT, WITH, *arms) if arm in chosen]
+        draw_accuracy(ax, judges, shown, chosen)
         ax.set(title=title)
         ax.set(ylabel=ax.get_ylabel() if at % 2 == 0 else "", xlabel="learning rate" * (at > 1))
     found = [ax.get_legend_handles_labels() for ax in figure.axes]
@@ -84,7 +85,7 @@ def curves(table: pd.DataFrame) -> Figure:
     rows = tuning.at_rates(split(table)[1], chosen)
     figure = style.new_figure(1, 1, 8, 4)
     ax = figure.axes[0]
-    ax.set(xlabel="steps", ylabel="test accuracy (%)")
+    ax.set(xlabel="steps", ylabel="test accuracy (%)", ylim=accuracy_limits(table))
     shown = rows.assign(shown=100 * rows["test_accuracy"])
     style.draw_means(ax, shown, "step", "shown", "arm", markers=style.MARKERS, ms=5)
     figure.legend(*ax.get_legend_handles_labels(), loc="outside right center", fontsize=8)
