@@ -79,6 +79,7 @@ def test_measures_on_a_table_with_known_truth():
     assert facts["with_largest"]["value"] == pytest.approx(0.1)
     assert facts["fixup_rate_share"]["value"] == pytest.approx(1.0)
     assert facts["selu_share"]["value"] == pytest.approx(0.6)
+    assert facts["with_near"]["value"] == 1
     other = table.copy()
     lucky = (table["arm"] == WITHOUT) & (table["learning_rate"] == 0.1) & (table["seed"] >= 2)
     other.loc[lucky, "test_accuracy"] = 0.4

@@ -189,11 +189,19 @@ def at_best(table: pd.DataFrame, arm: str) -> pd.Series:
     return pd.Series(100 * by_rate[by_rate.mean().idxmax()])
 
 
+def _near(judges: pd.DataFrame, arm: str) -> float:
+    """Count the rates at which an arm is within 5 points of its best; NaN without runs."""
+    if not (judges["arm"] == arm).any():
+        return math.nan
+    return tuning.usable_rates(judges, arm, "test_accuracy", 0.05)
+
+
 def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """Return the numbers that the chapter quotes beside the claims, by name.
 
-    Of each arm: tuned rate, test accuracy, largest usable rate (geometric mean over seeds), and its
-    shares of BN's gain in both; without a value where a growing record lacks the arm.
+    Of each arm: tuned rate, test accuracy, largest usable rate (geometric mean over seeds), its
+    shares of BN's gain in both, and its rates within 5 points of its best; without a value where a
+    growing record lacks the arm.
     """
     tuners, judges = split(table)
     chosen, final = rates(table), accuracies(table).reindex(columns=list(ARMS))
@@ -219,5 +227,6 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
             ),
             f"{name}_largest": rate_fact(float(np.exp(np.log(rate).mean()))),
             f"{name}_rate_share": rate_share(table, arm),
+            f"{name}_near": claims.fact([_near(judges, arm)], 0),
         }
     return found
