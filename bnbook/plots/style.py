@@ -89,12 +89,12 @@ LOOKS = {
     FROZEN: Look("#000000", "p", (3, 1, 1, 1, 1, 1)),
     GROUP_NORM: Look("#CC79A7", "X", (5, 2, 1, 2)),
     LAYER_NORM: Look("#000000", "p", (6, 1, 1, 1, 1, 1)),
-    NORMALISER_FREE: Look("#009E73", "^", (6, 1, 1, 1)),
+    NORMALISER_FREE: Look("#000000", "h", (6, 1, 1, 1, 1, 1)),
     SELF_NORMALISING: Look("#CC79A7", "X", (5, 2, 1, 2)),
     WITH_MIXUP: Look("#56B4E9", "P", (6, 1.5)),
-    FIXUP_MIXUP: Look("#000000", "p", (3, 1, 1, 1)),
-    AFFINE_ONLY: Look("#56B4E9", "D", (1, 1)),
-    OTHERS_ONLY: Look("#555555", "X", (1, 1, 4, 1)),
+    FIXUP_MIXUP: Look("#009E73", "p", (1, 1)),
+    AFFINE_ONLY: Look("#555555", "D", (1, 1)),
+    OTHERS_ONLY: Look("#999999", "X", (1, 1, 4, 1)),
 }
 """Looks of the arms, in colours of Okabe and Ito's set, which colour-blind readers can tell apart.
 

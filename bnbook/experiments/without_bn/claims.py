@@ -186,6 +186,8 @@ def at_best(table: pd.DataFrame, arm: str) -> pd.Series:
     by_rate = last[last["arm"] == arm].pivot_table(
         index="seed", columns="learning_rate", values="test_accuracy"
     )
+    if by_rate.empty:
+        return pd.Series(dtype=float)
     return pd.Series(100 * by_rate[by_rate.mean().idxmax()])
 
 
@@ -212,7 +214,6 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         "tuning": claims.fact([tuners["seed"].nunique()], 0),
         "judging": claims.fact([judges["seed"].nunique()], 0),
         "gain": claims.fact(gain(table).dropna(), 1, " points"),
-        "without_at_best": claims.fact(at_best(table, WITHOUT), 1, " %"),
         "affine_learned": claims.fact([100 * learned[AFFINE_ONLY] / learned[WITH]], 1, " %"),
         "others_learned": claims.fact([learned[OTHERS_ONLY]], 0),
         "all_learned": claims.fact([learned[WITH]], 0),
@@ -227,6 +228,7 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
             ),
             f"{name}_largest": rate_fact(float(np.exp(np.log(rate).mean()))),
             f"{name}_rate_share": rate_share(table, arm),
+            f"{name}_at_best": claims.fact(at_best(table, arm), 1, " %"),
             f"{name}_near": claims.fact([_near(judges, arm)], 0),
         }
     return found
