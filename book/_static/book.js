@@ -115,7 +115,7 @@ function filterLedger() {
 // The first number of a cell, powers of ten such as 3·10\u207b\u2075 included; none sorts first.
 const RAISED = "\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079";
 
-function numberIn(text) {
+function numberOf(text) {
   const plain = text
     .replace(/\u2212|\u207b/g, "-")
     .replace(/[\u2070\u00b9\u00b2\u00b3\u2074-\u2079]/g, (digit) => RAISED.indexOf(digit));
@@ -136,7 +136,7 @@ function sortable(table, rows) {
       head.setAttribute("aria-sort", down ? "descending" : "ascending");
       const text = (row) => row.cells[at].textContent.trim();
       const order = (a, b) =>
-        numberIn(text(a)) - numberIn(text(b)) ||
+        numberOf(text(a)) - numberOf(text(b)) ||
         text(a).localeCompare(text(b), "en") ||
         place.get(a) - place.get(b);
       const sorted = [...rows].sort(order);
