@@ -152,7 +152,7 @@ def test_a_record_that_was_copied_elsewhere_is_refused(tmp_path, table, place):
 @pytest.mark.slow
 def test_kill_while_writing_then_read(tmp_path):
     """A process that does nothing but rewrite a record is killed; the record is always whole."""
-    path = tmp_path / "quick.parquet"
+    path = tmp_path / "record.parquet"
     writer = (
         "import sys, itertools, pathlib, pandas as pd\n"
         "from bnbook.evidence import records\n"
