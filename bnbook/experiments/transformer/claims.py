@@ -211,6 +211,9 @@ def facts(table: pd.DataFrame) -> dict[str, Any]:
             values = distance(table, name, column)
             if np.isfinite(values).all():
                 found[f"{column}_{_slug(name)}"] = claims.fact(values, 3)
+    excess = choosing.ends(table, "mean_excess").dropna(axis=1)
+    for name in map(str, excess):
+        found[f"end_excess_{_slug(name)}"] = claims.fact(excess[name], 2)
     rates = choosing.chosen(table)
     low, high = min(rates.values()), max(rates.values())
     return found | {

@@ -36,7 +36,7 @@ _NORMS = {
 }
 """Colour and marker of each norm."""
 _READ = {
-    arm(TEXT, BN, POST): ("BN on characters, post", "#0072B2", (5, 1)),
+    arm(TEXT, BN, POST): ("BN on characters, post", "#0072B2", (6, 2)),
     arm(TEXT, BN, PRE): ("BN on characters, pre", "#0072B2", ()),
     arm(WORDS, BN, PRE): ("BN on words, pre", "#56B4E9", (1, 1)),
     arm(PIXELS, BN, PRE): ("BN on pixels, pre", "#009E73", (3, 1, 1, 1)),
