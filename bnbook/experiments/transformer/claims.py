@@ -158,8 +158,8 @@ CLAIMS = (
         scale="log",
         unit="×",
         premises=(Premise("no rate of the two is an end of the grid", _inside_read),),
-        revised="The grid was extended downwards after words had chosen its lower end, before any of"
-        " their runs that are shown.",
+        revised="The grid was extended downwards after words had chosen its lower end, before any"
+        " of their runs that are shown.",
     ),
     Claim(
         id="powernorm.running_form",
