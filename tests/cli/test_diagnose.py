@@ -1,6 +1,7 @@
 """The command ``bnbook diagnose``, and commands outside a copy of the repository."""
 
 import json
+import sys
 
 import pytest
 
@@ -41,6 +42,7 @@ number = 3
 def mine(tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text(MINE)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "mine", raising=False)  # another file of that name
     return tmp_path
 
 
