@@ -46,7 +46,7 @@ def _in(cells: list[tuple[str, float]]) -> Callable[[pd.DataFrame], list[bool]]:
 
 def lost(table: pd.DataFrame) -> pd.DataFrame:
     """Bfloat16 minus float32 in points, seeds by test images, mean over the living cells."""
-    bits, rows = paired(table, "right").loc[_in(living(table))], {}
+    bits, rows = paired(table, "right").dropna().loc[_in(living(table))], {}
     for seed, own in bits.groupby("seed"):
         more, less = (pd.DataFrame(map(right.unpack, own[name])) for name in (BFLOAT16, FLOAT32))
         rows[seed] = 100 * (more.astype(float) - less.astype(float)).mean()
