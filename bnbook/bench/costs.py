@@ -12,10 +12,9 @@ from typing import Any
 from torch import nn
 
 from bnbook.bench import deep, memory
+from bnbook.bench.networks import our_resnet
 from bnbook.bench.timing import row
 from bnbook.evidence import timings
-from bnbook.layers import norm
-from bnbook.networks import models
 from bnbook.training.session import Plan
 
 STEPS = 4
@@ -40,9 +39,7 @@ class Sized(deep.Deep):
 
     def ours(self, members: int, seed: int) -> nn.Module:
         """Return our residual networks."""
-        made = norm.FusedBatchNorm if self.normed else None
-        widths = (self.width, 2 * self.width, 4 * self.width)
-        return models.ResNet(made, seeds=(seed,) * members, n=self.blocks, widths=widths)
+        return our_resnet(self.blocks, members, seed, self.normed, self.width)
 
 
 BASE = Sized("resnet20-16", 3, side=16)

@@ -65,7 +65,7 @@ def measured(workload: Workload, steps: int, threads: int = 0) -> tuple[float, f
     workload : Workload
         What to train.
     steps : int
-        Of the training whose peak and time are taken, after another as long.
+        Of the training whose peak is taken, and of another after it whose time is.
     threads : int
         Of the process; 0 leaves torch its own number.
 
@@ -74,7 +74,7 @@ def measured(workload: Workload, steps: int, threads: int = 0) -> tuple[float, f
     mebibytes : float
         The peak above what the process held before; NaN where the system does not tell.
     seconds : float
-        Of the training.
+        Of the second training, when all that is made once has been made.
     """
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()

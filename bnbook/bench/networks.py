@@ -99,10 +99,12 @@ def _norm(width: int, normed: bool) -> nn.Module:
     return nn.BatchNorm2d(width) if normed else nn.Identity()
 
 
-def our_resnet(blocks: int, members: int, seed: int, normed: bool = True) -> nn.Module:
-    """Return the package's residual network of 6n+2 layers."""
-    made = norm.FusedBatchNorm if normed else None
-    return models.ResNet(made, seeds=(seed,) * members, n=blocks)
+def our_resnet(
+    blocks: int, members: int, seed: int, normed: bool = True, width: int = 16
+) -> nn.Module:
+    """Return the package's residual network of 6n+2 layers, its stages width, 2 and 4 times it."""
+    made, widths = norm.FusedBatchNorm if normed else None, (width, 2 * width, 4 * width)
+    return models.ResNet(made, seeds=(seed,) * members, n=blocks, widths=widths)
 
 
 @torch.no_grad()

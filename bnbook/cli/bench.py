@@ -12,10 +12,11 @@ import pandas as pd
 import typer
 from rich.table import Table
 
-from bnbook.cli.console import out, print_json, say
+from bnbook.cli.console import out, print_json
 from bnbook.errors import BnbookError
 from bnbook.evidence import records, timings
 from bnbook.evidence.claims import format_value
+from bnbook.sweeps.executors import say
 
 
 def bench(

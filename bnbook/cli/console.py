@@ -47,11 +47,6 @@ def print_json(content: Any) -> None:
     print(plain)  # noqa: T201
 
 
-def say(line: str) -> None:
-    """Tell the reader something on stderr."""
-    print(f"bnbook: {line}", file=sys.stderr, flush=True)  # noqa: T201
-
-
 def duration(text: str) -> float:
     """Read a time such as 90s, 9m or 1.5h, in seconds."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text)

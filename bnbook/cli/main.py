@@ -25,12 +25,12 @@ from bnbook.cli.console import (
     out,
     print_json,
     replace_what_cannot_be_shown,
-    say,
 )
 from bnbook.cli.diagnose import diagnose
 from bnbook.cli.doctor import doctor
 from bnbook.errors import BnbookError
 from bnbook.evidence import claims, ledger, records
+from bnbook.sweeps.executors import say
 from bnbook.training.session import OutOfTimeError
 
 app = typer.Typer(

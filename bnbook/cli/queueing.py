@@ -10,9 +10,10 @@ from rich.table import Table
 
 from bnbook import experiments
 from bnbook.book import judging
-from bnbook.cli.console import duration, let_threads_sleep, out, say
+from bnbook.cli.console import duration, let_threads_sleep, out
 from bnbook.evidence import records
 from bnbook.sweeps import executors, schedule
+from bnbook.sweeps.executors import say
 from bnbook.sweeps.progress import in_words
 from bnbook.training.session import OutOfTimeError
 

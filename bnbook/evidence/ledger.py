@@ -106,6 +106,17 @@ def best_profile(content: Mapping[str, Any]) -> str:
     raise BnbookError(f"{content['experiment']} has no recorded profile; run `bnbook run` first.")
 
 
+def by_id(
+    ledger: Mapping[str, Mapping[str, Any]],
+) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
+    """Return every claim by its id: the content of the file that has it, and the claim."""
+    return {
+        claim["id"]: (dict(content), claim)
+        for content in ledger.values()
+        for claim in content["claims"]
+    }
+
+
 def judged(
     ledger: Mapping[str, Mapping[str, Any]], profile: str | None = None
 ) -> Iterator[tuple[dict[str, Any], str, dict[str, Any]]]:

@@ -227,7 +227,7 @@ def _check_installed(client: Any, scheduler: str) -> None:
 
 def say(line: str) -> None:
     """Tell the reader something on stderr."""
-    print(f"bnbook: {line}", file=sys.stderr)  # noqa: T201
+    print(f"bnbook: {line}", file=sys.stderr, flush=True)  # noqa: T201
 
 
 def abandoned() -> Callable[[], bool]:

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from bnbook.errors import BnbookError
+from bnbook.tables import tuning
 
 TUNES = "whether the seed chooses rates; those that do are shown nowhere"
 
@@ -79,9 +80,7 @@ def better(table: pd.DataFrame, arms: Sequence[str]) -> str:
 def inside(table: pd.DataFrame, arms: Sequence[str]) -> tuple[bool, str, str]:
     """Premise: no chosen rate is an end of the grid, where a better one may lie beyond it."""
     rates = chosen(table)
-    grid = scores(table).index
-    out = [f"{arm} at {rates[arm]:g}" for arm in arms if rates[arm] in (grid.min(), grid.max())]
-    return not out, ", ".join(out) or "none at an end", "none at an end"
+    return tuning.inside(table, {arm: rates[arm] for arm in arms})
 
 
 def rounds(config: Any, table: pd.DataFrame) -> list[Any]:

@@ -7,6 +7,8 @@ from typing import Any
 
 import pandas as pd
 
+from bnbook.tables import tuning
+
 
 def judged(table: pd.DataFrame) -> pd.DataFrame:
     """Rows of the seeds that choose nothing."""
@@ -26,4 +28,4 @@ def inside(table: pd.DataFrame, cells: Mapping[str, Mapping[str, Any]]) -> tuple
         chosen = judged(rows)["learning_rate"]
         if chosen.isin([tried.min(), tried.max()]).any():
             out.append(f"{name} at {chosen.iloc[0]:g}")
-    return not out, ", ".join(out) or "none at an end", "none at an end"
+    return tuning.at_no_end(out)

@@ -95,15 +95,12 @@ def tested(row: Row, contents: Mapping[str, Mapping[str, Any]]) -> list[Tested]:
     contents : mapping
         Experiment -> content of its ledger file.
     """
-    found = []
-    for name in row.claims:
-        for experiment, content in contents.items():
-            for claim in content["claims"]:
-                if claim["id"] == name:
-                    profile = ledger.best_profile(content)
-                    entry = content["profiles"][profile]
-                    judgement = entry["judgements"][name]
-                    found.append(Tested(claim, judgement, entry["record"], experiment, profile))
+    known, found = ledger.by_id(contents), []
+    for content, claim in (known[name] for name in row.claims if name in known):
+        profile = ledger.best_profile(content)
+        entry = content["profiles"][profile]
+        judgement = entry["judgements"][claim["id"]]
+        found.append(Tested(claim, judgement, entry["record"], content["experiment"], profile))
     return found
 
 

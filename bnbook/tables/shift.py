@@ -9,6 +9,7 @@ import pandas as pd
 
 from bnbook.evidence import claims
 from bnbook.evidence.claims import Premise
+from bnbook.tables.tuning import at_no_end
 
 SIGMOID_MLP, RELU_MLP = "sigmoid MLP", "ReLU MLP"
 CONV, LINEAR_25 = "conv net", "deep linear net"
@@ -94,7 +95,7 @@ def inside_premise(networks: tuple[str, ...], arms: tuple[str, ...]) -> Premise:
             for arm in arms
             if (network, rates[network, arm]) in ends
         ]
-        return not out, ", ".join(out) or "none at an end", "none at an end"
+        return at_no_end(out)
 
     return Premise(f"no tuned rate of {', '.join(networks)} is an end of the grid", check)
 

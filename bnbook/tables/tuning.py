@@ -80,6 +80,11 @@ def inside(table: pd.DataFrame, rates: Mapping[str, float]) -> tuple[bool, str, 
     """Premise: no tuned rate is an end of the grid, where a better one may lie beyond it."""
     ends = (table["learning_rate"].min(), table["learning_rate"].max())
     out = [f"{arm} at {rate:g}" for arm, rate in rates.items() if rate in ends]
+    return at_no_end(out)
+
+
+def at_no_end(out: Sequence[str]) -> tuple[bool, str, str]:
+    """Premise: none of the chosen rates is an end of its grid; `out` names those that are."""
     return not out, ", ".join(out) or "none at an end", "none at an end"
 
 

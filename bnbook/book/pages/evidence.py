@@ -81,11 +81,7 @@ class Evidence:
 
     @cached_property
     def _claims(self) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
-        return {
-            claim["id"]: (content, claim)
-            for content in self.contents.values()
-            for claim in content["claims"]
-        }
+        return ledger.by_id(self.contents)
 
     def others(self, claim: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Claims about the same quantity as a claim, in whichever record."""
@@ -135,7 +131,12 @@ def profile_of(content: Mapping[str, Any], wanted: str | None) -> str:
 
 def anchor(claim: Mapping[str, Any]) -> str:
     """Name of the claim's entry in the ledger, as a label and as an HTML id."""
-    return "claim-" + "".join(c if c.isalnum() else "-" for c in claim["id"].lower())
+    return hyphened("claim", claim["id"])
+
+
+def hyphened(kind: str, name: str) -> str:
+    """Write a name so that it can be an anchor or a class: ``kind-name``, in small letters."""
+    return f"{kind}-" + "".join(c if c.isalnum() else "-" for c in name.lower())
 
 
 def place(claim: Mapping[str, Any]) -> str:

@@ -42,10 +42,6 @@ FIELDS = (
 """Columns of the ledger as a file."""
 
 
-def _facet(name: str, value: str) -> str:
-    return f"{name}-" + "".join(c if c.isalnum() else "-" for c in value.lower())
-
-
 def as_rows(found: evidence.Evidence) -> list[dict[str, Any]]:
     """Return every claim at the largest profile recorded, with `FIELDS`."""
     rows = []
@@ -117,7 +113,9 @@ class LedgerDirective(EvidenceDirective):
                 cells = (value, interval, bound, n, p, verdict, paragraph(profile))
                 rows.append([said, *cells])
                 facets = (claim["paper"], claim["kind"], judgement["verdict"], profile)
-                classes.append([_facet(*each) for each in zip(FACETS, facets, strict=True)])
+                classes.append(
+                    [evidence.hyphened(*each) for each in zip(FACETS, facets, strict=True)]
+                )
         columns = ("Claim", "Value", "95\u00a0% interval", "Bound", "n", "p, adjusted", "Verdict",
                    "Profile")  # fmt: skip
         title = "Every claim, judged from the largest record there is."

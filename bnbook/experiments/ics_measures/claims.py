@@ -90,6 +90,11 @@ def _tuned_inside(table: pd.DataFrame) -> Finding:
     return shift.inside_premise(learning(table), ARMS).check(table)
 
 
+OF_CONV = (
+    shift.learned_premise((CONV,), ARMS, LEARNS),
+    shift.inside_premise((CONV,), ARMS),
+)
+
 CLAIMS = (
     Claim(
         id="ioffe.ics.moments",
@@ -141,10 +146,7 @@ CLAIMS = (
         bound=1.0,
         scale="log",
         unit="×",
-        premises=(
-            shift.learned_premise((CONV,), ARMS, LEARNS),
-            shift.inside_premise((CONV,), ARMS),
-        ),
+        premises=OF_CONV,
     ),
     Claim(
         id="santurkar.ics_relative",
@@ -159,10 +161,7 @@ CLAIMS = (
         bound=1.0,
         scale="log",
         unit="×",
-        premises=(
-            shift.learned_premise((CONV,), ARMS, LEARNS),
-            shift.inside_premise((CONV,), ARMS),
-        ),
+        premises=OF_CONV,
     ),
     Claim(
         id="santurkar.deep_linear",
