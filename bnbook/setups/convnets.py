@@ -20,6 +20,7 @@ import pandas as pd
 from bnbook.errors import BnbookError
 from bnbook.setups import images as setup
 from bnbook.setups.images import ImageSetting, Splits
+from bnbook.tables import choosing
 from bnbook.tables.arms import BN, GROUP_NORM, INSTANCE_NORM, LATE_FROZEN, LAYER_NORM, RENORM
 from bnbook.training.session import Session
 
@@ -79,11 +80,23 @@ class ConvSetting(ImageSetting):
         BnbookError
             With what was expected and found.
         """
-        both = sorted(set(self.seeds) & set(self.tuning_seeds))
-        if both and len(self.seeds) > 1:
-            raise BnbookError(f"seeds must not choose rates and be shown, {both} would do both.")
+        choosing.check(self)
         if list(self.learning_rates) != sorted(self.learning_rates):
             raise BnbookError(f"learning_rates must rise, found {self.learning_rates}.")
+
+    def check_together(self, name: str, sizes: Sequence[int]) -> None:
+        """Refuse numbers of images normalised together that are 1 or no part of a minibatch.
+
+        Raises
+        ------
+        BnbookError
+            With the field's name and what was found.
+        """
+        if odd := [m for m in sizes if m < 2 or self.batch_size % m]:
+            raise BnbookError(
+                f"{name} must be 2 or more and divide batch_size, {self.batch_size}, found"
+                f" {odd[0]}."
+            )
 
 
 SIZES = ("train_images", "test_images", "examples", "batch_size", "pool", "validation", "groups")
@@ -227,6 +240,45 @@ def train(
     )[-1]
 
 
+def tidy(
+    run: ConvSetting, rows: Sequence[Mapping[str, Any]], last: Mapping[str, Any], member: int,
+    trained: Sequence[str] = ("diverged_at", "loss"), **about: Any,
+) -> pd.DataFrame:  # fmt: skip
+    """Return a member's rows: what it is, `about` first, how it trained, and what was measured.
+
+    Of tensors (E,) the member's value is taken, one without axes is of all; what a row lacks is
+    NaN.
+    """
+
+    def own(values: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: _of_member(value, member) for name, value in values.items()}
+
+    common = {
+        **about,
+        "seed": run.seeds[0],
+        "tunes": run.seeds[0] in run.tuning_seeds,
+        "learning_rate": run.learning_rates[0],
+        **own({name: last[name] for name in trained}),
+    }
+    return pd.DataFrame([{**common, **own(row)} for row in rows])
+
+
+def _of_member(value: Any, member: int) -> Any:
+    if isinstance(value, str | int):
+        return value
+    return (value[member] if value.dim() else value).item()
+
+
+COLUMNS: Mapping[str, str] = {
+    "seed": "of the initial weights and the minibatches",
+    "tunes": choosing.TUNES,
+    "learning_rate": "of SGD, at the first step",
+    "diverged_at": "step whose loss was not finite, -1 for none",
+    "loss": "mean training loss over all steps, in nats",
+}
+"""Columns of every table of `tidy`."""
+
+
 def replica_layers(model: nn.Module) -> list[Any]:
     """Return the layers of a model whose statistics are a minibatch's."""
     from bnbook.layers.renorm import ReplicaBatchNorm
@@ -269,6 +321,14 @@ def right_with_mates(model: nn.Module, images: Tensor, labels: Tensor, chunk: in
         parts = zip(in_replicas(images, m, chunk), in_replicas(labels, m, chunk), strict=True)
         found = [model(x).nan_to_num().argmax(-1) == y[:, None] for x, y in parts]
     return torch.cat(found).T
+
+
+def faded(images: Tensor, factors: Tensor | float) -> Tensor:
+    """Bring each image's pixels nearer to its mean, by one factor or by its own (N,)."""
+    import torch
+
+    mean = images.mean((1, 2, 3), keepdim=True)
+    return mean + torch.as_tensor(factors).to(images).view(-1, 1, 1, 1) * (images - mean)
 
 
 def in_replicas(values: Tensor, m: int, chunk: int) -> Any:

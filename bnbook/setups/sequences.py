@@ -9,10 +9,12 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pandas as pd
 
 if TYPE_CHECKING:
     import torch
@@ -188,6 +190,40 @@ def train(
         optimiser.step()
         losses.append(float(value.detach()))
         at(step, losses)
+
+
+def followed(
+    run: Any, model: nn.Module, loss: Callable[[], Tensor],
+    measured: Callable[[bool], Mapping[str, float]],
+) -> pd.DataFrame:  # fmt: skip
+    """Train a run's network and measure it on the way: a row for each measured step.
+
+    Parameters
+    ----------
+    run : Config
+        A single run with ``steps``, ``points``, ``arms``, ``seeds``, ``tuning_seeds`` and
+        ``learning_rates``.
+    model, loss
+        As for `train`.
+    measured : callable
+        Whether it is the last time -> measurements, by name.
+    """
+    from bnbook.setups.residual import measured_steps
+
+    at = measured_steps(run.steps, run.points)[1:]
+    rows: list[dict[str, float]] = []
+
+    def look(step: int, losses: list[float]) -> None:
+        if step in at:
+            since = int(rows[-1]["step"]) if rows else 0
+            mean = bits(sum(losses[since:]) / (step - since))
+            rows.append({"step": step, "loss": mean, **measured(step == run.steps)})
+
+    (seed,), (rate,) = run.seeds, run.learning_rates
+    train(model, loss, rate, run.steps, look)
+    return pd.DataFrame(rows).assign(
+        arm=run.arms[0], seed=seed, learning_rate=rate, tunes=seed in run.tuning_seeds
+    )
 
 
 @contextmanager

@@ -68,7 +68,7 @@ def test_adapting_to_a_contrast_undoes_it(model):
     x = drawn(16)
     x = x - x.mean((1, 2, 3), keepdim=True)
     scores = []
-    for images in (x, shift.faded(x, torch.full((16,), 0.1))):
+    for images in (x, convnets.faded(x, torch.full((16,), 0.1))):
         with shift.adapted(model, images), torch.no_grad():
             scores.append(model(images))
     torch.testing.assert_close(*scores, rtol=1e-3, atol=1e-3)

@@ -49,11 +49,7 @@ class Config(ConvSetting):
         check_distinct(self, AXES)
         check_known(self, "arms", ARMS)
         self.check_seeds()
-        if self.batch_size % self.replica or self.replica < 2:
-            raise BnbookError(
-                f"replica must be 2 or more and divide batch_size, {self.batch_size}, found"
-                f" {self.replica}."
-            )
+        self.check_together("replica", (self.replica,))
         if not 0.5 < self.share < 1 or self.share * self.replica % 1:
             raise BnbookError(
                 f"share must lie between 0.5 and 1 and be of whole images of {self.replica}, found"
@@ -146,7 +142,7 @@ def train(runs: Sequence[Config], session: Session) -> list[pd.DataFrame]:
     data = images, training.labels.to(images.device)
     last = convnets.train(runs, session, model, data, batches, streams)
     rows = tested(model, split, config)
-    return [_tidy(run, rows, last, member) for member, run in enumerate(runs)]
+    return [convnets.tidy(run, rows, last, member, arm=arm) for member, run in enumerate(runs)]
 
 
 def tested(model: Any, split: Any, config: Config) -> list[dict[str, Any]]:
@@ -178,35 +174,9 @@ def tested(model: Any, split: Any, config: Config) -> list[dict[str, Any]]:
     return [alone, *rows]
 
 
-def _tidy(run: Config, rows: Sequence[dict[str, Any]], last: Any, member: int) -> pd.DataFrame:
-    about = {
-        "arm": run.arms[0],
-        "seed": run.seeds[0],
-        "tunes": run.seeds[0] in run.tuning_seeds,
-        "learning_rate": run.learning_rates[0],
-        "diverged_at": int(last["diverged_at"][member]),
-        "loss": float(last["loss"][member]),
-    }
-    numbers = ("validation_accuracy", "test_accuracy")
-    return pd.DataFrame(
-        [
-            {
-                **about,
-                "mates": row["mates"],
-                **{name: float(row[name][member]) if name in row else None for name in numbers},
-            }
-            for row in rows
-        ]
-    ).astype(dict.fromkeys(numbers, float))
-
-
 COLUMNS = {
     "arm": "what is normalised together",
-    "seed": "of the initial weights and the minibatches",
-    "tunes": "whether the seed chooses rates; those that do are shown nowhere",
-    "learning_rate": "of SGD, at the first step",
-    "diverged_at": "step whose loss was not finite, -1 for none",
-    "loss": "mean training loss over all steps, in nats",
+    **convnets.COLUMNS,
     "mates": "alone, with the running statistics, or among which images, with the minibatch's own",
     "validation_accuracy": "in [0, 1], of images alone, else NaN",
     "test_accuracy": "in [0, 1], share of images of new scenes whose scene's label is found",

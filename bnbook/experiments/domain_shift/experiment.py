@@ -11,7 +11,8 @@ al. 2016 (AdaBN). Chosen here: the network of `bnbook.setups.convnets`, the chan
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -75,7 +76,7 @@ def changed(images: Tensor, domain: str, config: Config, seed: int = 0) -> Tenso
     from torch.nn import functional
 
     if domain == CONTRAST:
-        return faded(images, torch.full((len(images),), config.contrast))
+        return convnets.faded(images, config.contrast)
     if domain == NOISE:
         drawn = torch.randn(images.shape, generator=torch.Generator().manual_seed(seed))
         return images + config.noise * drawn.to(images)
@@ -84,12 +85,6 @@ def changed(images: Tensor, domain: str, config: Config, seed: int = 0) -> Tenso
         padded = functional.pad(images, (margin,) * 4, mode="replicate")
         return functional.avg_pool2d(padded, config.blur, stride=1)
     return images
-
-
-def faded(images: Tensor, factors: Tensor) -> Tensor:
-    """Bring each image's pixels nearer to its mean by a factor of its own."""
-    mean = images.mean((1, 2, 3), keepdim=True)
-    return mean + factors.to(images).view(-1, 1, 1, 1) * (images - mean)
 
 
 def train(runs: Sequence[Config], session: Session) -> list[pd.DataFrame]:
@@ -106,7 +101,7 @@ def train(runs: Sequence[Config], session: Session) -> list[pd.DataFrame]:
     last = convnets.train(runs, session, model, split.train, batches, streams)
     rows = [row for domain in claims.DOMAINS for row in _tested(model, split, domain, config)]
     rows += _along(model, split, config)
-    return [_tidy(run, rows, last, member) for member, run in enumerate(runs)]
+    return [convnets.tidy(run, rows, last, member, arm=arm) for member, run in enumerate(runs)]
 
 
 def _tested(model: Any, split: Any, domain: str, config: Config) -> list[dict[str, Any]]:
@@ -114,7 +109,9 @@ def _tested(model: Any, split: Any, domain: str, config: Config) -> list[dict[st
     from bnbook.probes import measurements
 
     (images, labels), (unlabelled, own) = split.test, split.validation
-    moved = changed(images, domain, config, 1)
+    moved, held = changed(images, domain, config, 1), dict[str, Any]()
+    if domain == PLAIN:
+        held = {"validation_accuracy": measurements.accuracy(model, unlabelled, own)}
 
     def row(statistics: str, number: int = 0, right: Any = None) -> dict[str, Any]:
         right = measurements.right(model, moved, labels) if right is None else right
@@ -122,12 +119,11 @@ def _tested(model: Any, split: Any, domain: str, config: Config) -> list[dict[st
             "domain": domain,
             "statistics": statistics,
             "adapting": number,
+            **(held if statistics == RUNNING else {}),
             "test_accuracy": measurements.share(right),
         }
 
     rows = [row(RUNNING)]
-    if domain == PLAIN:
-        rows[0]["validation_accuracy"] = measurements.accuracy(model, unlabelled, own)
     if config.arms != (BN,):
         return rows
     rows.append(row(MIXED, right=convnets.right_with_mates(model, moved, labels)))
@@ -138,28 +134,22 @@ def _tested(model: Any, split: Any, domain: str, config: Config) -> list[dict[st
     return rows
 
 
-def adapted(model: Any, images: Any) -> Any:
+@contextmanager
+def adapted(model: Any, images: Any) -> Iterator[None]:
     """Give a network the statistics of these images as one minibatch; its weights stay.
 
-    A context: on leaving, the layers' settings are put back; the statistics are the caller's to
-    restore.
+    On leaving, the layers' settings are put back; the statistics are the caller's to restore.
     """
-    from contextlib import contextmanager
-
-    @contextmanager
-    def taken() -> Any:
-        layers = convnets.replica_layers(model)
-        before = [(layer.batch_size, layer.momentum, layer.every_replica) for layer in layers]
-        for layer in layers:
-            layer.batch_size = len(images)
-        convnets.take_population(model, images, len(images))
-        try:
-            yield
-        finally:
-            for layer, held in zip(layers, before, strict=True):
-                layer.batch_size, layer.momentum, layer.every_replica = held
-
-    return taken()
+    layers = convnets.replica_layers(model)
+    before = [(layer.batch_size, layer.momentum, layer.every_replica) for layer in layers]
+    for layer in layers:
+        layer.batch_size = len(images)
+    convnets.take_population(model, images, len(images))
+    try:
+        yield
+    finally:
+        for layer, held in zip(layers, before, strict=True):
+            layer.batch_size, layer.momentum, layer.every_replica = held
 
 
 def _along(model: Any, split: Any, config: Config) -> list[dict[str, Any]]:
@@ -175,7 +165,7 @@ def _along(model: Any, split: Any, config: Config) -> list[dict[str, Any]]:
     images, labels = split.test
     whole = len(labels) // config.batch_size * config.batch_size
     factors = torch.linspace(1, config.contrast, whole)
-    stream, labels = faded(images[:whole], factors), labels[:whole]
+    stream, labels = convnets.faded(images[:whole], factors), labels[:whole]
     found = {RUNNING: measurements.right(model, stream, labels)}
     if config.arms == (BN,):
         found[MIXED] = convnets.right_with_mates(model, stream, labels)
@@ -207,35 +197,9 @@ def _moving(model: Any, stream: Any, labels: Any, size: int) -> Any:
     return torch.cat(right, 1)
 
 
-def _tidy(run: Config, rows: Sequence[dict[str, Any]], last: Any, member: int) -> pd.DataFrame:
-    about = {
-        "arm": run.arms[0],
-        "seed": run.seeds[0],
-        "tunes": run.seeds[0] in run.tuning_seeds,
-        "learning_rate": run.learning_rates[0],
-        "diverged_at": int(last["diverged_at"][member]),
-        "loss": float(last["loss"][member]),
-    }
-    numbers = ("validation_accuracy", "test_accuracy")
-    return pd.DataFrame(
-        [
-            {
-                **about,
-                **{name: row[name] for name in ("domain", "statistics", "adapting")},
-                **{name: float(row[name][member]) if name in row else None for name in numbers},
-            }
-            for row in rows
-        ]
-    ).astype(dict.fromkeys(numbers, float))
-
-
 COLUMNS = {
     "arm": "the normalisation",
-    "seed": "of the initial weights and the minibatches",
-    "tunes": "whether the seed chooses rates; those that do are shown nowhere",
-    "learning_rate": "of SGD, at the first step",
-    "diverged_at": "step whose loss was not finite, -1 for none",
-    "loss": "mean training loss over all steps, in nats",
+    **convnets.COLUMNS,
     "domain": "what was done to the test images",
     "statistics": "with which the trained network is evaluated",
     "adapting": "unlabelled images, changed alike, that new statistics are taken of; 0 for none",

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from bnbook.errors import BnbookError
 from bnbook.experiments.experiment import Experiment, check_distinct, check_known, check_positive
 from bnbook.experiments.finetune_frozen import claims, figures
 from bnbook.experiments.finetune_frozen.claims import (
@@ -64,11 +63,7 @@ class Config(ConvSetting):
         check_known(self, "targets", TARGETS)
         check_known(self, "modes", MODES)
         self.check_seeds()
-        if odd := [m for m in self.batch_sizes if m < 2 or self.batch_size % m]:
-            raise BnbookError(
-                f"batch_sizes must be 2 or more and divide batch_size, {self.batch_size}, found"
-                f" {odd[0]}."
-            )
+        self.check_together("batch_sizes", self.batch_sizes)
 
 
 def rounds(config: Config, table: pd.DataFrame) -> list[Config]:
@@ -90,17 +85,13 @@ def halves(config: Config, target: str, device: Any) -> tuple[Any, Any]:
     def half(part: tuple[Tensor, Tensor], last: bool) -> tuple[Tensor, Tensor]:
         images, labels = part
         of = (labels >= HALF) == last
-        images = faded(images[of], config.contrast) if last and target != PLAIN else images[of]
+        images = (
+            convnets.faded(images[of], config.contrast) if last and target != PLAIN else images[of]
+        )
         return images, labels[of] % HALF
 
     source, new = (type(found)(*(half(part, last) for part in found)) for last in (False, True))
     return source, new.first(config.target_images, 0)
-
-
-def faded(images: Tensor, factor: float) -> Tensor:
-    """Bring each image's pixels nearer to its mean."""
-    mean = images.mean((1, 2, 3), keepdim=True)
-    return mean + factor * (images - mean)
 
 
 @functools.lru_cache(maxsize=8)
@@ -153,7 +144,12 @@ def train(runs: Sequence[Config], session: Session) -> list[pd.DataFrame]:
     if mode == MOVING:
         convnets.take_population(model, images)
         rows.append({"statistics": ALGORITHM_2, **_accuracies(model, split)})
-    return [_tidy(run, rows, last, member) for member, run in enumerate(runs)]
+    return [
+        convnets.tidy(
+            run, rows, last, member, target=target, mode=mode, batch_size=config.batch_sizes[0]
+        )
+        for member, run in enumerate(runs)
+    ]
 
 
 def started(
@@ -194,34 +190,13 @@ def _accuracies(model: Any, split: Any) -> dict[str, Any]:
     }
 
 
-def _tidy(run: Config, rows: Sequence[dict[str, Any]], last: Any, member: int) -> pd.DataFrame:
-    about = {
-        "target": run.targets[0],
-        "mode": run.modes[0],
-        "batch_size": run.batch_sizes[0],
-        "seed": run.seeds[0],
-        "tunes": run.seeds[0] in run.tuning_seeds,
-        "learning_rate": run.learning_rates[0],
-        "diverged_at": int(last["diverged_at"][member]),
-        "loss": float(last["loss"][member]),
-    }
-    return pd.DataFrame(
-        [
-            {**about, **{k: v if k == "statistics" else float(v[member]) for k, v in row.items()}}
-            for row in rows
-        ]
-    )
-
-
 COLUMNS = {
     "target": "the images of the new classes",
     "mode": "what BN's statistics do in the fine-tuning",
     "batch_size": "images normalised together, m; of no account where statistics stand",
+    **convnets.COLUMNS,
     "seed": "of the initial weights and the minibatches, before and in the fine-tuning",
-    "tunes": "whether the seed chooses rates; those that do are shown nowhere",
     "learning_rate": "of SGD in the fine-tuning, at its first step",
-    "diverged_at": "step whose loss was not finite, -1 for none",
-    "loss": "mean training loss over all steps, in nats",
     "statistics": "with which the fine-tuned network is evaluated",
     "validation_accuracy": "in [0, 1], of the target's",
     "test_accuracy": "in [0, 1], of the target's",

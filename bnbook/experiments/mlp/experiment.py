@@ -73,6 +73,7 @@ def measure(run: Config, device: Any) -> pd.DataFrame:
     from bnbook.layers import ensemble
     from bnbook.layers.norm import FusedBatchNorm, LayerNorm
     from bnbook.networks.models import MLP
+    from bnbook.setups import residual
     from bnbook.training import fit
 
     (seed,), (rate,) = run.seeds, run.learning_rates
@@ -98,7 +99,7 @@ def measure(run: Config, device: Any) -> pd.DataFrame:
         return {f"at_{n}": each for n, each in zip(names, losses, strict=True)} | {"right": right}
 
     batches = fit.minibatches(len(y), run.batch_size, run.steps, seed)
-    at = sorted({round(run.steps * k / run.points) for k in range(run.points + 1)})
+    at = residual.measured_steps(run.steps, run.points)
     history = fit.fit(model, x, y, batches, fit.SGD([rate]), ensemble.cross_entropy, [probe], at)
     rows = [
         {

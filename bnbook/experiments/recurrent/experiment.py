@@ -85,21 +85,7 @@ def measure(run: Config, device: Any) -> pd.DataFrame:
     from bnbook.setups import sequences
 
     task = _image_task if claims.parts(run.arms[0])[0] == PIXELS else _text_task
-    model, loss, measured = task(run, device)
-    at = sorted({round(run.steps * k / run.points) for k in range(1, run.points + 1)})
-    rows: list[dict[str, float]] = []
-
-    def look(step: int, losses: list[float]) -> None:
-        if step in at:
-            since = int(rows[-1]["step"]) if rows else 0
-            mean = sequences.bits(sum(losses[since:]) / (step - since))
-            rows.append({"step": step, "loss": mean, **measured(step == run.steps)})
-
-    sequences.train(model, loss, run.learning_rates[0], run.steps, look)
-    (seed,), (rate,) = run.seeds, run.learning_rates
-    table = pd.DataFrame(rows).assign(
-        arm=run.arms[0], seed=seed, learning_rate=rate, tunes=seed in run.tuning_seeds
-    )
+    table = sequences.followed(run, *task(run, device))
     floats = {"test_accuracy": float, "inside": float, "beyond": float}
     return table.reindex(columns=list(COLUMNS)).astype(floats)
 

@@ -19,7 +19,6 @@ from typing import Any
 
 import pandas as pd
 
-from bnbook.errors import BnbookError
 from bnbook.experiments.experiment import (
     Experiment,
     check_distinct,
@@ -47,11 +46,7 @@ class Config(ConvSetting):
         check_distinct(self, AXES)
         check_known(self, "arms", convnets.NORMS)
         self.check_seeds()
-        if odd := [m for m in self.batch_sizes if m < 2 or self.batch_size % m]:
-            raise BnbookError(
-                f"batch_sizes must be 2 or more and divide batch_size, {self.batch_size}, found"
-                f" {odd[0]}."
-            )
+        self.check_together("batch_sizes", self.batch_sizes)
 
 
 def cells(config: Config) -> dict[tuple[str, int], Mapping[str, Any]]:
@@ -83,7 +78,12 @@ def train(runs: Sequence[Config], session: Session) -> list[pd.DataFrame]:
     batches, streams = fit.streams(len(labels), config.batch_size, config.steps, seeds)
     last = convnets.train(runs, session, model, split.train, batches, streams)
     rows = evaluated(model, split, arm, config)
-    return [_tidy(run, rows, last, member) for member, run in enumerate(runs)]
+    return [
+        convnets.tidy(
+            run, rows, last, member, ("step", "diverged_at", "loss"), arm=arm, batch_size=m
+        )
+        for member, run in enumerate(runs)
+    ]
 
 
 def evaluated(model: Any, split: Any, arm: str, config: Config) -> list[dict[str, Any]]:
@@ -109,25 +109,6 @@ def evaluated(model: Any, split: Any, arm: str, config: Config) -> list[dict[str
     }
     convnets.take_population(model, split.train[0][: config.test_images])
     return [*rows, {"statistics": MIXED, **with_mates}, {"statistics": ALGORITHM_2, **alone()}]
-
-
-def _tidy(run: Config, rows: Sequence[dict[str, Any]], last: Any, member: int) -> pd.DataFrame:
-    about = {
-        "arm": run.arms[0],
-        "batch_size": run.batch_sizes[0],
-        "seed": run.seeds[0],
-        "tunes": run.seeds[0] in run.tuning_seeds,
-        "learning_rate": run.learning_rates[0],
-        "step": int(last["step"]),
-        "diverged_at": int(last["diverged_at"][member]),
-        "loss": float(last["loss"][member]),
-    }
-    return pd.DataFrame(
-        [
-            {**about, **{k: v if k == "statistics" else float(v[member]) for k, v in row.items()}}
-            for row in rows
-        ]
-    )
 
 
 COLUMNS = {

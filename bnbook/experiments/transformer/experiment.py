@@ -114,25 +114,14 @@ def measure(run: Config, device: Any) -> pd.DataFrame:
     task = _image_task if claims.read(run.arms[0]) == IMAGES else _sequence_task
     model, loss, measured = task(run, device)
     watch = Watch(model)
-    at = sorted({round(run.steps * k / run.points) for k in range(1, run.points + 1)})
-    rows: list[dict[str, float]] = []
 
-    def look(step: int, losses: list[float]) -> None:
-        if step not in at:
-            return
-        since = int(rows[-1]["step"]) if rows else 0
-        mean = sum(losses[since:]) / (step - since)
+    def both(final: bool) -> dict[str, float]:
         distances = _distances(watch.seen)
+        found = measured(final)
         watch.seen.clear()
-        found = measured(step == run.steps)
-        rows.append({"step": step, "loss": sequences.bits(mean), **found, **distances})
-        watch.seen.clear()
+        return {**found, **distances}
 
-    sequences.train(model, loss, run.learning_rates[0], run.steps, look)
-    (seed,), (rate,) = run.seeds, run.learning_rates
-    table = pd.DataFrame(rows).assign(
-        arm=run.arms[0], seed=seed, learning_rate=rate, tunes=seed in run.tuning_seeds
-    )
+    table = sequences.followed(run, model, loss, both)
     return table.reindex(columns=list(COLUMNS)).astype({"decode": float, "decode_batch": float})
 
 
