@@ -119,7 +119,9 @@ class LedgerDirective(EvidenceDirective):
         columns = ("Claim", "Value", "95\u00a0% interval", "Bound", "n", "p, adjusted", "Verdict",
                    "Profile")  # fmt: skip
         title = "Every claim, judged from the largest record there is."
-        found = table(columns, (36, 11, 15, 11, 5, 7, 12, 8), rows, ["claims", "filtered"], title)
+        found = table(
+            columns, (24, 9, 17, 8, 5, 8, 19, 10), rows, ["claims", "filtered"], title, given=True
+        )
         for row, names in zip(found.findall(nodes.row), [[], *classes], strict=True):
             row["classes"] += names
         return found

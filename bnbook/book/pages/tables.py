@@ -46,14 +46,16 @@ def table(
     rows: Iterable[Sequence[nodes.Node | Sequence[nodes.Node]]],
     classes: Sequence[str],
     title: str = "",
+    *,
+    given: bool = False,
 ) -> nodes.table:
-    """Return a table with a header row."""
+    """Return a table with a header row; `given` widths are shares that the page keeps."""
     group = nodes.tgroup("", cols=len(columns))
     group += [nodes.colspec("", colwidth=width) for width in widths]
     head = nodes.thead("", _row([paragraph(column) for column in columns]))
     body = nodes.tbody("", *(_row(row) for row in rows))
     group += [head, body]
-    found = nodes.table("", classes=["colwidths-auto", *classes])
+    found = nodes.table("", classes=[f"colwidths-{'given' if given else 'auto'}", *classes])
     if title:
         found += nodes.title(title, title)
     found += group
