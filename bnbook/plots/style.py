@@ -75,7 +75,7 @@ LOOKS = {
     AFTER: Look("#CC79A7", "P", (5, 2, 1, 2)),
     DECAYED: Look("#56B4E9", "^", (6, 1.5)),
     LSUV: Look("#009E73", "^", (6, 1, 1, 1)),
-    HE: Look("#E69F00", "D", (1, 1)),
+    HE: Look("#CC79A7", "D", (1, 1)),
     AS_LONG: Look("#56B4E9", "v", (6, 1, 1, 1)),
     LAST_ONLY: Look("#CC79A7", "X", (3, 1, 1, 1, 1, 1)),
     WARM_UP: Look("#E69F00", "D", (1, 1)),

@@ -152,11 +152,10 @@ def _bind(text: str) -> str:
 def value_and_interval(claim: Mapping[str, Any], judgement: Mapping[str, Any]) -> str:
     """Write a claim's value with its interval, as sentences print it."""
     if judgement["value"] is None:
-        return (
-            "no value"
-            if judgement["n"]
-            else f"no value (in none of {judgement['undefined']} seeds)"
-        )
+        if judgement["n"]:
+            return "no value"
+        none = judgement["undefined"]
+        return f"no value (in none of {none} seeds)" if none else "no value yet"
     value = _bind(format_value(claim, judgement["value"]))
     if claim.get("exact"):
         most = "at most" if claim["direction"] == "below" else "at least"

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from bnbook.experiments.bjorck_lsuv import claims
 from bnbook.plots import style
+from bnbook.plots.rate_map import accuracy_limits
 from bnbook.tables import tuning
 
 
@@ -43,7 +44,7 @@ def rates(table: pd.DataFrame) -> Figure:
     figure.axes[0].set_ylabel("test accuracy (%)")
     draw_rates(figure.axes[1], table, tuned)
     figure.axes[1].set_ylabel("")
-    figure.axes[0].set_ylim(0, 100)
+    figure.axes[0].set_ylim(accuracy_limits(table))
     figure.axes[0].set_title("each at its tuned rate")
     figure.axes[1].set_title("at the end")
     _legend(figure)

@@ -21,8 +21,8 @@ from bnbook.formulas import (
 from bnbook.plots import style
 from bnbook.tables.arms import WITH, WITHOUT
 
-SHADES = {1: "#F0B400", 2: "#E07B00", 3: "#C0392B", 4: "#7B1E5A", 16: "#30206B"}
-"""Colours of products of so many matrices, light to dark."""
+SHADES = {1: "#7FC8A9", 2: "#3E9E8C", 3: "#9B72B0", 4: "#5B2A7A", 16: "#2A1040"}
+"""Colours of products of so many matrices, light to dark; none is that of an arm with or without BN."""
 MARKS = {1: "o", 2: "s", 3: "D", 4: "^", 16: "v"}
 
 
@@ -101,7 +101,7 @@ def draw_conditions(ax: Axes, table: pd.DataFrame) -> None:
     looks = {
         "condition": ("largest over smallest", "o", "", "#000000"),
         "condition_formed": ("the same, product formed", "X", (1, 1.5), "#888888"),
-        "tail": ("largest over median", "s", (4, 1.5), "#555555"),
+        "tail": ("largest over median", "s", (6, 1, 1, 1), "#555555"),
     }
     _draw_columns(ax, rows[rows["size"] == rows["size"].max()], "M", looks)
     ax.set_xticks(_matrices(table))
@@ -126,7 +126,7 @@ def draw_distances(ax: Axes, table: pd.DataFrame, M: int) -> None:
     looks = {
         "distance": ("squared, law of M", "o", "", "#000000"),
         "distance_next": ("squared, law of M + 1", "^", (1, 1.5), "#777777"),
-        "distance_unsquared": ("not squared, law of M", "s", (4, 1.5), "#A06A2C"),
+        "distance_unsquared": ("not squared, law of M", "s", (6, 1, 1, 1), "#009E73"),
     }
     _draw_columns(ax, rows, "size", looks)
     sizes = np.array(sorted(rows["size"].unique()), dtype=float)

@@ -17,7 +17,7 @@ def draw_ratios(ax: Axes, values: pd.DataFrame, terms: pd.Series | None = None) 
     """Draw a ratio of sums at each layer, for both arms, on a log scale.
 
     Small marks are seeds, large ones their geometric mean, bars its 95 % interval. The root of the
-    number of terms, drawn as dashes, is what random signs give.
+    number of terms, drawn as a bar, is what random signs give.
     """
     layers = sorted(values.index.unique("layer"))
     for aside, arm in ((-0.12, WITHOUT), (0.12, WITH)):
@@ -34,9 +34,7 @@ def draw_ratios(ax: Axes, values: pd.DataFrame, terms: pd.Series | None = None) 
         for place, layer in enumerate(layers):
             root = np.sqrt(terms[layer])
             label = "random signs, √N" if place == 0 else None
-            ax.plot(
-                [place - 0.3, place + 0.3], [root, root], color="0.3", lw=1.2, ls="--", label=label
-            )
+            ax.plot([place - 0.3, place + 0.3], [root, root], color="0.3", lw=2, label=label)
     ax.axhline(1, color="0.6", lw=0.8)
     ax.set(yscale="log", xlabel="layer", xlim=(-0.5, len(layers) - 0.5))
     ax.set_xticks(range(len(layers)), [f"{layer:g}" for layer in layers])
