@@ -22,7 +22,7 @@ from bnbook.plots import style
 from bnbook.tables.arms import WITH, WITHOUT
 
 SHADES = {1: "#7FC8A9", 2: "#3E9E8C", 3: "#9B72B0", 4: "#5B2A7A", 16: "#2A1040"}
-"""Colours of products of so many matrices, light to dark; none is that of an arm with or without BN."""
+"""Colours of products of so many matrices, light to dark, none of them an arm's."""
 MARKS = {1: "o", 2: "s", 3: "D", 4: "^", 16: "v"}
 
 
