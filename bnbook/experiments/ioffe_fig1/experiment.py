@@ -172,7 +172,6 @@ EXPERIMENT = Experiment(
     facts=claims.facts,
     figures={
         "accuracy": lambda table: figures.accuracy(table, claims.tuned_rates(table)),
-        "equal_rates": figures.equal_rates,
         "percentiles": lambda table: figures.percentiles(table, claims.tuned_rates(table)),
         "speed": lambda table: figures.speed(
             claims.speedups(table), claims.paper_speedups(), 100 * claims.level(table)

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from bnbook.plots import style
 from bnbook.tables import papers, tuning
-from bnbook.tables.arms import WITH, WITHOUT
+from bnbook.tables.arms import WITH
 
 
 def draw_accuracy(
@@ -76,22 +76,6 @@ def accuracy(table: pd.DataFrame, rates: Mapping[str, float]) -> Figure:
     return figure
 
 
-def equal_rates(table: pd.DataFrame) -> Figure:
-    """Test accuracy of both networks at the same rate, for four rates of the grid."""
-    grid = sorted(table["learning_rate"].unique())
-    shown = [rate for rate in (0.01, 0.1, 1.0, 10.0) if rate in grid]
-    figure = style.new_figure(1, len(shown), 8, 2.6, sharey=True)
-    for ax, rate in zip(figure.axes, shown, strict=True):
-        draw_accuracy(ax, table, {WITHOUT: rate, WITH: rate})
-        ax.set(title=f"rate {rate:g}", ylim=(0, 101), ylabel="", xlabel="step")
-        ax.get_legend().remove()  # type: ignore[union-attr]
-        ax.locator_params(axis="x", nbins=2)
-    figure.axes[0].set_ylabel("test accuracy (%)")
-    handles = figure.axes[0].get_lines()
-    figure.legend(handles, [WITHOUT, WITH], loc="outside lower center", ncols=2)
-    return figure
-
-
 def percentiles(table: pd.DataFrame, rates: Mapping[str, float]) -> Figure:
     """Percentiles of the sigmoids' inputs: one unit and the layer, without BN and with."""
     figure = style.new_figure(2, 2, 8, 5, sharex=True, sharey="row")
@@ -140,7 +124,7 @@ def draw_speed(ax: Axes, speedups: pd.DataFrame, paper: pd.Series, level: float)
     style.draw_band(ax, band, WITH, label="ours, each network at its tuned rate")
     style.draw_paper(ax, paper.index, paper, WITH, label="the paper's figure 1(a)")
     ax.axhline(1, color="0.4", lw=1, ls=":")
-    ax.axvline(level, color="0.4", lw=1, ls="--", label="level of the claim")
+    ax.axvline(level, color="0.4", lw=1, ls="-.", label="level of the claim")
     ax.set(yscale="log", xlabel="accuracy to which steps are counted (%)", xlim=(20, 100))
     ax.set(ylabel="steps without BN over steps with")
     ax.legend(loc="lower left")
