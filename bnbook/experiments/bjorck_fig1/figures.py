@@ -110,7 +110,7 @@ def curves(table: pd.DataFrame) -> Figure:
 def draw_gap(ax: Axes, table: pd.DataFrame, small: float, tuned: float) -> None:
     """Draw BN's lead at one and the same rate against the rate, that which suits no BN ringed.
 
-    Mean and 95 % interval; the dashed line is the mean lead, each at its own rate, in points.
+    Mean and 95 % interval; the horizontal line is the mean lead, each at its own rate, in points.
     """
     last = tuning.final(table)
     pairs = last.pivot_table(index=["learning_rate", "seed"], columns="arm", values="test_accuracy")
@@ -118,7 +118,7 @@ def draw_gap(ax: Axes, table: pd.DataFrame, small: float, tuned: float) -> None:
     band = style.mean_band(leads, "learning_rate", "lead")
     style.draw_band(ax, band, WITH, marker="o", ms=4, label="both at this rate")
     ax.plot(small, band["mean"][small], "o", ms=12, mfc="none", mec=style.COLOURS[WITHOUT], mew=1.4)
-    ax.axhline(tuned, color="0.4", lw=1, ls="--", label="each at its tuned rate")
+    ax.axhline(tuned, color="0.4", lw=1, ls="-.", label="each at its tuned rate")
     ax.axhline(0, color="0.8", lw=0.8, zorder=0)
     ax.set(xscale="log", xlabel="learning rate", ylabel="lead of BN (points of test accuracy)")
 

@@ -67,9 +67,5 @@ EXPERIMENT = Experiment(
     columns=RESIDUAL_COLUMNS,
     claims=claims.CLAIMS,
     facts=claims.facts,
-    figures={
-        "rates": figures.rates,
-        "divergence": figures.divergence,
-        "clipped": figures.clipped,
-    },
+    figures={"rates": figures.rates},
 )
