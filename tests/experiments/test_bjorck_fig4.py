@@ -9,6 +9,7 @@ import torch
 
 from bnbook.errors import BnbookError
 from bnbook.experiments.bjorck_fig4 import claims as analysis
+from bnbook.experiments.bjorck_fig4 import figures
 from bnbook.experiments.bjorck_fig4.experiment import EXPERIMENT as bjorck_fig4
 from bnbook.experiments.bjorck_fig4.experiment import diverging
 from bnbook.probes import landscape
@@ -198,3 +199,11 @@ def test_a_clipped_gradient_hides_the_divergence(monkeypatch):
 def test_impossible_configs(changes, says):
     with pytest.raises(BnbookError, match=says):
         bjorck_fig4.configure("quick", **changes)
+
+
+def test_a_colour_bar_has_powers_of_ten_and_no_computers_exponents():
+    numbers = (0, 0.5, -3900, 5.4e6, 9.94e17, -3.1e-8)
+    assert [figures.power(number) for number in numbers] == [
+        "$0$", "$0.5$", "$-3900$", r"$5.4\times10^{6}$", r"$9.9\times10^{17}$",
+        r"$-3.1\times10^{-8}$",
+    ]  # fmt: skip

@@ -20,7 +20,8 @@ def response(table: pd.DataFrame) -> Figure:
     """Draw both parts of BN's gain against the growth at the start, with the paper's two levels."""
     figure = style.new_figure(1, 1, 6.4, 4)
     draw_response(figure.axes[0], claims.response(table))
-    figure.axes[0].legend(loc="best")
+    figure.axes[0].get_legend().remove()  # type: ignore[union-attr]
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 
 
@@ -33,6 +34,9 @@ def draw_response(ax: Axes, found: pd.DataFrame) -> None:
             label=label, err_style="bars", errorbar=("ci", 95), seed=0, ax=ax,
         )  # fmt: skip
         ax.axhline(PAPERS[part], color=colours[part], ls=":", lw=1)
+    if found[list(PARTS)].isna().all(axis=None):
+        ax.set(xlim=(1, 2.5))
+        ax.text(1.75, 5, "no network has been judged yet", ha="center", color="0.4")
     ax.axhline(0, color="0.8", lw=0.8, zorder=0)
     ax.set(
         xlabel="growth of the second moment at the start, factor a block",
@@ -54,7 +58,14 @@ def rates(table: pd.DataFrame) -> Figure:
             style.draw_line(ax, means, arm, marker=style.MARKERS[arm], ms=4, label=arm)
         ax.set(xscale="log", title=f"{6 * dose['n'] + 2} layers, growth {dose['growth']:.2f}")
         ax.set(xlabel="learning rate", ylabel="test accuracy (%)")
-    for ax in figure.axes[len(found) :]:
-        ax.set_axis_off()
+    for at, ax in enumerate(figure.axes):
+        if at >= len(found):
+            ax.set_axis_off()
+        elif at + columns >= len(found):  # nothing below it
+            ax.tick_params(labelbottom=True)
+        else:
+            ax.set_xlabel("")
+        if at % columns:
+            ax.set_ylabel("")
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure

@@ -62,7 +62,7 @@ RATES = ("0.1", "0.003", "0.0001")
 
 
 def draw_paper(ax: Axes, panel: str) -> None:
-    """Draw the paper's own four curves of one panel, grey, their rates at the right end."""
+    """Draw the paper's own four curves of one panel, grey, BN's rates at the right end."""
     rows = papers.read("bjorck_fig1")
     rows = rows[rows["panel"] == panel]
     networks = [(WITH, f"BN, rate {rate}") for rate in RATES]
@@ -70,7 +70,14 @@ def draw_paper(ax: Axes, panel: str) -> None:
     for arm, network in networks:
         own = rows[rows["network"] == network]
         x, y = own["percent_of_training"], own["accuracy_percent"]
-        style.draw_paper(ax, x, y, arm, label=f"the paper: {arm}, rate {network.split()[-1]}")
+        rate = network.split()[-1]
+        named = rate == RATES[-1]  # one name for the grey lines of each arm
+        style.draw_paper(ax, x, y, arm, label=f"the paper: {arm}" if named else None)
+        if panel == "test" and arm == WITH:
+            ax.annotate(
+                rate, (x.iloc[-1], y.iloc[-1]), xytext=(3, 0), textcoords="offset points",
+                va="bottom" if rate == RATES[0] else "top", fontsize=8, color="0.4",
+            )  # fmt: skip
 
 
 def _tint(colour: str, at: int, count: int) -> tuple[float, float, float]:

@@ -58,9 +58,17 @@ def add_colour_bar(image: AxesImage) -> None:
     low, high = (float(limit or 0.0) for limit in (image.norm.vmin, image.norm.vmax))  # type: ignore[arg-type]
     middle = math.sqrt(low * high) if low > 0 else 0.0
     bar = image.axes.figure.colorbar(
-        image, ax=image.axes, ticks=[low, middle, high], format="%.2g", fraction=0.06, pad=0.02
+        image, ax=image.axes, ticks=[low, middle, high], format=power, fraction=0.06, pad=0.02
     )
     bar.minorticks_off()
+
+
+def power(number: float, _: object = None) -> str:
+    """Write a number with two significant digits, a large or small one with a power of ten."""
+    if number == 0 or 1e-2 <= abs(number) < 1e4:
+        return f"${number:.2g}$" if abs(number) < 100 else f"${number:.0f}$"
+    digits, _, exponent = f"{number:.1e}".partition("e")
+    return rf"${digits}\times10^{{{int(exponent)}}}$"
 
 
 def draw_profile(ax: Axes, growth: pd.DataFrame, arm: str, layers: Sequence[int]) -> None:

@@ -204,7 +204,7 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         "large_batch_training": claims.fact(100 * gaps.iloc[:, -1], 1, " %"),
         "small_batch_eigenvalue": claims.fact(eigen.iloc[:, 0].dropna(), 1),
         "large_batch_eigenvalue": claims.fact(eigen.iloc[:, -1].dropna(), 1),
-        "eigenvalue_error": claims.fact([100 * relative], 1, " %"),
+        "eigenvalue_error": claims.fact([100 * relative], 3, " %"),
         "between_lines": claims.fact(share_between_lines(table), 2),
         "between_lines_chance": claims.fact([share_by_chance(lines, "scale").mean()], 2),
         "between_rates": claims.fact(share_between(lines, "learning_rate"), 2),

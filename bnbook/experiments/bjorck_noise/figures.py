@@ -30,7 +30,7 @@ def draw_bound(ax: Axes, noise: pd.DataFrame, column: str) -> None:
             )  # fmt: skip
     expected = claims.finite_population(total, sizes)
     ax.plot(sizes / total, expected, color="k", lw=1, label="(N − b)/(N − 1)")
-    ax.axhline(1, color="0.4", lw=1, ls="--", label="bound")
+    ax.axhline(1, color="0.4", lw=1, ls="-.", label="bound")
     ax.set(xlabel="share of the images in a minibatch, b/N", ylabel="noise over bound")
     most = float(noise[column].max())
     ax.set(xlim=(0, 0.55))

@@ -8,10 +8,14 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from bnbook.plots import style
 from bnbook.tables import papers, tuning
 from bnbook.tables.arms import WITH
+
+LEAST = 1e-4
+"""Smallest error drawn on a logarithmic axis: one image of ten thousand."""
 
 
 def draw_accuracy(
@@ -55,10 +59,19 @@ def draw_percentiles(ax: Axes, table: pd.DataFrame, arm: str, rate: float, which
 
 
 def draw_rates(ax: Axes, table: pd.DataFrame, rates: Mapping[str, float]) -> None:
-    """Draw final test accuracy against learning rate, mean and 95 % interval over seeds."""
-    style.draw_rates(ax, tuning.final(table), "test_accuracy", rates, 100)
-    ax.set(ylabel="final test accuracy (%)", ylim=(0, 101))
-    ax.legend(loc="lower center")
+    """Draw final test error against learning rate, geometric mean and 95 % interval over seeds.
+
+    On a logarithmic axis, for most rates lie within a few points of each other.
+    """
+    last = tuning.final(table)
+    errors = last.assign(error=(1 - last["test_accuracy"]).clip(lower=LEAST))
+    ax.set(yscale="log")
+    style.draw_rates(ax, errors, "error", rates, 100)
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda error, _: f"{error:g}"))
+    ax.yaxis.set_minor_locator(NullLocator())
+    ax.set(ylabel="final test error (%)")
+    ax.legend(loc="upper left")
 
 
 def accuracy(table: pd.DataFrame, rates: Mapping[str, float]) -> Figure:
@@ -127,7 +140,7 @@ def draw_speed(ax: Axes, speedups: pd.DataFrame, paper: pd.Series, level: float)
     ax.axvline(level, color="0.4", lw=1, ls="-.", label="level of the claim")
     ax.set(yscale="log", xlabel="accuracy to which steps are counted (%)", xlim=(20, 100))
     ax.set(ylabel="steps without BN over steps with")
-    ax.legend(loc="lower left")
+    ax.legend(loc="center left")
 
 
 def speed(speedups: pd.DataFrame, paper: pd.Series, level: float) -> Figure:
