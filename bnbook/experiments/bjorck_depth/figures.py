@@ -95,7 +95,9 @@ def accuracy(table: pd.DataFrame) -> Figure:
     for ax, n in zip(figure.axes, depths, strict=True):
         draw_accuracy(ax, last[last["n"] == n])
         ax.set_title(f"{6 * n + 2} layers")
-    figure.axes[0].set(ylabel="final test accuracy (%)", ylim=accuracy_limits(table))
+    figure.axes[0].set(
+        ylabel="final test accuracy (%)", ylim=accuracy_limits(table[["test_accuracy"]])
+    )
     handles = figure.axes[0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside upper center", ncols=2)
     return figure

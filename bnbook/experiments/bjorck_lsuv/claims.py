@@ -103,11 +103,6 @@ def profile(table: pd.DataFrame, arm: str, step: int) -> pd.DataFrame:
     return pd.DataFrame(long.assign(layer=long["layer"].str.removeprefix("size_").astype(int)))
 
 
-def profiles_of(table: pd.DataFrame, arm: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """`profile` of an arm at the first and at the last step."""
-    return profile(table, arm, 0), profile(table, arm, int(table["step"].max()))
-
-
 def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """Return the numbers that the chapter quotes beside the claims, by name."""
     rates, final = tuned_rates(table), accuracies(table)

@@ -255,5 +255,5 @@ EXPERIMENT = Experiment(
     },
     claims=claims.CLAIMS,
     facts=claims.facts,
-    figures={"rates": figures.rates, "moments": figures.moments, "layers": figures.layers},
+    figures={"rates": figures.rates, "moments": figures.moments},
 )  # fmt: skip

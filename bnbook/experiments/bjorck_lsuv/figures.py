@@ -29,13 +29,6 @@ def draw_course(
     ax.set(xlabel="training step")
 
 
-def draw_layers(ax: Axes, profiles: Mapping[str, pd.DataFrame]) -> None:
-    """Draw the size of every layer's outputs at one step, by arm."""
-    rows = pd.concat([rows.assign(arm=arm) for arm, rows in profiles.items()])
-    ax.set(yscale="log", xlabel="layer", ylabel="size of its outputs (r.m.s.)")
-    style.draw_means(ax, rows, "layer", "size", "arm", markers=style.MARKERS, ms=5)
-
-
 def rates(table: pd.DataFrame) -> Figure:
     """Accuracy over training at the tuned rates, and final accuracy against the rate."""
     tuned = claims.tuned_rates(table)
@@ -62,18 +55,6 @@ def moments(table: pd.DataFrame) -> Figure:
     for ax, (column, label) in zip(figure.axes, labels.items(), strict=True):
         draw_course(ax, table, tuned, column)
         ax.set(ylabel=label, ylim=(0, None))
-    _legend(figure)
-    return figure
-
-
-def layers(table: pd.DataFrame) -> Figure:
-    """Size of the layers' outputs at the start and at the end of training."""
-    profiles = {arm: claims.profiles_of(table, arm) for arm in claims.ARMS}
-    figure = style.new_figure(1, 2, 8, 3.4, sharey=True)
-    for at, title in enumerate(("at the start", "at the end")):
-        draw_layers(figure.axes[at], {arm: pair[at] for arm, pair in profiles.items()})
-        figure.axes[at].set_title(title)
-    figure.axes[1].set_ylabel("")
     _legend(figure)
     return figure
 
