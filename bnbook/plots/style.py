@@ -64,7 +64,7 @@ class Look(NamedTuple):
 LOOKS = {
     WITHOUT: Look("#D55E00", "s", (4, 1.5)),
     WITH: Look("#0072B2", "o"),
-    OUTSIDE: Look("#E69F00", "D", (1, 1, 4, 1)),
+    OUTSIDE: Look("#8A8A1F", "D", (1, 1, 4, 1)),
     MEAN_OUTSIDE: Look("#CC79A7", "v", (1, 1)),
     VARIANCE_OUTSIDE: Look("#009E73", "^", (6, 1, 1, 1, 1, 1)),
     BN: Look("#0072B2", "o"),

@@ -14,7 +14,7 @@ from bnbook.plots import style
 SMALLEST = 1e-18
 """Smaller errors are drawn here."""
 LOOKS = {
-    "sum": ("#D55E00", "s"),
+    "sum": ("#009E73", "s"),
     "sum of squares": ("#CC79A7", "^"),
     "random cotangent": ("#0072B2", "o"),
 }
@@ -49,10 +49,10 @@ def draw_errors(ax: Axes, table: pd.DataFrame, checks: Sequence[str], bound: flo
         spread = height + 0.5 * (np.arange(len(errors)) % 17 / 16 - 0.5)
         ax.plot(errors, spread, ".", ms=3, color="#0072B2", alpha=0.35, rasterized=True)
         ax.plot(errors.max(), height, "|", ms=16, mew=2, color="black")
-    ax.axvline(bound, color="#D55E00", lw=1.4, ls=(0, (4, 2)))
+    ax.axvline(bound, color="0.3", lw=1.4, ls=(0, (4, 2)))
     ax.annotate(
         "bound", (bound, len(checks) - 0.75), xytext=(-4, 0),
-        textcoords="offset points", ha="right", va="bottom", color="#D55E00", fontsize=9,
+        textcoords="offset points", ha="right", va="bottom", color="0.3", fontsize=9,
     )  # fmt: skip
     ax.set(xscale="log", xlabel=r"scale-free error (below $10^{-18}$: left edge)")
     ax.set(

@@ -7,19 +7,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bnbook.plots import style
-from bnbook.tables.arms import WITH, WITHOUT
+from bnbook.tables.arms import WITH
 
 
 def draw_factor(ax: Axes, table: pd.DataFrame) -> None:
     """Draw Algorithm 2's variance in units of the population's against batch size."""
-    kinds = (("variance", "with m/(m−1)", WITH), ("without the factor", "without", WITHOUT))
-    for check, label, colour in kinds:
+    kinds = (
+        ("variance", "with m/(m−1)", "#0072B2", "o"),
+        ("without the factor", "without", "#CC79A7", "s"),
+    )
+    for check, label, colour, marker in kinds:
         rows = table[table["check"] == check].groupby("m")[["value", "theory"]].mean()
-        style.draw_line(ax, rows["theory"], colour, lw=1)
-        ax.plot(
-            rows.index, rows["value"], style.MARKERS[colour], color=style.COLOURS[colour],
-            ms=5, label=label,
-        )  # fmt: skip
+        ax.plot(rows.index, rows["theory"], color=colour, lw=1)
+        ax.plot(rows.index, rows["value"], marker, color=colour, ms=5, label=label)
     sizes = sorted(table.loc[table["check"] == "variance", "m"].unique())
     ax.set(
         xlabel="values in a minibatch, m", ylabel="average / population's variance",

@@ -86,7 +86,7 @@ def draw_products(ax: Axes, table: pd.DataFrame, against: str) -> None:
 def draw_twins(ax: Axes, table: pd.DataFrame, reference_decay: float) -> None:
     """Draw the distance of the scores from the reference's where every weight is normalised."""
     styles = (
-        ("weights scaled alone", "#D55E00", "s"),
+        ("weights scaled alone", "#CC79A7", "s"),
         ("rate and decay rescaled", "#0072B2", "o"),
     )
     rows = table[(table["reference_decay"] == reference_decay) & (table["step"] > 0)]

@@ -25,8 +25,8 @@ from bnbook.tables.arms import (
 )
 
 _SIZES = (
-    ("#D55E00", "s", (4, 1.5)),
-    ("#E69F00", "v", (1, 1)),
+    ("#000000", "s", (4, 1.5)),
+    ("#CC79A7", "v", (1, 1)),
     ("#009E73", "D", (5, 1, 1, 1)),
     ("#56B4E9", "^", (2, 1)),
     ("#0072B2", "o", ()),
@@ -125,7 +125,7 @@ def draw_shift(ax: Axes, table: pd.DataFrame) -> None:
         fontsize=8, color="0.3",
     )  # fmt: skip
     kinds = (
-        (ALGORITHM_2, "statistics of training", "#D55E00", "s", -0.1),
+        (ALGORITHM_2, "statistics of training", "#CC79A7", "s", -0.1),
         (ADAPTED, "recomputed, without labels", "#0072B2", "o", 0.1),
     )
     for kind, label, colour, marker, offset in kinds:

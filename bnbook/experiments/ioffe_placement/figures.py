@@ -34,7 +34,7 @@ def draw_rates(
 def draw_moments(ax: Axes, measured: Mapping[str, pd.DataFrame], moment: str) -> None:
     """Draw one shape of u and of Wu in both networks with BN before the nonlinearity."""
     factor = 100 if moment == "sparsity" else 1
-    kinds = ((-0.15, "u", "u", "s", "#E69F00"), (0.15, "wu", "Wu", "o", "#0072B2"))
+    kinds = ((-0.15, "u", "u", "s", "#009E73"), (0.15, "wu", "Wu", "o", "#0072B2"))
     for at, nonlinearity in enumerate((SIGMOID, RELU)):
         for offset, of, label, marker, colour in kinds:
             values = factor * measured[nonlinearity][f"{of}_{moment}"]

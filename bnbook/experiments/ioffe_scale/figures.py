@@ -12,10 +12,10 @@ from bnbook.plots import style
 SIZES = {
     "output_size": ("output", "#0072B2", "o", ()),
     "input_gradient_size": ("gradient with respect to u", "#56B4E9", "^", (4, 1.5)),
-    "weight_gradient_size": ("gradient with respect to aW", "#D55E00", "s", (1, 1)),
+    "weight_gradient_size": ("gradient with respect to aW", "#009E73", "s", (1, 1)),
 }
 """Column -> label, colour, marker, dashes."""
-EPS_STYLES = (("#0072B2", "o", ()), ("#D55E00", "s", (4, 1.5)))
+EPS_STYLES = (("#0072B2", "o", ()), ("#009E73", "s", (4, 1.5)))
 
 
 def draw_sizes(ax: Axes, table: pd.DataFrame, rule: str, eps: float | None = None) -> None:

@@ -11,8 +11,8 @@ from bnbook.plots import style
 from bnbook.tables.arms import BN, BN_KERNEL, CHOLESKY, LINEAR, ZCA
 
 ORDER = (ZCA, CHOLESKY, LINEAR, BN, BN_KERNEL)
-LOOKS = {"through the eigenvectors": ("#D55E00", "s"), "in closed form": ("#0072B2", "o")}
-SIZES = {8: ("#E69F00", "o"), 32: ("#009E73", "s"), 128: ("#0072B2", "^")}
+LOOKS = {"through the eigenvectors": ("#CC79A7", "s"), "in closed form": ("#0072B2", "o")}
+SIZES = {8: ("#CC79A7", "o"), 32: ("#009E73", "s"), 128: ("#0072B2", "^")}
 
 
 def draw_times(ax: Axes, seconds: pd.DataFrame, over: str | None = None) -> None:
@@ -31,7 +31,7 @@ def draw_times(ax: Axes, seconds: pd.DataFrame, over: str | None = None) -> None
 
 def draw_ranks(ax: Axes, ranks: pd.DataFrame) -> None:
     """Draw the rank of a minibatch's covariance against width, with min(m - 1, d)."""
-    looks = [*SIZES.values(), ("#CC79A7", "D"), ("#D55E00", "v")]
+    looks = [*SIZES.values(), ("#56B4E9", "D"), ("#000000", "v")]
     widths = np.sort(ranks["width"].unique())
     ax.plot(widths, widths, color="0.6", lw=1, ls=(0, (4, 3)))
     ax.annotate(
