@@ -6,7 +6,6 @@ from tests.book import prose
 
 LONGEST_ANSWER, MOST_NUMBERS, MOST_WORDS = 60, 3, 2000
 UNDONE = {
-    "15-conformance",
     "22-what-is-shift",
     "23-shift-and-speed",
     "41-small-batches",
