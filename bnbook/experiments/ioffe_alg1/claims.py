@@ -79,8 +79,9 @@ CLAIMS = (
             " square 1."
         ),
         quantity=(
-            "error of the mean against 0 and of the mean square against var / (var + eps), the"
-            " larger, divided by 1 + max |x| / sqrt(var + eps)"
+            "error of the normalised values' mean against 0 and of their mean square against its"
+            " closed form, the larger, in units of one plus the largest value in standard"
+            " deviations"
         ),
         measure=moment_errors,
         bound=BOUND,
@@ -94,10 +95,10 @@ CLAIMS = (
         section="3, the six backward equations",
         statement="The six equations are the gradient of the transform.",
         quantity=(
-            "largest difference of dx, dgamma and dbeta from autograd, complex steps and the"
-            " one-line form, and of the zero term from 0, for a random cotangent dy, divided by"
-            " the largest |gamma dy| / sqrt(var + eps) (for dgamma and dbeta: by the sum of |dy|)"
-            " and by 1 + max |x| / sqrt(var + eps)"
+            "largest difference of the six equations' gradients from those of autograd, complex"
+            " steps and the formula of one line, and of the zero term from 0, for a random"
+            " cotangent, relative to the size of the cotangent as it reaches each gradient, and in"
+            " units of one plus the largest value in standard deviations"
         ),
         measure=backward_errors,
         bound=BOUND,

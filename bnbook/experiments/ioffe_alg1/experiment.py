@@ -255,7 +255,6 @@ EXPERIMENT = Experiment(
     facts=claims.facts,
     figures={
         "moments": figures.moments,
-        "errors": lambda table: figures.errors(table, claims.CHECKS, claims.BOUND),
         "trap": lambda table: figures.trap(claims.trap(table), claims.CUSTOMARY),
     },
 )

@@ -84,13 +84,6 @@ def moments(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def errors(table: pd.DataFrame, checks: Sequence[str], bound: float) -> Figure:
-    """Every error, by what was checked."""
-    figure = style.new_figure(1, 1, 7, 4)
-    draw_errors(figure.axes[0], table, checks, bound)
-    return figure
-
-
 def trap(found: pd.DataFrame, tolerance: float) -> Figure:
     """Gradient checks through a sum, through squares and with a random cotangent."""
     figure = style.new_figure(1, 1, 7, 3.8)

@@ -320,5 +320,5 @@ EXPERIMENT = Experiment(
     columns=COLUMNS,
     claims=claims.CLAIMS,
     facts=claims.facts,
-    figures={"factor": figures.factor, "mates": lambda table: figures.mates(claims.mates(table))},
+    figures={"mates": lambda table: figures.mates(claims.mates(table))},
 )

@@ -46,13 +46,6 @@ def draw_mates(ax: Axes, noise: pd.DataFrame) -> None:
     ax.legend(loc="upper right")
 
 
-def factor(table: pd.DataFrame) -> Figure:
-    """The factor m/(m-1) over all minibatches of a small set."""
-    figure = style.new_figure(1, 1, 5, 3.2)
-    draw_factor(figure.axes[0], table)
-    return figure
-
-
 def mates(noise: pd.DataFrame) -> Figure:
     """What batch mates do to a training output."""
     figure = style.new_figure(1, 1, 5, 3.2)

@@ -344,6 +344,5 @@ EXPERIMENT = Experiment(
         "course": figures.course,
         "angles": lambda table: figures.angles(claims.late_angles(table)),
         "products": figures.products,
-        "twins": figures.twins,
     },
 )

@@ -22,10 +22,9 @@ def draw_growth(ax: Axes, grown: pd.DataFrame, arm: str) -> None:
     for place, scale in enumerate(grown.columns):
         own = grown[scale].where(grown[scale] > 0)
         mean = pd.Series(np.exp(np.log(own).groupby("learning_rate").mean()))
-        ax.plot(
-            mean.index, mean, color=style.COLOURS[arm], marker=style.MARKERS[arm], ms=5,
-            mfc=style.COLOURS[arm] if place == 0 else "white", ls="-" if place == 0 else ":",
-            label=f"{arm}, weights × {scale:g}",
+        style.draw_line(
+            ax, mean, arm, marker=style.MARKERS[arm], ms=5, lw=1.8 if place == 0 else 1,
+            mfc=style.COLOURS[arm] if place == 0 else "white", label=f"weights × {scale:g}",
         )  # fmt: skip
     ax.set(xscale="log", yscale="log", xlabel="learning rate")
     ax.set_ylabel("growth of a unit's squared norm")
@@ -141,20 +140,11 @@ def products(table: pd.DataFrame) -> Figure:
     for ax, against in zip(figure.axes, ("learning_rate", "product"), strict=True):
         draw_products(ax, table, against)
     figure.axes[1].set_ylabel("")
-    figure.axes[0].legend(title="decay", loc="lower right")
-    return figure
-
-
-def twins(table: pd.DataFrame) -> Figure:
-    """Distance from the reference of its counterpart, without decay and with."""
-    figure = style.new_figure(1, 2, 8, 3.4, sharey=True)
-    decays = np.unique(table.loc[table["role"] != "", "reference_decay"])
-    for ax, decay in zip(figure.axes, decays, strict=True):
-        draw_twins(ax, table, float(decay))
-        ax.set_title(f"decay {decay:g}" if decay else "without decay")
-    figure.axes[1].set_ylabel("")
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    figure.legend(
+        handles, [f"decay {label}" for label in labels], loc="outside lower center",
+        ncols=len(labels),
+    )  # fmt: skip
     return figure
 
 

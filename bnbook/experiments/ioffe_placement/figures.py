@@ -28,7 +28,8 @@ def draw_rates(
     style.draw_rates(ax, rows, "test_accuracy", tuned, 100)
     for line in ax.lines:
         line.set_label(_LABELS.get(str(line.get_label()), str(line.get_label())))
-    ax.set(ylabel="final test accuracy (%)", title=nonlinearity, ylim=(0, 101))
+        best = 100 * rows.groupby(["arm", "learning_rate"])["test_accuracy"].mean().max()
+    ax.set(ylabel="final test accuracy (%)", title=nonlinearity, ylim=(best - 9, best + 1))
 
 
 def draw_moments(ax: Axes, measured: Mapping[str, pd.DataFrame], moment: str) -> None:
@@ -52,7 +53,7 @@ def rates(table: pd.DataFrame, tuned: Mapping[str, Mapping[str, float]]) -> Figu
     for ax, nonlinearity in zip(figure.axes, (SIGMOID, RELU), strict=True):
         draw_rates(ax, table, nonlinearity, tuned[nonlinearity])
     figure.axes[1].set_ylabel("")
-    figure.axes[0].legend(loc="lower center")
+    figure.axes[0].legend(loc="lower left")
     return figure
 
 

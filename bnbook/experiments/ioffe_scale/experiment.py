@@ -178,5 +178,5 @@ EXPERIMENT = Experiment(
     columns=COLUMNS,
     claims=claims.CLAIMS,
     facts=claims.facts,
-    figures={"gradients": figures.gradients, "departure": figures.departure},
+    figures={"departure": figures.departure},
 )

@@ -39,28 +39,13 @@ def draw_departure(ax: Axes, table: pd.DataFrame) -> None:
             mean = 100 * own[own["layer"] == layer].groupby("a")["output"].mean()
             (line,) = ax.plot(
                 mean.index, mean, color=colour, marker=marker, ms=5, mfc=fill, lw=1.2,
-                label=f"eps = {eps:g}, {layer}",
+                label=rf"$\epsilon = 10^{{{np.log10(eps):.0f}}}$, {layer}",
             )  # fmt: skip
             if dashes:
                 line.set_dashes(dashes)
     ax.set(xscale="log", yscale="log", xlabel="factor a of the weights")
     ax.set_ylabel("change of the output (%)")
-    ax.set_ylim(ax.get_ylim()[0] / 1e4)  # room for the legend
-    ax.legend(loc="lower left")
-
-
-def gradients(table: pd.DataFrame) -> Figure:
-    """Norms against a, eps neglected and fixed."""
-    figure = style.new_figure(1, 2, 8, 3.4, sharey=True)
-    eps = np.max(table.loc[table["rule"] == "fixed", "eps"])
-    titles = {"neglected": "eps neglected", "fixed": f"eps = {eps:g}"}
-    for ax, (rule, title) in zip(figure.axes, titles.items(), strict=True):
-        draw_sizes(ax, table, rule)
-        ax.set_title(title)
-    figure.axes[1].set_ylabel("")
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3)
-    return figure
+    ax.legend(loc="upper right")
 
 
 def departure(table: pd.DataFrame) -> Figure:

@@ -152,9 +152,9 @@ CLAIMS = (
         id="yang.relu.rate",
         paper="Yang et al. 2019",
         section="gradient explosion, as summarised by others",
-        statement="With ReLU the squared gradient grows by pi / (pi - 1) a layer.",
+        statement="With ReLU the squared gradient grows by π/(π − 1) a layer.",
         quantity=(
-            "relative difference, without sign, of the growth from pi / (pi - 1), widest network,"
+            "relative difference, without sign, of the growth from π/(π − 1), widest network,"
             " largest batch"
         ),
         measure=relu_departure,

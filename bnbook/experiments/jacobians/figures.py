@@ -56,8 +56,6 @@ def draw_conditioning(ax: Axes, table: pd.DataFrame) -> None:
         straight.index, straight, color="0.6", marker="D", ms=4, lw=1, label="linear, orthogonal W"
     )
     ax.set(yscale="log", xlabel="layer", ylabel="90th / 10th percentile")
-    ax.set_ylim(0.5, 1e4 * ax.get_ylim()[1])  # room for the legend
-    ax.legend(loc="upper left", ncols=2, fontsize=8)
 
 
 def draw_gradients(
@@ -115,6 +113,9 @@ def spectra(table: pd.DataFrame) -> Figure:
     draw_conditioning(figure.axes[1], table)
     figure.axes[0].set_title("one layer")
     figure.axes[1].set_title("with BN: from layer 1 to layer l")
+    figure.legend(
+        *figure.axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=5
+    )  # fmt: skip
     return figure
 
 
