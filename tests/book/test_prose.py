@@ -8,11 +8,6 @@ LONGEST_ANSWER, MOST_NUMBERS, MOST_WORDS = 60, 3, 2000
 UNDONE = {
     "22-what-is-shift",
     "23-shift-and-speed",
-    "41-small-batches",
-    "43-transformers",
-    "46-other-roles",
-    "71-diagnose",
-    "81-bfloat16",
 }
 """Chapters that are still to be shortened; their writers take them off."""
 TEXTS = {path.stem: path.read_text("utf-8") for path in prose.CHAPTERS}
