@@ -111,14 +111,14 @@ def plain_answer(text: str) -> str:
 
 
 def numbers(answer: str) -> list[str]:
-    """Return what a plain answer prints as numbers: of records, typed, or in mathematics."""
+    """Return what a plain answer prints as numbers, those in names such as ResNet-20 left out."""
     asked = {
         content.split()[0]
         for kind, content in ROLE.findall(answer)
         if kind in ("claim", "fact") and not content.endswith(WORDLESS)
     }
     spans = [span for span in MATH.findall(answer) if BARE_NUMBER.fullmatch(span[1:-1])]
-    typed = re.findall(r"\d[\d.,]*", MATH.sub(" ", ROLE.sub(" ", answer)))
+    typed = re.findall(r"(?<![\w-])\d[\d.,]*", MATH.sub(" ", ROLE.sub(" ", answer)))
     return [*sorted(asked), *spans, *typed]
 
 

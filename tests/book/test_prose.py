@@ -10,11 +10,12 @@ UNDONE = {
     "23-shift-and-speed",
 }
 """Chapters that are still to be shortened; their writers take them off."""
-TEXTS = {path.stem: path.read_text("utf-8") for path in prose.CHAPTERS}
-DONE = sorted(set(TEXTS) - UNDONE)
+TEXTS = {path.stem: path.read_text("utf-8") for path in (prose.ROOT / "book").glob("*.md")}
+DONE = sorted({path.stem for path in prose.CHAPTERS} - UNDONE)
+ANSWERS = sorted(name for name, text in TEXTS.items() if prose.plain_answer(text))
 
 
-@pytest.mark.parametrize("name", DONE)
+@pytest.mark.parametrize("name", sorted(set(ANSWERS) - UNDONE))
 def test_a_plain_answer_is_short(name):
     answer = prose.plain_answer(TEXTS[name])
     words, numbers = prose.words(answer), prose.numbers(answer)
