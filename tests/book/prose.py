@@ -19,7 +19,7 @@ CHAPTERS = sorted((ROOT / "book").glob("[0-9][0-9]-*.md"))
 FENCE = re.compile(r"(`{3,}|:{3,})(?:\{(\w[\w-]*)\})?\s*(.*)")
 PROSE = ("figure", "admonition", "exercise", "note", "warning", "important", "tip", "grid", "card")
 """Directives whose text counts; math, code, tables made at build time and solutions do not."""
-ROLE = re.compile(r"\{(\w+)\}`([^`]+)`")
+ROLE = re.compile(r"\{([\w:]+)\}`([^`]+)`")
 MATH = re.compile(r"\$[^$]+\$")
 BARE_NUMBER = re.compile(r"[\d\s.,+\-\\{}^]*(?:\\cdot|\\times)?[\d\s.,+\-\\{}^]+")
 WORDLESS = ("verdict", "quantity", "statement", "criterion", "profile", "unit")
