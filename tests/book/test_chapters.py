@@ -138,3 +138,15 @@ def test_claims_about_one_quantity_are_of_different_records_and_say_it_alike():
         experiments_of = [experiment for experiment, _ in claims]
         assert len(set(experiments_of)) == len(experiments_of) >= 2, about
         assert len({(claim["unit"], claim["direction"]) for _, claim in claims}) == 1
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+def test_every_figure_of_a_page_is_drawn(path):
+    """Without a build; those of the benchmark are drawn by it alone."""
+    drawn = {
+        f"{name}-{figure}"
+        for name in experiments.names()
+        for figure in experiments.find(name).figures
+    }
+    shown = set(re.findall(r"_build/figures/([\w-]+)\.svg", path.read_text("utf-8")))
+    assert {name for name in shown if not name.startswith("bench-")} <= drawn
