@@ -1,0 +1,45 @@
+"""Figure of the covariance of a minibatch, from the experiment's table."""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from bnbook.experiments.ioffe_identities import claims
+from bnbook.plots import style
+from bnbook.tables.arms import ZCA
+
+FLOOR = 1e-19
+"""Where an eigenvalue that came out below zero, by rounding, is drawn."""
+
+
+def draw_spectrum(ax: Axes, table: pd.DataFrame) -> None:
+    """Draw the smallest over the largest eigenvalue against the number of examples."""
+    rows = table[table["check"] == claims.SPECTRUM]
+    width = int(rows["feature"].iloc[0])
+    limit = claims.spectra(table)["theory"]
+    ax.plot(
+        rows["m"], rows["value"].clip(lower=FLOOR), style.MARKERS[ZCA], color=style.COLOURS[ZCA],
+        ms=4, label="minibatches",
+    )  # fmt: skip
+    ax.plot(
+        limit[limit > 0].index, limit[limit > 0], color="0.4", lw=1, label="Marchenko and Pastur"
+    )
+    ax.axvline(width, color="0.4", ls=":", lw=1)
+    ax.text(width, 1e-9, f" m = {width}, the width", ha="left", va="center")
+    ax.set(
+        xscale="log", yscale="log", xlabel="examples in the minibatch, m",
+        ylabel="smallest / largest eigenvalue", ylim=(FLOOR / 3, 3),
+    )  # fmt: skip
+    ticks = sorted(rows["m"].unique())
+    ax.set_xticks(ticks, labels=[str(m) for m in ticks])
+    ax.minorticks_off()
+    ax.legend(loc="lower right")
+
+
+def spectrum(table: pd.DataFrame) -> Figure:
+    """The covariance of a minibatch against its size."""
+    figure = style.new_figure(1, 1, 6.4, 3.6)
+    draw_spectrum(figure.axes[0], table)
+    return figure

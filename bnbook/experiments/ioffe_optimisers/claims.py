@@ -1,0 +1,216 @@
+"""BN with other optimisers, and the shape of what it receives: what the table says.
+
+The claims, their measures and bounds were written before the recorded runs, after a pilot with
+other seeds.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from bnbook.evidence import claims
+from bnbook.evidence.claims import Claim, Premise
+from bnbook.tables import choosing
+from bnbook.tables.arms import RELU, SIGMOID, WITH, WITHOUT
+
+PAPER = "Ioffe & Szegedy 2015"
+SGD, ADAGRAD, FULL_BATCH = "SGD", "Adagrad", "full batch"
+METHODS = (SGD, ADAGRAD, FULL_BATCH)
+NETWORKS = ((SGD, RELU), (ADAGRAD, RELU), (FULL_BATCH, RELU), (SGD, SIGMOID))
+"""What is trained, each with and without BN: the methods under ReLU, and sigmoids with SGD."""
+SPARSE = 8.0
+"""Share of values near zero above which units count as sparse, twice a Gaussian's, per cent."""
+
+
+def arm(method: str, nonlinearity: str, norm: str) -> str:
+    """Return an arm's name."""
+    return f"{method} | {nonlinearity} | {norm}"
+
+
+def parts(name: str) -> tuple[str, str, str]:
+    """Return an arm's method, nonlinearity and norm."""
+    method, nonlinearity, norm = name.split(" | ")
+    return method, nonlinearity, norm
+
+
+ARMS = tuple(arm(*network, norm) for network in NETWORKS for norm in (WITHOUT, WITH))
+
+
+def pair(method: str, nonlinearity: str = RELU) -> list[str]:
+    """Return the arms of a network without and with BN."""
+    return [arm(method, nonlinearity, norm) for norm in (WITHOUT, WITH)]
+
+
+def speed(table: pd.DataFrame, method: str) -> pd.Series:
+    """Steps without BN over those with it, to the training loss at which the worse one ends."""
+    without, with_bn = pair(method)
+    steps = choosing.steps_to(table, "loss", [without, with_bn])
+    return pd.Series(steps[without] / steps[with_bn])
+
+
+def gain(table: pd.DataFrame, method: str) -> pd.Series:
+    """Test accuracy with BN minus without, points."""
+    ends = choosing.ends(table, "test_accuracy")
+    without, with_bn = pair(method)
+    return 100 * pd.Series(ends[with_bn] - ends[without])
+
+
+def shape(table: pd.DataFrame, column: str, name: str, *, start: bool = False) -> pd.Series:
+    """Return a column of the runs shown of an arm, at the end or at the start, per seed."""
+    rows = choosing.shown(table)
+    rows = rows[rows["arm"] == name]
+    rows = rows[rows["step"] == 0] if start else choosing.last(rows)
+    return pd.Series(rows.set_index("seed").sort_index()[column])
+
+
+def closer(table: pd.DataFrame, nonlinearity: str, *, start: bool = False) -> pd.Series:
+    """Distance from a Gaussian of u over that of Wu, with BN, per seed."""
+    name = arm(SGD, nonlinearity, WITH)
+    u, wu = (shape(table, f"{of}_distance", name, start=start) for of in ("u", "wu"))
+    return pd.Series(u / wu)
+
+
+def sparsest(table: pd.DataFrame) -> pd.Series:
+    """Share of inputs of nonlinearities near zero, the largest of the networks, per cent."""
+    names = [arm(SGD, g, norm) for g in (RELU, SIGMOID) for norm in (WITHOUT, WITH)]
+    shares = pd.DataFrame({name: shape(table, "wu_near_zero", name) for name in names})
+    return 100 * shares.max(axis=1, skipna=False)
+
+
+def _inside(names: list[str]) -> Premise:
+    return Premise(
+        "no chosen rate is an end of the grid", lambda table: choosing.inside(table, names)
+    )
+
+
+def _learned(names: list[str], level: float) -> Premise:
+    def check(table: pd.DataFrame) -> claims.Finding:
+        least = choosing.ends(table, "test_accuracy")[names].min().min()
+        return claims.at_least(100 * float(least), level, " %")
+
+    said = "the network" if len(names) == 1 else "each network"
+    return Premise(f"{said} ends at {level:.0f} % test accuracy or more at every seed", check)
+
+
+def _faster(method: str, name: str, statement: str) -> Claim:
+    """Return the claim that BN speeds up training by a method; training that fails is slow."""
+    without, _ = pair(method)
+    return Claim(
+        id=f"ioffe.sec3_1.{name}",
+        paper=PAPER,
+        section="3.1",
+        statement=statement,
+        quantity=(
+            f"steps to one training loss without BN over those with it, {method}, each at its own"
+            " rate, the level that at which the worse of the two ends"
+        ),
+        measure=lambda table: speed(table, method),
+        bound=1.0,
+        scale="log",
+        unit="×",
+        premises=(_inside(pair(method)), _learned([without], 85.0)),
+    )
+
+
+def _gaussian(nonlinearity: str, name: str) -> Claim:
+    own = [arm(SGD, nonlinearity, WITH)]
+    return Claim(
+        id=f"ioffe.sec3_2.gaussian_{name}",
+        paper=PAPER,
+        section="3.2",
+        statement=(
+            "Wu + b is more symmetric and less sparse, more Gaussian, than u, the output of another"
+            f" nonlinearity (here {nonlinearity})."
+        ),
+        quantity=(
+            "distance from a Gaussian of a unit's values of u over that of Wu, means over units of"
+            f" the hidden layers after the first, trained {nonlinearity} network with BN"
+        ),
+        measure=lambda table: closer(table, nonlinearity),
+        bound=1.0,
+        scale="log",
+        unit="×",
+        premises=(_inside(own), _learned(own, 85.0)),
+    )
+
+
+CLAIMS = (
+    _faster(
+        ADAGRAD, "adagrad",
+        "A BN network can be trained by variants of SGD such as Adagrad; what can be measured: BN"
+        " speeds up that training too.",
+    ),
+    _faster(
+        FULL_BATCH, "full_batch",
+        "A BN network can be trained by gradient descent on full batches; what can be measured: BN"
+        " speeds up that training too.",
+    ),
+    _gaussian(RELU, "relu"),
+    _gaussian(SIGMOID, "sigmoid"),
+    Claim(
+        id="ioffe.sec5.not_sparse",
+        paper=PAPER,
+        section="5",
+        statement="The inputs of nonlinearities are not sparse, with BN or without it.",
+        quantity=(
+            "share of a unit's inputs below a twentieth of their root mean square, mean over units,"
+            " the largest of the trained ReLU and sigmoid networks with and without BN; a"
+            " Gaussian's is 4 %"
+        ),
+        measure=sparsest,
+        bound=SPARSE,
+        direction="below",
+        digits=1,
+        unit=" %",
+        premises=(_learned([*pair(SGD), *pair(SGD, SIGMOID)], 70.0),),
+    ),
+)  # fmt: skip
+
+
+def facts(table: pd.DataFrame) -> dict[str, Any]:
+    """Return what the page quotes beside the claims."""
+    rates, shown = choosing.chosen(table), choosing.shown(table)
+    found = {
+        "seeds": claims.fact([shown["seed"].nunique()], 0),
+        "tuning": claims.fact([table.loc[table["tunes"], "seed"].nunique()], 0),
+        "rates": claims.fact([table["learning_rate"].nunique()], 0),
+        "steps": claims.fact([table["step"].max()], 0),
+        "full_steps": claims.fact(
+            [shown.loc[shown["arm"] == pair(FULL_BATCH)[1], "step"].max()], 0
+        ),
+        "diverged": claims.fact([(choosing.last(table)["diverged_at"] >= 0).sum()], 0),
+    }
+    accuracies = choosing.ends(table, "test_accuracy")
+    for method in METHODS:
+        name = method.lower().replace(" ", "_")
+        found[f"{name}_speed"] = claims.fact(speed(table, method), 2, "×")
+        found[f"{name}_gain"] = claims.fact(gain(table, method), 1, " points")
+        for which, own in zip(("without", "with"), pair(method), strict=True):
+            found[f"{name}_{which}"] = claims.fact(100 * accuracies[own], 1, " %")
+            found[f"{name}_{which}_rate"] = claims.fact([rates[own]], 3)
+    return found | _shapes(table)
+
+
+def _shapes(table: pd.DataFrame) -> dict[str, Any]:
+    """Return shapes of u and Wu by nonlinearity, with BN and without, at the end and the start."""
+    found = {}
+    numbers: dict[str, tuple[str, float, int, str]] = {
+        "distance": ("distance", 1, 2, ""), "near_zero": ("near_zero", 100, 1, " %"),
+    }  # fmt: skip
+    for nonlinearity, (which, norm) in (
+        (g, each) for g in (RELU, SIGMOID) for each in (("with", WITH), ("without", WITHOUT))
+    ):
+        name = arm(SGD, nonlinearity, norm)
+        for label, (column, factor, digits, unit) in numbers.items():
+            for of in ("u", "wu"):
+                stem = f"{nonlinearity.lower()}_{which}_{of}_{label}"
+                end, begin = (shape(table, f"{of}_{column}", name, start=s) for s in (False, True))
+                found[stem] = claims.fact(factor * end, digits, unit)
+                found[f"{stem}_start"] = claims.fact(factor * begin, digits, unit)
+    for nonlinearity in (RELU, SIGMOID):
+        found[f"{nonlinearity.lower()}_closer_start"] = claims.fact(
+            closer(table, nonlinearity, start=True), 2, "×"
+        )
+    return found
