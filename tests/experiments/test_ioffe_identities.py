@@ -116,8 +116,9 @@ def test_whitened_examples_are_all_equally_far_apart():
 
 def test_with_other_mates_the_identity_is_off_by_what_theory_says():
     config = EXPERIMENT.configure("quick", seeds=(0,), sizes=(64, 256))
+    spread = 4 * 0.5 * np.sqrt(10) / 3 / np.sqrt(4000)  # of the root, four standard errors
     for row in module._others(config, np.random.default_rng(0)):
-        assert row["value"] == pytest.approx(row["theory"], rel=0.02)
+        assert row["value"] == pytest.approx(row["theory"], rel=spread + 1 / row["m"])
 
 
 class Pooled(nn.Module):
@@ -149,7 +150,8 @@ def test_a_bias_that_is_not_cancelled_is_found(config, wrong):
 def test_the_sign_and_size_of_a_bias_do_not_matter_but_its_digits_do():
     layer = BatchNorm(1, eps=1e-5).double()
     x = torch.randn(50, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    errors = [float((layer(x + b) - layer(x)).abs().max()) for b in (1.0, -1.0, 1e8)]
+    with torch.no_grad():
+        errors = [float((layer(x + b) - layer(x)).abs().max()) for b in (1.0, -1.0, 1e8)]
     assert max(errors[:2]) < 1e-14
     assert 1e-10 < errors[2] < 1e-7
 

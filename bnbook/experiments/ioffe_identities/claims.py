@@ -41,7 +41,7 @@ CLAIMS = (
         ),
         quantity=(
             "largest difference between output and input, with eps under the root, divided by the"
-            " largest input plus that root, over every feature of every minibatch"
+            " largest input plus the root of eps, over every feature of every minibatch"
         ),
         measure=lambda table: cases(table, IDENTITY),
         bound=BOUND,

@@ -212,8 +212,8 @@ EXPERIMENT = Experiment(
             points=20,
         ),
         "standard": Config(
-            data="mnist5k", seeds=(10, 11, 12, 13, 14), tuning_seeds=(100, 101),
-            train_images=3000, validation=1000, steps=1000, full_steps=250,
+            data="mnist5k", seeds=(10, 11, 12, 13, 14), tuning_seeds=(100,),
+            train_images=3000, validation=1000, steps=800, full_steps=200,
             learning_rates=(0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0),
         ),
     },

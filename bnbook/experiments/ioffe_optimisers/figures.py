@@ -8,12 +8,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bnbook.experiments.ioffe_optimisers import claims
-from bnbook.experiments.ioffe_optimisers.claims import METHODS, SGD, arm
+from bnbook.experiments.ioffe_optimisers.claims import ADAGRAD, FULL_BATCH, METHODS, SGD, arm
 from bnbook.plots import style
 from bnbook.tables import choosing
 from bnbook.tables.arms import RELU, SIGMOID, WITH, WITHOUT
 
-TITLES = {SGD: "minibatches, SGD", "Adagrad": "minibatches, Adagrad", "full batch": "full batches"}
+TITLES = {SGD: "minibatches, SGD", ADAGRAD: "minibatches, Adagrad", FULL_BATCH: "full batches"}
 
 
 def draw_curves(ax: Axes, table: pd.DataFrame, method: str) -> None:
