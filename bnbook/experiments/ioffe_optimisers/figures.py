@@ -59,7 +59,7 @@ def distances(table: pd.DataFrame) -> Figure:
     figure = style.new_figure(1, 2, 8.5, 3.6, sharey=True)
     for ax, start in zip(figure.axes, (True, False), strict=True):
         draw_distances(ax, table, start=start)
-        ax.set_ylim(bottom=0)
+    figure.axes[0].set_ylim(0, None)
     figure.axes[0].set_ylabel("distance from a Gaussian (deviations)")
     handles = figure.axes[0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower center", ncols=2)
