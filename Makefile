@@ -5,7 +5,7 @@ BUDGET ?= 100m
 BIN := .venv/bin
 .DEFAULT_GOAL := help
 
-.PHONY: help book test matrix check quick records judge serve fix clean
+.PHONY: help book pdf test matrix check quick records judge serve fix clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1	\2/' | expand -t 18
@@ -20,6 +20,9 @@ help: ## list the targets
 
 book: .venv/.installed ## run the notebooks, judge the claims, build the pages
 	@$(BIN)/bnbook build
+
+pdf: book ## print the built pages as one PDF beside them; needs Chromium
+	@$(BIN)/bnbook pdf
 
 test: .venv/.installed ## run all tests that this machine can run, the fast ones on every core first
 	@$(BIN)/python -m pytest --numprocesses auto --dist loadfile -m "not (slow or browser or network)"; fast=$$?; \

@@ -12,7 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from bnbook import experiments, files
-from bnbook.book import notebooks
+from bnbook.book import blocks, notebooks
 from bnbook.book.notebooks import (
     ANSI,
     EXECUTED,
@@ -33,7 +33,7 @@ from bnbook.book.notebooks import (
 )
 from bnbook.errors import BnbookError
 from bnbook.evidence import ledger, records, sources
-from bnbook.plots import style
+from bnbook.plots import narrow, style
 
 FIGURES = Path("_build/figures")
 HTML = Path("_build/html")
@@ -78,8 +78,15 @@ def finished(root: Path, profile: str) -> None:
 
 def _whole(root: Path, profile: str) -> str:
     inputs = _digests(root, (*INPUTS, "_build/results/**/*.parquet"))
-    outputs = [content(root / made) for made in (EXECUTED, FIGURES, HTML)]
+    outputs = [content(root / made) for made in (EXECUTED, blocks.OUTPUTS, FIGURES, HTML)]
     return digest([profile, inputs, outputs])
+
+
+def note_addition(root: Path) -> None:
+    """Take what was put beside the pages, such as the PDF, for a part of what was made."""
+    made = root / HTML
+    key = notebooks.key_file(made).read_text("utf-8").split()[0]
+    stamp(made, key)
 
 
 def draw_figures(root: Path) -> list[Path]:
@@ -91,16 +98,31 @@ def draw_figures(root: Path) -> list[Path]:
         of_record = ledger_file["profiles"][profile]["record"]["digest"]
         key = digest([of_record, sources.source_digest(module) if figures else ""])
         paths = {n: root / FIGURES / f"{name}-{n}.svg" for n in figures}
-        drawn += paths.values()
-        if all(is_current(path, key) for path in paths.values()):
+        every = [each for path in paths.values() for each in (path, narrow_path(path))]
+        drawn += every
+        if all(is_current(path, key) for path in every):
             continue
         table = records.read(records.path(root / "results", name, profile)).table
         for figure, path in paths.items():
-            if style.save(figures[figure](table), path, of_record):
+            if _draw(figures[figure], table, path, of_record):
                 changed.append(path)
-            stamp(path, key)
+            for each in (path, narrow_path(path)):
+                stamp(each, key)
     keep_only(root / FIGURES, drawn)
     return changed
+
+
+def narrow_path(path: Path) -> Path:
+    """Return where a figure stands as it is drawn for a phone."""
+    return path.with_suffix(f".narrow{path.suffix}")
+
+
+def _draw(figure: Callable[[Any], Any], table: Any, path: Path, of_record: str) -> bool:
+    """Draw a figure for wide and for narrow screens; return whether one of the files changed."""
+    wide = style.save(figure(table), path, of_record)
+    with narrow.drawing():
+        small = narrow.finish(figure(table))
+    return style.save(small, narrow_path(path), of_record) or wide
 
 
 def _drawing(name: str) -> tuple[str, Mapping[str, Any]]:
@@ -119,7 +141,12 @@ def make_pages(root: Path) -> bool:
     stand are replaced when the new ones are whole.
     """
     inputs = (*(i for i in INPUTS if not i.startswith(("bnbook", "results"))), "results/claims/*")
-    inputs += (f"{EXECUTED}/*.ipynb", f"{FIGURES}/*.svg", "bnbook/book/pages/**/*.py")
+    inputs += (
+        f"{EXECUTED}/*.ipynb",
+        f"{blocks.OUTPUTS}/*.json",
+        f"{FIGURES}/*.svg",
+        "bnbook/book/pages/**/*.py",
+    )
     inputs += ("bnbook/evidence/*.py",)
     key, made = digest(_digests(root, inputs)), root / HTML
     if is_current(made, key):

@@ -153,21 +153,25 @@ def digest(facts: Any) -> str:
 
 
 def _key(path: Path, parameters: Mapping[str, Any]) -> str:
-    """Digest of a notebook, its parameters, the source and the records that it uses, and the lock.
-
-    Records and ledger files count where the notebook names their experiment.
-    """
+    """Digest of a notebook, its parameters, and what its code depends on."""
     root = path.parent.parent
     notebook = _read(path, path.relative_to(root))
     code = "\n".join(c.source for c in notebook.cells if c.cell_type == "code")
+    return digest([path.read_text("utf-8"), dict(parameters), code_key(root, code)])
+
+
+def code_key(root: Path, code: str) -> str:
+    """Digest of code, of the source and the records that it uses, and of the lock.
+
+    Records and ledger files count where the code names their experiment.
+    """
     named = {name for pair in _EXPERIMENT.findall(code) for name in pair if name}
     used = [*(p for name in sorted(named) for p in sorted((root / "results" / name).glob("*")))]
     used += [root / "results/claims" / f"{name}.json" for name in sorted(named)]
     lock = root / "requirements.lock"
     return digest(
         [
-            path.read_text("utf-8"),
-            dict(parameters),
+            code,
             sources.imported_digest(code),
             lock.read_text("utf-8") if lock.is_file() else "",
             {str(each.relative_to(root)): content(each) for each in used if each.is_file()},

@@ -239,15 +239,17 @@ def build(
 
 
 def _build(root: Path, profile: str, workers: int) -> None:
+    from bnbook.book import blocks, notebooks
     from bnbook.book import build as book
-    from bnbook.book import notebooks
 
     try:
         executed = notebooks.run_notebooks(root, profile, workers)
+        run = blocks.run_blocks(root, workers)
     except KeyboardInterrupt:
         say("stopped. Notebooks that had ended are kept; the same command goes on.")
         raise typer.Exit(130) from None
     out.print(f"notebooks: {len(executed)} run, {len(notebooks.notebooks(root))} in all")
+    out.print(f"code blocks: {len(run)} run")
     rows = list(judging.rows(root / "results", records.fresh()))
     if executed:
         _print_rows([row for row in rows if row.source == "fresh"])
@@ -255,6 +257,19 @@ def _build(root: Path, profile: str, workers: int) -> None:
     out.print(f"figures: {len(book.draw_figures(root))} drawn")
     out.print("pages: " + ("built" if book.make_pages(root) else "unchanged"))
     book.finished(root, profile)
+
+
+@app.command()
+def pdf() -> None:
+    """Print the built pages as one PDF beside them; needs playwright and a Chromium."""
+    root = records.repository()
+    from bnbook.book import build as book
+    from bnbook.book import pdf as printing
+
+    with book.alone(root):
+        made = printing.add_to_pages(root, root / book.HTML)
+        book.note_addition(root)
+    out.print(f"wrote {made}", soft_wrap=True)
 
 
 @app.command()

@@ -201,15 +201,16 @@ def verdicts(claims: Sequence[Claim], table: pd.DataFrame, name: str, profile: s
     table : pandas.DataFrame
         The fresh table.
     name, profile : str
-        Experiment and profile of the record to compare with; without one the column says so.
+        Experiment and the profile that the table was made at.
 
     Returns
     -------
     pandas.DataFrame
-        One row per claim.
+        One row per claim; the record's verdict is that of its largest profile, which the chapter
+        shows, and where the two differ the last column says what the record has that this run has
+        not.
     """
     content = read(records.recorded()).get(name, {"profiles": {}})
-    recorded = content["profiles"].get(profile, {"judgements": {}})["judgements"]
     rows = {}
     for claim in claims:
         described, judgement = claim.describe(), judge(claim, table).as_dict()
@@ -218,7 +219,50 @@ def verdicts(claims: Sequence[Claim], table: pd.DataFrame, name: str, profile: s
             "95 % interval": format_interval(described, judgement),
             "n": judgement["n"],
             "verdict": judgement["verdict"],
-            "record's verdict": recorded.get(claim.id, {"verdict": "no record"})["verdict"],
-            "because": " ".join(reasons(described, judgement)),
+            "the record's": _of_record(content, claim.id),
+            "because": " ".join(
+                [*reasons(described, judgement), *_apart(content, claim.id, judgement, profile)]
+            ),
         }
     return pd.DataFrame(rows).T.rename_axis("claim")
+
+
+def _of_record(content: Mapping[str, Any], claim: str) -> str:
+    """Return the verdict of the largest recorded profile, and which that is."""
+    if not content["profiles"]:
+        return "no record"
+    profile = best_profile(content)
+    judged = content["profiles"][profile]["judgements"].get(claim)
+    return f"{judged['verdict']} (at {profile})" if judged else "no record"
+
+
+MOST_NAMED = 4
+"""Settings by which a record and a run are told apart."""
+
+
+def _apart(
+    content: Mapping[str, Any], claim: str, judgement: Mapping[str, Any], profile: str
+) -> list[str]:
+    """Say why a fresh verdict is not the record's: how many seeds, and which settings, each has."""
+    if not content["profiles"]:
+        return []
+    best = best_profile(content)
+    judged = content["profiles"][best]["judgements"].get(claim)
+    if judged is None or judged["verdict"] == judgement["verdict"]:
+        return []
+    if best == profile or profile not in content["profiles"]:
+        return [f"The record at {best} is of another machine or other seeds: `bnbook compare`."]
+    theirs, ours = (content["profiles"][p]["record"].get("config") or {} for p in (best, profile))
+    sizes = {key: (_size(theirs[key]), _size(ours.get(key))) for key in theirs}
+    told = [
+        f"{key.replace('_', ' ')} {more} (here {less})"
+        for key, (more, less) in sizes.items()
+        if more != less
+    ]
+    said = [f"n = {judged['n']} (here {judgement['n']})", *told[:MOST_NAMED]]
+    return [f"The record at {best} has {', '.join(said)}."]
+
+
+def _size(value: Any) -> Any:
+    """Return a setting as it is written in a sentence: of several values how many there are."""
+    return len(value) if isinstance(value, list | tuple) else value

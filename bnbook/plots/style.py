@@ -16,6 +16,7 @@ from scipy.special import stdtrit
 
 from bnbook import files
 from bnbook.evidence.claims import LEVEL
+from bnbook.plots import narrow
 from bnbook.tables.arms import (
     AFFINE_ONLY,
     AFTER,
@@ -156,7 +157,10 @@ def new_figure(rows: int, columns: int, width: float, height: float, **options: 
     """Return a figure in the book's style, without pyplot's global state."""
     use()
     figure = Shown(figsize=(width, height))
-    figure.subplots(rows, columns, **options)
+    if narrow.is_on():
+        narrow.panels(figure, rows, columns, (width, height), options)
+    else:
+        figure.subplots(rows, columns, **options)
     return figure
 
 

@@ -3,6 +3,36 @@ if (window.location.protocol === "file:" && typeof DOCUMENTATION_OPTIONS !== "un
   DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
 }
 
+// An excerpt shows words: of mathematics its letters and signs where they are few, and no TeX.
+const SIGNS = {
+  alpha: "\u03b1", beta: "\u03b2", gamma: "\u03b3", delta: "\u03b4", epsilon: "\u03b5",
+  eta: "\u03b7", theta: "\u03b8", lambda: "\u03bb", mu: "\u03bc", rho: "\u03c1",
+  sigma: "\u03c3", times: "\u00d7", cdot: "\u00b7", le: "\u2264", ge: "\u2265", sqrt: "\u221a",
+};
+
+function inWords(tex) {
+  const plain = tex
+    .replace(/\\[()]|[{}]/g, "")
+    .replace(/\\(?:mathcal|mathrm|text|hat|bar|bm)\b ?/g, "")
+    .replace(/\\([a-z]+) ?/g, (all, name) => SIGNS[name] || all);
+  return plain.length > 20 || plain.includes("\\") ? "\u2026" : plain;
+}
+
+function sayExcerptsInWords() {
+  if (typeof Search === "undefined") {
+    return;
+  }
+  const asText = Search.htmlToText;
+  Search.htmlToText = (html, anchor) => {
+    const page = new DOMParser().parseFromString(html, "text/html");
+    page.querySelectorAll("div.math").forEach((formula) => formula.remove());
+    page.querySelectorAll("span.math").forEach((formula) => {
+      formula.textContent = inWords(formula.textContent);
+    });
+    return asText(page.documentElement.outerHTML, anchor);
+  };
+}
+
 // The arrows that unfold a chapter in the sidebar have no name of their own.
 function nameSidebarArrows() {
   for (const summary of document.querySelectorAll(".bd-links summary")) {
@@ -15,9 +45,40 @@ function nameSidebarArrows() {
 function boxFigures() {
   for (const image of document.querySelectorAll(".bd-article figure img")) {
     const box = document.createElement("div");
+    const whole = image.closest("picture") || image;
     box.className = "figure-box";
-    image.replaceWith(box);
-    box.append(image);
+    whole.replaceWith(box);
+    box.append(whole);
+  }
+}
+
+// A click on a figure, or on the button beside it, shows it as large as the screen; Escape ends it.
+function letFiguresGrow() {
+  const dialog = document.createElement("dialog");
+  const close = document.createElement("button");
+  dialog.className = "figure-large";
+  close.textContent = "Close";
+  dialog.addEventListener("click", () => dialog.close());
+  document.body.append(dialog);
+  for (const box of document.querySelectorAll(".figure-box")) {
+    const image = box.querySelector("img");
+    const number = box.closest("figure").querySelector(".caption-number");
+    const button = document.createElement("button");
+    const name = number ? number.textContent.trim() : "figure";
+    button.className = "figure-grow";
+    button.type = "button";
+    button.setAttribute("aria-label", `Enlarge ${name}`);
+    const grow = () => {
+      const large = new Image();
+      large.src = image.src;
+      large.alt = image.alt;
+      dialog.setAttribute("aria-label", name);
+      dialog.replaceChildren(close, large);
+      dialog.showModal();
+    };
+    button.addEventListener("click", grow);
+    image.addEventListener("click", grow);
+    box.after(button);
   }
 }
 
@@ -27,6 +88,21 @@ const SMALLEST = 0.6;
 function keepFiguresLegible() {
   for (const image of document.querySelectorAll(".figure-box img")) {
     image.style.setProperty("--bn-least", `${SMALLEST * image.naturalWidth}px`);
+  }
+}
+
+// A formula that is too wide for its place is set smaller, as far as it can still be read.
+const SMALLEST_FORMULA = 0.7;
+
+function fitFormulas() {
+  for (const formula of document.querySelectorAll("mjx-container[display=true]")) {
+    const size = formula.dataset.size || parseFloat(formula.style.fontSize) || 100;
+    formula.dataset.size = size;
+    formula.style.fontSize = `${size}%`;
+    const share = formula.clientWidth / formula.scrollWidth;
+    if (share > 0 && share < 1) {
+      formula.style.fontSize = `${size * Math.max(0.98 * share, SMALLEST_FORMULA)}%`;
+    }
   }
 }
 
@@ -149,11 +225,17 @@ document.addEventListener("DOMContentLoaded", nameSidebarArrows);
 document.addEventListener("DOMContentLoaded", labelCells);
 document.addEventListener("DOMContentLoaded", filterLedger);
 document.addEventListener("DOMContentLoaded", boxFigures);
+document.addEventListener("DOMContentLoaded", letFiguresGrow);
+document.addEventListener("DOMContentLoaded", sayExcerptsInWords);
+window.addEventListener("resize", fitFormulas);
 window.addEventListener("resize", letBoxesScroll);
+// Formulas in a box that is folded have no width before it is unfolded.
+document.addEventListener("toggle", fitFormulas, true);
+document.addEventListener("click", () => window.setTimeout(fitFormulas, 0));
 window.addEventListener("load", () => {
   keepFiguresLegible();
   letBoxesScroll();
   if (window.MathJax && window.MathJax.startup) {
-    window.MathJax.startup.promise.then(letBoxesScroll);
+    window.MathJax.startup.promise.then(fitFormulas).then(letBoxesScroll);
   }
 });

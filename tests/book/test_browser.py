@@ -4,6 +4,7 @@ One browser serves all tests, and every page is a test of its own, with its own 
 machine that is busy makes them slow and not red.
 """
 
+import base64
 import csv
 import functools
 import http.server
@@ -18,7 +19,10 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Error, sync_playwright
 
-from tests.book.conftest import PAGES
+from bnbook.book import build
+from bnbook.book.pages.search import Words
+from bnbook.plots import narrow
+from tests.book.conftest import PAGES, ROOT
 
 PATIENCE = 240  # seconds for the browser to start, and for each thing that a page is asked for
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(3 * PATIENCE)]
@@ -84,6 +88,17 @@ OVERFLOW = """() => {
         ...out.slice(0, 3).map(e => e.outerHTML.slice(0, 100))];
 }"""
 
+CLIPPED = """() => [...document.querySelectorAll(
+    ".bd-article mjx-container[display=true], .bd-article pre")]
+    .filter(box => box.checkVisibility() && box.scrollWidth > box.clientWidth + 1)
+    .map(box => box.closest("[id]").id + ", " + box.scrollWidth + " px in " + box.clientWidth
+        + ": " + box.textContent.trim().slice(0, 50))"""
+FIGURES = """() => {
+    const frames = [...document.querySelectorAll(".bd-article .figure-box img")];
+    return frames.filter(i => i.naturalWidth && i.currentSrc.endsWith(".svg"))
+        .map(i => [i.currentSrc.split("/").pop(), i.getBoundingClientRect().width]);
+}"""
+
 
 @dataclass
 class Visit:
@@ -94,6 +109,8 @@ class Visit:
     formulas: dict = field(default_factory=dict)
     images: dict = field(default_factory=dict)
     overflow: list[str] = field(default_factory=list)
+    clipped: list[str] = field(default_factory=list)
+    figures: list = field(default_factory=list)
     axe: list[str] = field(default_factory=list)
 
     def findings(self) -> list[str]:
@@ -104,6 +121,7 @@ class Visit:
             "formula not typeset": self.formulas["faults"],
             "image or figure": self.images["faults"],
             "wider than the screen": self.overflow,
+            "clipped": self.clipped,
             "axe": self.axe,
         }
         return [f"{kind}: {finding}" for kind, found in kinds.items() for finding in found]
@@ -207,7 +225,9 @@ def visit(context, root: str, name: str) -> Visit:
     page.goto(f"{root}/{name}", wait_until="load")
     page.evaluate(PREPARE)
     seen.formulas, seen.images = page.evaluate(FORMULAS), page.evaluate(IMAGES)
-    seen.overflow = page.evaluate(OVERFLOW)
+    page.evaluate("() => window.dispatchEvent(new Event('resize'))")
+    seen.overflow, seen.clipped = page.evaluate(OVERFLOW), page.evaluate(CLIPPED)
+    seen.figures = page.evaluate(FIGURES)
     seen.axe = unexpected(Axe().run(page, options=AXE).response["violations"])
     page.close()
     return seen
@@ -301,6 +321,113 @@ def test_the_ledger_is_filtered_sorted_and_has_the_same_rows_as_its_files(chromi
     assert (seen.outside, seen.errors) == ([], [])
 
 
+@pytest.mark.parametrize("name", PAGES)
+def test_letters_of_figures_are_legible_on_a_phone(seen, name):
+    """A letter of SMALLEST points in a drawing of so many inches, as it is shown."""
+    for file, shown in seen(name, "file, light, narrow").figures:
+        drawn = narrow.WIDTH if ".narrow." in file else width_of(build.FIGURES / file)
+        assert drawn is None or narrow.SMALLEST * shown / (72 * drawn) >= 9, (file, shown)
+
+
+def width_of(path):
+    """Width of a drawing in inches; None of a picture that is no figure's."""
+    found = re.search(r'<svg[^>]* width="([\d.]+)pt"', (ROOT / path).read_text())
+    return float(found[1]) / 72 if found else None
+
+
+def test_a_figure_is_enlarged_by_keyboard_and_escape_ends_it(chromium, roots):
+    context = open_context(chromium, "light", 1280)
+    page = context.new_page()
+    page.goto(f"{roots['http']}/book/11-transform.html")
+    button = page.get_by_role("button", name="Enlarge Figure 11.1", exact=True)
+    button.focus()
+    page.keyboard.press("Enter")
+    large = page.get_by_role("dialog", name="Figure 11.1").locator("img")
+    small = page.locator(".figure-box img").first
+    assert large.get_attribute("alt") == small.get_attribute("alt")
+    assert large.bounding_box()["width"] > 1.3 * small.bounding_box()["width"]
+    page.keyboard.press("Escape")
+    assert page.get_by_role("dialog").count() == 0
+    assert button.evaluate("b => b === document.activeElement")
+    small.click()
+    assert page.get_by_role("dialog", name="Figure 11.1").is_visible()
+    context.close()
+
+
+LUMINANCE = """async (image) => {
+    const bitmap = await createImageBitmap(await (await fetch(image)).blob());
+    const canvas = new OffscreenCanvas(bitmap.width, bitmap.height);
+    const context = canvas.getContext("2d");
+    context.drawImage(bitmap, 0, 0);
+    const data = context.getImageData(0, 0, bitmap.width, bitmap.height).data;
+    let light = 0;
+    for (let at = 0; at < data.length; at += 4)
+        light += data[at] + data[at + 1] + data[at + 2] > 3 * 200;
+    return light / (data.length / 4);
+}"""
+
+
+@pytest.mark.parametrize("name", ["book/11-transform.html", "notebooks/21-sigmoid-mlp.html"])
+def test_no_figure_is_a_light_card_in_dark_mode(chromium, roots, name):
+    shares = {}
+    for mode in ("light", "dark"):
+        context = open_context(chromium, mode, 1280)
+        page = context.new_page()
+        page.goto(f"{roots['http']}/{name}")
+        image = page.locator(".bd-article :is(figure, .cell_output) img").first
+        shot = base64.b64encode(image.screenshot()).decode()
+        shares[mode] = page.evaluate(LUMINANCE, f"data:image/png;base64,{shot}")
+        context.close()
+    assert shares["light"] > 0.7
+    assert 0 < shares["dark"] < 0.2
+
+
+def test_a_first_visit_says_nothing_on_the_console(chromium, roots):
+    context = chromium.new_context(viewport={"width": 1280, "height": 900})
+    page = context.new_page()
+    seen = watch(page, roots["http"])
+    page.goto(f"{roots['http']}/index.html", wait_until="networkidle")
+    page.goto(f"{roots['http']}/book/11-transform.html", wait_until="networkidle")
+    context.close()
+    assert (seen.outside, seen.errors) == ([], [])
+
+
+def results(page, root, words):
+    """Search; return the paths found, and their excerpts."""
+    page.goto(f"{root}/search.html?q={words}")
+    page.locator("#search-results ul.search li").first.wait_for()
+    page.wait_for_function("document.querySelector('.search-summary').textContent.match(/\\d/)")
+    page.locator("#search-results li p.context").first.wait_for()
+    links = page.locator("#search-results ul.search li > a")
+    return [each.get_attribute("href").partition("?")[0] for each in links.all()], [
+        each.inner_text() for each in page.locator("#search-results p.context").all()
+    ]
+
+
+def test_the_search_tells_a_transformer_from_a_transform(chromium, roots):
+    context = open_context(chromium, "light", 1280)
+    page = context.new_page()
+    found, excerpts = results(page, roots["http"], "transformers")
+    assert any(name.startswith("book/43-transformers.html") for name in found)
+    assert not any(name.startswith("book/12-outside") for name in found)
+    other, more = results(page, roots["http"], "minibatch")
+    assert other
+    assert not [text for text in excerpts + more if re.search(r"\\[a-zA-Z(]", text)]
+    stemmed = {word: Words({}).stem(word) for word in WORDS}
+    assert page.evaluate("words => words.map(w => [w, new Stemmer().stemWord(w)])", WORDS) == [
+        [word, stem] for word, stem in stemmed.items()
+    ]
+    assert stemmed["transformers"] == stemmed["transformer"] != stemmed["transform"]
+    assert stemmed["normalising"] == stemmed["normalises"]
+    context.close()
+
+
+WORDS = [
+    "transformers", "transformer", "transform", "transforms", "layers", "layer", "normalising",
+    "normalises", "per", "larger", "rates",
+]  # fmt: skip
+
+
 def test_dark_and_light_differ(chromium, roots):
     colours = {}
     for mode in ("light", "dark"):
@@ -318,7 +445,8 @@ def test_the_checks_see_faults(chromium, tmp_path):
     long = "wide" * 200
     (tmp_path / "bad.html").write_text(
         "<html lang='en'><title>Bad</title><main class='bd-article'><h1>Bad</h1>"
-        f"<p>{long}</p><span class='math'>\\(x\\)</span><figure><img src='no.png'></figure>"
+        f"<p>{long}</p><pre id='cut' style='overflow: auto'>{long}</pre>"
+        "<span class='math'>\\(x\\)</span><figure><img src='no.png'></figure>"
         "<p style='color:#ccc;background:#fff'>Too faint</p>"
         "<script>throw new Error('broken')</script>"
         "<script src='http://127.0.0.1:9/away.js'></script></main></html>"
@@ -336,9 +464,10 @@ def test_the_checks_see_faults(chromium, tmp_path):
     assert seen.formulas["faults"] == ["\\(x\\)"]
     assert len(seen.images["faults"]) == 3
     assert seen.overflow
+    assert seen.clipped[0].startswith("cut, ")
     rules = {finding.split(":")[0] for finding in seen.axe}
     assert {"color-contrast", "image-alt"} <= rules
-    assert len({finding.partition(":")[0] for finding in seen.findings()}) == 6, (
+    assert len({finding.partition(":")[0] for finding in seen.findings()}) == 7, (
         "all kinds are named"
     )
 

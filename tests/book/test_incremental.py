@@ -33,14 +33,14 @@ from hypothesis.stateful import (
 )
 
 from bnbook import experiments, files
-from bnbook.book import build, judging, notebooks
+from bnbook.book import blocks, build, judging, notebooks
 from bnbook.errors import BnbookError
 from bnbook.evidence import records, sources
-from bnbook.plots import style
+from bnbook.plots import narrow, style
 from tests.fake import EXPERIMENT as FAKE
 
 CLI = importlib.import_module("bnbook.cli.main")
-MADE = (build.EXECUTED, build.FIGURES, build.HTML)
+MADE = (build.EXECUTED, blocks.OUTPUTS, build.FIGURES, build.HTML)
 NAMES = ("ioffe_alg1", "ioffe_alg2")
 CHAPTERS = tuple(f"book/{name}.md" for name in "abc")
 NOTEBOOKS = tuple(f"notebooks/{number}-it.ipynb" for number in (11, 12))
@@ -79,6 +79,13 @@ def execute(root, path, parameters, limit):
     files.write_changed(root / build.EXECUTED / path.name, nbformat.writes(made).encode())
 
 
+def outcomes(root, stale, workers):
+    """Stands in for running blocks: what one prints depends on code and source."""
+    for block in stale:
+        failed = f"{block.page}, line {block.line}: no" if "three" in block.code else ""
+        yield block, (f"{computing()} {block.code}", failed)
+
+
 def of_record(root, name):
     return [*(root / "results" / name).glob("*"), *(root / "results/claims").glob(f"{name}.json")]
 
@@ -98,6 +105,8 @@ def jupyter_book(command, cwd, **_):
         if page.startswith("notebooks"):
             found = found and [cwd / build.EXECUTED / f"{Path(page).name}.ipynb"]
         texts[page] = found[0].read_text() if found and found[0].is_file() else BROKEN
+        printed = cwd / blocks.OUTPUTS / f"{Path(page).name}.json"
+        texts[page] += printed.read_text() if printed.is_file() else ""
     named = re.findall(r"\w+-\w+\.svg", " ".join(texts.values()))
     figures = [cwd / build.FIGURES / name for name in named]
     bad = [page for page, text in texts.items() if BROKEN in text]
@@ -117,8 +126,10 @@ TOY = replace(FAKE, figures={"plain": lambda table: table})
 STANDINS = (
     (notebooks, "ProcessPoolExecutor", lambda *_: ThreadPoolExecutor(1)),
     (notebooks, "_execute", execute),
+    (blocks, "outcomes", outcomes),
     (build, "subprocess", SimpleNamespace(run=jupyter_book)),
     (style, "save", save),
+    (narrow, "finish", lambda table: table),
     (sources, "source_digest", drawing),
     (sources, "imported_digest", computing),
     (experiments, "names", lambda: list(NAMES)),
@@ -142,7 +153,7 @@ def notebook(text):
 
 def chapter(title, figure):
     shown = f"{figure}-plain.svg" if figure else ""
-    return f"# {title}\n\n{shown}\n"
+    return f"# {title}\n\n{shown}\n\n```python\nprint({title!r})\n```\n"
 
 
 def made(root):

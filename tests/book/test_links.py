@@ -8,6 +8,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from bs4 import BeautifulSoup
 
+from bnbook.book import pdf
 from bnbook.book.pages import evidence
 from bnbook.evidence import ledger
 
@@ -17,6 +18,7 @@ FROM_REPOSITORY = {
     "github.com": rf"{REPOSITORY}/(?:edit|blob|tree)/main/(.+)",
     "colab.research.google.com": rf"/github{REPOSITORY}/blob/main/(.+)",
 }
+LAUNCHED_ON = ("mybinder.org", "colab.research.google.com")
 LOADED = {"script": "src", "img": "src", "iframe": "src", "source": "src", "object": "data"}
 
 
@@ -47,18 +49,23 @@ def source_of(page: str) -> str:
     return found
 
 
+def notebook_of(own: str) -> str | None:
+    """Return the notebook that a page's launch buttons open: its own, or that of its chapter."""
+    name = own if own.endswith(".ipynb") else f"notebooks/{Path(own).stem}.ipynb"
+    return name if (ROOT / name).is_file() else None
+
+
 def test_each_page_offers_its_own_source(book, pages):
     wrong = []
     for page in pages:
         buttons = links(book / page, ".header-article-items")
-        named = {source_named_by(url) for url in buttons} - {None}
         own = source_of(page)
-        hosts = {urlsplit(url).netloc for url in buttons}
-        wanted = {"github.com"}
-        if own.endswith(".ipynb"):
-            wanted |= {"mybinder.org", "colab.research.google.com"}
-        if named != {own} or not wanted <= hosts:
-            wrong.append((page, named, hosts))
+        run = notebook_of(own)
+        named = {(urlsplit(url).netloc, source_named_by(url)) for url in buttons}
+        wanted = {("github.com", own)}
+        wanted |= {(host, run) for host in LAUNCHED_ON if run}
+        if {pair for pair in named if pair[1]} != wanted:
+            wrong.append((page, named))
     assert not wrong
 
 
@@ -72,18 +79,54 @@ def test_each_page_has_an_issue_link_that_names_it(book, pages):
     assert not wrong
 
 
-def test_downloads_are_the_files_of_the_repository(book, pages):
-    wrong, downloads = [], []
+def downloads(book, pages):
+    """Yield each page with the file that its download button gives."""
     for page in pages:
         for url in links(book / page, ".header-article-items"):
             if "_sources/" in url:
-                file = ((book / page).parent / unquote(url)).resolve()
-                original = ROOT / file.relative_to(book / "_sources")
-                downloads.append(page)
-                if file.read_bytes() != original.read_bytes():
-                    wrong.append((page, url))
+                yield page, ((book / page).parent / unquote(url)).resolve()
+
+
+def test_downloaded_notebooks_are_the_files_of_the_repository(book, pages):
+    found = list(downloads(book, pages))
+    assert [page for page, _ in found] == pages
+    wrong = [
+        page
+        for page, file in found
+        if file.suffix == ".ipynb"
+        and file.read_bytes() != (ROOT / file.relative_to(book / "_sources")).read_bytes()
+    ]
     assert not wrong, f"{wrong} differ from the files; if those were edited, run `make book`"
-    assert downloads == pages
+
+
+SOURCE = re.compile(r"\{[\w:]+\}`|^(?:`{3,}|:{3,}) ?\{|^:\w+: |\\\(|\]\(\S+\.md", re.MULTILINE)
+"""What a reader of MyST understands and no other: roles, directives, options."""
+
+
+def test_downloaded_pages_are_plain_markdown_with_all_that_they_show(book, pages):
+    left, looked = [], 0
+    for page, file in downloads(book, pages):
+        if file.suffix != ".md":
+            continue
+        text = file.read_text("utf-8")
+        prose = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+        left += [(page, found[0]) for found in SOURCE.finditer(prose)]
+        article = parse(book / page).select_one("article.bd-article")
+        boxes = article.select(".block-output")
+        assert text.count("**Output**") == len(boxes), page
+        for box in boxes:
+            assert box.pre.get_text().strip() in text, page
+        for claim in article.select(".claim"):
+            assert claim.get_text().strip() in text, page
+            looked += 1
+    assert not left
+    assert looked > 100
+
+
+def test_names_on_a_page_are_its_own(book, pages):
+    for page in pages:
+        ids = [element["id"] for element in parse(book / page).find_all(id=True)]
+        assert len(ids) == len(set(ids)), (page, {i for i in ids if ids.count(i) > 1})
 
 
 def test_downloaded_notebooks_hold_no_outputs(book, pages):
@@ -105,7 +148,7 @@ def test_internal_links_and_anchors_resolve(book, pages):
             target = target if parts.path else book / page
             anchor = unquote(parts.fragment)
             followed += 1
-            if not target.is_file():
+            if not target.is_file() and target.name != pdf.NAME:  # which `make pdf` adds
                 broken.append((page, url, "no such file"))
             elif anchor and target.suffix == ".html" and not parse(target).find(id=anchor):
                 broken.append((page, url, "no such anchor"))

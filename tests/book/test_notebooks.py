@@ -22,8 +22,26 @@ def notebook(request):
     return found
 
 
+COLAB = """import os
+import sys
+
+if "google.colab" in sys.modules:  # an empty machine: get the package, and its records
+    get_ipython().system("git clone -q --depth 1 https://github.com/bnbook/bnbook")
+    get_ipython().system("pip install -q './bnbook[data]'")
+    os.chdir("bnbook")"""
+"""The first cell of each notebook, which pages leave out."""
+
+
 def code_of(notebook):
-    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+    """Return the code cells but the first, which only Colab needs."""
+    return [cell for cell in notebook.cells if cell.cell_type == "code"][1:]
+
+
+def test_colab_installs_by_itself(notebook):
+    first = next(cell for cell in notebook.cells if cell.cell_type == "code")
+    assert first.source == COLAB
+    assert first.metadata["tags"] == ["remove-cell"]
+    assert "Colab" not in notebook.cells[0].source
 
 
 def imported(notebook):

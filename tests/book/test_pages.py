@@ -3,6 +3,7 @@
 import copy
 import json
 import re
+from pathlib import Path
 
 import nbformat
 import pandas as pd
@@ -11,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nbformat import v4
 
-from bnbook.book.pages import assets, evidence
+from bnbook.book.pages import assets, evidence, numbers
 from bnbook.errors import BnbookError
+from tests.book.conftest import PAGES
 
 PIXEL = (
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJ"
@@ -406,3 +408,99 @@ def test_a_record_that_grows_says_how_far_it_is():
     said = ["".join(text for _, text in evidence.provenance("paper", r)) for r in (record, grows)]
     assert "14 of 20 runs so far" in said[1]
     assert said[0] == said[1].replace("14 of 20 runs so far, ", "")
+
+
+BLOCKS = """```python
+print(1)
+```
+
+````{admonition} Folded
+:class: dropdown
+```python
+x = 2
+```
+````
+"""
+
+
+def write_outputs(site, *held) -> None:
+    found = [{"key": "k", "code": code, "printed": printed} for code, printed in held]
+    site.write("_build/executed/blocks/one.json", json.dumps(found))
+
+
+def test_what_a_block_prints_stands_below_it_with_a_name(site, content):
+    site.write_ledger(content)
+    site.write("book/one.md", f"# One\n\n{BLOCKS}")
+    write_outputs(site, ("print(1)\n", "1\n<b> & 2\n"), ("x = 2\n", ""))
+    assert site.build() == (0, "")
+    (box,) = site.page("book/one").select(".block-output")
+    assert [each.text.strip() for each in (box.p, box.pre)] == ["Output", "1\n<b> & 2"]
+    assert "print" in box.find_previous_sibling("div").text
+
+
+def test_a_block_that_was_not_run_fails_every_build_until_it_is(site, content):
+    site.write_ledger(content)
+    site.write("book/one.md", f"# One\n\n{BLOCKS}")
+    write_outputs(site, ("print(2)\n", "2\n"), ("x = 2\n", ""))
+    for _ in range(2):
+        status, warnings = site.build()
+        assert status == 1
+        assert "one.md:3: WARNING: this code block has not been run as it stands" in warnings
+    write_outputs(site, ("print(1)\n", "1\n"), ("x = 2\n", ""))
+    assert site.build() == (0, "")
+
+
+NUMBERED = """# {0}
+
+```{{figure}} a.svg
+:name: fig-{0}
+:alt: a
+
+A picture.
+```
+
+$$ x = 1 $$ (eq-{0}-a)
+
+$$ x = 2 $$ (eq-{0}-b)
+
+{{numref}}`fig-31-b` {{eq}}`eq-31-b-b` {{numref}}`fig-speed`
+"""
+
+
+def test_figures_and_equations_are_numbered_by_chapter(site, content):
+    site.write_ledger(content)
+    for name in ("11-a", "31-b", "speed"):
+        site.write(f"book/{name}.md", NUMBERED.format(name))
+    site.write("book/a.svg", '<svg xmlns="http://www.w3.org/2000/svg" width="1" height="1"/>')
+    assert site.build() == (0, "")
+    for name, number in (("11-a", "11"), ("31-b", "31"), ("speed", "S")):
+        page = site.page(f"book/{name}")
+        assert page.find(class_="caption-number").text.strip() == f"Fig. {number}.1"
+        assert [e.text[:-1] for e in page(class_="eqno")] == [f"({number}.1)", f"({number}.2)"]
+        assert site.text(f"book/{name}").split("Fig. ", 2)[2].split()[0] == "31.1"
+        assert "(31.2) Fig. S.1" in site.text(f"book/{name}")
+
+
+def test_pages_that_begin_alike_have_different_numbers():
+    book = [Path(name).with_suffix("").as_posix() for name in PAGES if "notebooks/" not in name]
+    book.remove("book/references")  # which numbers nothing
+    beginnings = [numbers.chapter(name) for name in book]
+    assert len(set(beginnings)) == len(beginnings), sorted(beginnings)
+
+
+SVG = '<svg xmlns="http://www.w3.org/2000/svg" width="1" height="1"/>'
+
+
+def test_a_narrow_screen_is_shown_the_drawing_that_was_made_for_it(site, content):
+    site.write_ledger(content)
+    figure = "```{{figure}} ../{}.svg\n:alt: a\n\nA picture.\n```\n"
+    site.write("book/one.md", "# One\n\n" + figure.format("a") + figure.format("b"))
+    for name in ("a.svg", "a.narrow.svg", "b.svg"):
+        site.write(name, SVG)
+    assert site.build() == (0, "")
+    page = site.page("book/one")
+    (source,) = page("source")
+    assert source["srcset"] == "../_images/a.narrow.svg"
+    assert [image["src"] for image in page("img")] == ["../_images/a.svg", "../_images/b.svg"]
+    assert source.parent.img["alt"] == "a"
+    assert (site.root / "_build/html/_images/a.narrow.svg").read_text() == SVG

@@ -35,14 +35,25 @@ from bnbook.book.pages import (
     accessible,
     assets,
     coverage,
+    download,
+    figures,
+    launch,
     ledger,
+    numbers,
+    outputs,
     overlay,
     roles,
+    search,
     settings,
     speed,
     tables,
 )
 from bnbook.evidence import sources
+
+PARTS = (
+    overlay, accessible, outputs, figures, numbers, roles, tables, ledger, coverage, settings,
+    speed, assets, launch, search, download,
+)  # fmt: skip
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
@@ -50,7 +61,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_config_value("bnbook_results", "results", "env", str)
     app.add_config_value("bnbook_executed", "_build/executed", "env", str)
     app.add_config_value("bnbook_ledger_page", "book/ledger", "env", str)
-    for part in (overlay, accessible, roles, tables, ledger, coverage, settings, speed, assets):
+    for part in PARTS:
         part.setup(app)
     # Pages that other code has read are read again.
     version = int(sources.source_digest(__name__)[:12], 16)

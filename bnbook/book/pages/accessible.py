@@ -51,8 +51,16 @@ def say_heads(_app: Sphinx, doctree: nodes.document) -> None:
                 (entry[0] if len(entry) else entry).append(words)
 
 
+def drop_repeated_names(_app: Sphinx, doctree: nodes.document) -> None:
+    """Take from the inner boxes of exercises and solutions the name that all of them have."""
+    for section in doctree.findall(nodes.section):
+        if {"exercise-content", "solution-content"} & set(section["ids"]):
+            section["ids"] = []
+
+
 def setup(app: Sphinx) -> None:
     """Connect the listeners."""
     app.connect("doctree-read", check_pictures)
     app.connect("doctree-read", drop_empty_heads)
     app.connect("doctree-read", say_heads)
+    app.connect("doctree-read", drop_repeated_names)
