@@ -199,7 +199,7 @@ class TestWorkflow:
     [
         ("check", ["check", "test", "matrix"], []),
         ("notebooks", ["book"], ["check"]),
-        ("book", ["clean", "book"], ["check"]),
+        ("book", ["clean", "book", "pdf"], ["check"]),
         ("canary", ["check", "book", "test"], []),
     ],
 )

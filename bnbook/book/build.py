@@ -96,7 +96,8 @@ def draw_figures(root: Path) -> list[Path]:
         profile = ledger.best_profile(ledger_file)
         module, figures = _drawing(name)
         of_record = ledger_file["profiles"][profile]["record"]["digest"]
-        key = digest([of_record, sources.source_digest(module) if figures else ""])
+        draws = [sources.source_digest(each) for each in (module, narrow.__name__) if figures]
+        key = digest([of_record, draws])
         paths = {n: root / FIGURES / f"{name}-{n}.svg" for n in figures}
         every = [each for path in paths.values() for each in (path, narrow_path(path))]
         drawn += every

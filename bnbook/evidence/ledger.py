@@ -236,14 +236,14 @@ def _of_record(content: Mapping[str, Any], claim: str) -> str:
     return f"{judged['verdict']} (at {profile})" if judged else "no record"
 
 
-MOST_NAMED = 4
+MOST_NAMED = 6
 """Settings by which a record and a run are told apart."""
 
 
 def _apart(
     content: Mapping[str, Any], claim: str, judgement: Mapping[str, Any], profile: str
 ) -> list[str]:
-    """Say why a fresh verdict is not the record's: how many seeds, and which settings, each has."""
+    """Say why a fresh verdict is not the record's: the settings in which they differ."""
     if not content["profiles"]:
         return []
     best = best_profile(content)
@@ -259,8 +259,7 @@ def _apart(
         for key, (more, less) in sizes.items()
         if more != less
     ]
-    said = [f"n = {judged['n']} (here {judgement['n']})", *told[:MOST_NAMED]]
-    return [f"The record at {best} has {', '.join(said)}."]
+    return [f"The record at {best} has {', '.join(told[:MOST_NAMED])}."]
 
 
 def _size(value: Any) -> Any:

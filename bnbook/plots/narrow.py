@@ -14,6 +14,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 from matplotlib.text import Text
 
 WIDTH = 4.5
@@ -86,11 +87,20 @@ def _name(ax: Axes, first: Axes, is_left: bool) -> None:
 
 def _narrow_legends(figure: Figure) -> None:
     """Give legends fewer columns until they are inside the figure."""
-    legends = [*figure.legends, *(ax.get_legend() for ax in figure.axes)]
-    for legend in filter(None, legends):
+    for legend in filter(None, [*figure.legends, *(ax.get_legend() for ax in figure.axes)]):
+        legend.prop.set_size(max(legend.prop.get_size_in_points(), SMALLEST))
+        columns = legend._ncols  # noqa: SLF001
         figure.draw_without_rendering()
-        columns = legend._ncols
         while columns > 1 and legend.get_window_extent().width > 0.98 * figure.bbox.width:
             columns -= 1
-            legend.set_ncols(columns)
+            _fold(legend, columns)
             figure.draw_without_rendering()
+
+
+def _fold(legend: Legend, columns: int) -> None:
+    """Lay a legend out anew; `set_ncols` alone leaves it as it was drawn up."""
+    labels = [text.get_text() for text in legend.get_texts()]
+    title = legend.get_title().get_text()
+    legend.set_ncols(columns)
+    legend._init_legend_box(legend.legend_handles, labels)  # noqa: SLF001
+    legend.set_title(title)
