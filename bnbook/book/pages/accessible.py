@@ -51,8 +51,11 @@ def say_heads(_app: Sphinx, doctree: nodes.document) -> None:
                 (entry[0] if len(entry) else entry).append(words)
 
 
-def drop_repeated_names(_app: Sphinx, doctree: nodes.document) -> None:
-    """Take from the inner boxes of exercises and solutions the name that all of them have."""
+def drop_repeated_names(_app: Sphinx, doctree: nodes.document, _page: str) -> None:
+    """Take from the inner boxes of exercises and solutions the name that all of them have.
+
+    A Sphinx ``doctree-resolved`` listener: before, sections are told apart by their names.
+    """
     for section in doctree.findall(nodes.section):
         if {"exercise-content", "solution-content"} & set(section["ids"]):
             section["ids"] = []
@@ -63,4 +66,4 @@ def setup(app: Sphinx) -> None:
     app.connect("doctree-read", check_pictures)
     app.connect("doctree-read", drop_empty_heads)
     app.connect("doctree-read", say_heads)
-    app.connect("doctree-read", drop_repeated_names)
+    app.connect("doctree-resolved", drop_repeated_names)
