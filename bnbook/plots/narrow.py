@@ -89,7 +89,7 @@ def _narrow_legends(figure: Figure) -> None:
     """Give legends fewer columns until they are inside the figure."""
     for legend in filter(None, [*figure.legends, *(ax.get_legend() for ax in figure.axes)]):
         legend.prop.set_size(max(legend.prop.get_size_in_points(), SMALLEST))
-        columns = legend._ncols  # noqa: SLF001
+        columns = legend._ncols
         figure.draw_without_rendering()
         while columns > 1 and legend.get_window_extent().width > 0.98 * figure.bbox.width:
             columns -= 1
@@ -102,5 +102,5 @@ def _fold(legend: Legend, columns: int) -> None:
     labels = [text.get_text() for text in legend.get_texts()]
     title = legend.get_title().get_text()
     legend.set_ncols(columns)
-    legend._init_legend_box(legend.legend_handles, labels)  # noqa: SLF001
+    legend._init_legend_box(legend.legend_handles, labels)
     legend.set_title(title)
