@@ -92,7 +92,7 @@ function keepFiguresLegible() {
 }
 
 // A formula that is too wide for its place is set smaller, as far as it can still be read.
-const SMALLEST_FORMULA = 0.7;
+const SMALLEST_FORMULA = 0.6;
 
 function fitFormulas() {
   for (const formula of document.querySelectorAll("mjx-container[display=true]")) {
