@@ -239,6 +239,17 @@ class TestPages:
         assert build.make_pages(project)
         assert index.read_bytes() == before
 
+    def test_what_is_put_beside_the_pages_stays_until_they_are_made_again(self, project):
+        build.make_pages(project)
+        added = project / build.HTML / "a.pdf"
+        added.write_bytes(b"%PDF")
+        build.note_addition(project)
+        assert not build.make_pages(project)
+        assert added.is_file()
+        (project / "index.md").write_text(PAGE + "\nMore.\n")
+        assert build.make_pages(project)
+        assert not added.exists()
+
     def test_nothing_to_do_is_known_until_something_changes(self, project):
         build.make_pages(project)
         build.finished(project, "quick")
@@ -255,10 +266,11 @@ class TestPages:
         with ThreadPoolExecutor(2) as pool:
             assert sorted(pool.map(one, range(2))) == [False, True]
 
-    def test_figures_are_drawn_once(self, project):
+    @pytest.mark.parametrize("name", ["ioffe_fig1-rates.svg", "ioffe_fig1-rates.narrow.svg"])
+    def test_figures_are_drawn_once(self, project, name):
         assert build.draw_figures(project) == []
-        figure = project / build.FIGURES / "ioffe_fig1-rates.svg"
+        figure = project / build.FIGURES / name
         content = figure.read_bytes()
         figure.unlink()
-        assert build.draw_figures(project) == [figure]
+        assert build.draw_figures(project) == [project / build.FIGURES / "ioffe_fig1-rates.svg"]
         assert figure.read_bytes() == content
