@@ -21,8 +21,8 @@ WIDTH = 4.5
 """Inches: shown on a screen of 390 px, a letter of 9 points is a little more than 9 px large."""
 SMALLEST = 9.0
 """Points that a letter has at least."""
-_LETTERS = 52
-"""Of a title in a figure of that width."""
+_LETTERS = 13
+"""Of a title to an inch."""
 _is_on = ContextVar("narrow", default=False)
 
 
@@ -62,7 +62,9 @@ def panels(
 
 def finish(figure: Figure) -> Figure:
     """Name the axes of panels that had a neighbour's names, and make letters and legends fit."""
-    columns, across = getattr(figure, "asked", (1, 1))
+    if not hasattr(figure, "asked"):
+        return figure
+    columns, across = figure.asked
     if columns > across:
         for at, ax in enumerate(figure.axes):
             ax.tick_params(labelbottom=True)
@@ -71,9 +73,11 @@ def finish(figure: Figure) -> Figure:
         if text.get_text() and text.get_fontsize() < SMALLEST:
             text.set_fontsize(SMALLEST)
     for ax in figure.axes:
-        for title in (ax.title, ax._left_title, ax._right_title):
-            title.set_text(textwrap.fill(title.get_text(), _LETTERS // across))
+        _fold_titles(ax, WIDTH / across)
     _narrow_legends(figure)
+    figure.draw_without_rendering()
+    for ax in figure.axes:
+        _fold_words(ax)
     return figure
 
 
@@ -85,16 +89,40 @@ def _name(ax: Axes, first: Axes, is_left: bool) -> None:
         ax.set_xlabel(first.get_xlabel())
 
 
+def _fold_titles(ax: Axes, inches: float) -> None:
+    """Break what stands above and below a panel where it is longer than so many inches."""
+    for text in (ax.title, ax._left_title, ax._right_title, ax.xaxis.label):
+        text.set_text(textwrap.fill(text.get_text(), max(int(_LETTERS * inches), 12)))
+
+
+def _fold_words(ax: Axes) -> None:
+    """Break titles and names of axes that are longer than their panel is."""
+    inches = ax.get_window_extent().transformed(ax.figure.dpi_scale_trans.inverted())
+    _fold_titles(ax, inches.width)
+    ax.set_ylabel(textwrap.fill(ax.get_ylabel(), max(int(_LETTERS * inches.height), 12)))
+
+
 def _narrow_legends(figure: Figure) -> None:
-    """Give legends fewer columns until they are inside the figure."""
+    """Give legends fewer columns until they are inside the figure, which grows by their rows."""
     for legend in filter(None, [*figure.legends, *(ax.get_legend() for ax in figure.axes)]):
         legend.prop.set_size(max(legend.prop.get_size_in_points(), SMALLEST))
-        columns = legend._ncols
+        aside = legend._outside_loc in ("left", "right")
+        if aside:
+            _fold(legend, 2)
+            legend.set_loc("outside lower center")
         figure.draw_without_rendering()
-        while columns > 1 and legend.get_window_extent().width > 0.98 * figure.bbox.width:
-            columns -= 1
-            _fold(legend, columns)
+        before = 0 if aside else legend.get_window_extent().height
+        while legend._ncols > 1 and _is_wide(legend, figure):
+            _fold(legend, legend._ncols - 1)
             figure.draw_without_rendering()
+        if legend in figure.legends:
+            grown = (legend.get_window_extent().height - before) / figure.dpi
+            width, height = figure.get_size_inches()
+            figure.set_size_inches(width, height + grown)
+
+
+def _is_wide(legend: Legend, figure: Figure) -> bool:
+    return bool(legend.get_window_extent().width > 0.98 * figure.bbox.width)
 
 
 def _fold(legend: Legend, columns: int) -> None:
@@ -103,4 +131,5 @@ def _fold(legend: Legend, columns: int) -> None:
     title = legend.get_title().get_text()
     legend.set_ncols(columns)
     legend._init_legend_box(legend.legend_handles, labels)
+    legend._legend_box.set_offset(legend._findoffset)
     legend.set_title(title)

@@ -153,11 +153,16 @@ class Shown(Figure):
         return sink.getvalue()
 
 
-def new_figure(rows: int, columns: int, width: float, height: float, **options: Any) -> Figure:
-    """Return a figure in the book's style, without pyplot's global state."""
+def new_figure(
+    rows: int, columns: int, width: float, height: float, *, whole: bool = False, **options: Any
+) -> Figure:
+    """Return a figure in the book's style, without pyplot's global state.
+
+    One that is `whole` is the same on a phone, where it scrolls: a table that has no room there.
+    """
     use()
     figure = Shown(figsize=(width, height))
-    if narrow.is_on():
+    if narrow.is_on() and not whole:
         narrow.panels(figure, rows, columns, (width, height), options)
     else:
         figure.subplots(rows, columns, **options)

@@ -83,7 +83,7 @@ function letFiguresGrow() {
 }
 
 // Letters in a figure stay legible: its image is shown no smaller than this share of its own width.
-const SMALLEST = 0.6;
+const SMALLEST = 0.75;
 
 function keepFiguresLegible() {
   for (const image of document.querySelectorAll(".figure-box img")) {

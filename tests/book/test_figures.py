@@ -50,6 +50,12 @@ def test_a_narrow_figure_has_all_panels_and_names_and_fits(rows, columns, option
         assert part.get_window_extent().x1 <= figure.bbox.width + 1
 
 
+def test_a_figure_that_is_whole_stays_as_it_is():
+    with narrow.drawing():
+        figure = style.new_figure(1, 1, 9, 4, whole=True)
+    assert list(narrow.finish(figure).get_size_inches()) == [9, 4]
+
+
 def test_a_figure_is_wide_when_nothing_else_is_asked_for():
     assert list(drawn(1, 3).get_size_inches()) == [12, 3]
 
@@ -90,4 +96,5 @@ def test_every_figure_of_the_book_has_a_narrow_drawing(book):
     assert figures
     for path in figures:
         head = build.narrow_path(path).read_text()[:1000]
-        assert float(re.search(r'width="([\d.]+)pt"', head)[1]) <= 72 * narrow.WIDTH + 1
+        width = float(re.search(r'width="([\d.]+)pt"', head)[1])
+        assert width <= 72 * narrow.WIDTH + 1 or path.name == "conformance_table-matrix.svg"

@@ -53,6 +53,6 @@ def height(found: pd.DataFrame) -> float:
 
 def matrix(found: pd.DataFrame, trap: str) -> Figure:
     """Which check catches which mutant."""
-    figure = style.new_figure(1, 1, WIDTH, height(found))
+    figure = style.new_figure(1, 1, WIDTH, height(found), whole=True)
     draw_matrix(figure.axes[0], found, trap)
     return figure
