@@ -70,7 +70,7 @@ def finish(figure: Figure) -> Figure:
             ax.tick_params(labelbottom=True)
             _name(ax, figure.axes[at - at % columns], at % across == 0)
     for text in figure.findobj(Text):
-        if text.get_text() and text.get_fontsize() < SMALLEST:
+        if text.get_text() and float(text.get_fontsize()) < SMALLEST:
             text.set_fontsize(SMALLEST)
     for ax in figure.axes:
         _fold_titles(ax, WIDTH / across)
@@ -89,13 +89,13 @@ def _name(ax: Axes, first: Axes, is_left: bool) -> None:
         ax.set_xlabel(first.get_xlabel())
 
 
-def _fold_titles(ax: Axes, inches: float) -> None:
+def _fold_titles(ax: Any, inches: float) -> None:
     """Break what stands above and below a panel where it is longer than so many inches."""
     for text in (ax.title, ax._left_title, ax._right_title, ax.xaxis.label):
         text.set_text(textwrap.fill(text.get_text(), max(int(_LETTERS * inches), 12)))
 
 
-def _fold_words(ax: Axes) -> None:
+def _fold_words(ax: Any) -> None:
     """Break titles and names of axes that are longer than their panel is."""
     inches = ax.get_window_extent().transformed(ax.figure.dpi_scale_trans.inverted())
     _fold_titles(ax, inches.width)
@@ -104,7 +104,8 @@ def _fold_words(ax: Axes) -> None:
 
 def _narrow_legends(figure: Figure) -> None:
     """Give legends fewer columns until they are inside the figure, which grows by their rows."""
-    for legend in filter(None, [*figure.legends, *(ax.get_legend() for ax in figure.axes)]):
+    legends: list[Any] = [*figure.legends, *(ax.get_legend() for ax in figure.axes)]
+    for legend in filter(None, legends):
         legend.prop.set_size(max(legend.prop.get_size_in_points(), SMALLEST))
         aside = legend._outside_loc in ("left", "right")
         if aside:
@@ -125,7 +126,7 @@ def _is_wide(legend: Legend, figure: Figure) -> bool:
     return bool(legend.get_window_extent().width > 0.98 * figure.bbox.width)
 
 
-def _fold(legend: Legend, columns: int) -> None:
+def _fold(legend: Any, columns: int) -> None:
     """Lay a legend out anew; `set_ncols` alone leaves it as it was drawn up."""
     labels = [text.get_text() for text in legend.get_texts()]
     title = legend.get_title().get_text()

@@ -17,7 +17,7 @@ _LEFT_OUT = ".headerlink, .sr-only, script, style, source, .toctree-wrapper, but
 _DELIMITERS = re.compile(r"^\\[(\[]|\\[)\]]$")
 
 
-class Converter(MarkdownConverter):  # type: ignore[misc]
+class Converter(MarkdownConverter):
     """HTML of a page to Markdown, mathematics between dollars."""
 
     def convert_span(self, span: Tag, text: str, parent_tags: set[str]) -> str:
@@ -28,7 +28,7 @@ class Converter(MarkdownConverter):  # type: ignore[misc]
     def convert_div(self, div: Tag, text: str, parent_tags: set[str]) -> str:
         """Write a formula of its own, with its number."""
         if "math" not in div.get("class", []):
-            return str(super().convert_div(div, text, parent_tags))
+            return str(super().convert_div(div, text, parent_tags))  # type: ignore[misc]
         number = div.find(class_="eqno")
         shown = f" {number.extract().get_text().strip()}" if number else ""
         return f"\n\n$$\n{_tex(div)}\n$${shown}\n\n"
@@ -37,7 +37,7 @@ class Converter(MarkdownConverter):  # type: ignore[misc]
         """Write a paragraph; the title of a box is bold."""
         title = {"admonition-title", "block-output-label"} & set(p.get("class", []))
         text = f"**{text.strip()}**" if title else text
-        return str(super().convert_p(p, text, parent_tags))
+        return str(super().convert_p(p, text, parent_tags))  # type: ignore[misc]
 
 
 def _language(pre: Tag) -> str:
@@ -48,7 +48,7 @@ def _language(pre: Tag) -> str:
     return "" if language in ("none", "default") else language
 
 
-HOW = {
+HOW: dict[str, Any] = {
     "heading_style": "atx",
     "bullets": "-",
     "escape_underscores": False,
