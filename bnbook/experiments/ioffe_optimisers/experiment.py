@@ -213,7 +213,7 @@ EXPERIMENT = Experiment(
         ),
         "standard": Config(
             data="mnist5k", seeds=(10, 11, 12, 13, 14), tuning_seeds=(100,),
-            train_images=3000, validation=1000, steps=800, full_steps=200,
+            train_images=3000, validation=1000, steps=600, full_steps=150,
             learning_rates=(0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0),
         ),
     },
