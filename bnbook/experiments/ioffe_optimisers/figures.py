@@ -60,7 +60,7 @@ def distances(table: pd.DataFrame) -> Figure:
     for ax, start in zip(figure.axes, (True, False), strict=True):
         draw_distances(ax, table, start=start)
     figure.axes[0].set_ylim(0, None)
-    figure.axes[0].set_ylabel("distance from a Gaussian (deviations)")
+    figure.axes[0].set_ylabel("distance (deviations)")
     handles = figure.axes[0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower center", ncols=2)
     return figure
