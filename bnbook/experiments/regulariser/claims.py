@@ -1,0 +1,268 @@
+"""BN as a regulariser: what the table says.
+
+The claims, their measures and bounds were written after a pilot with other seeds and before the
+recorded runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from bnbook.evidence import claims
+from bnbook.evidence.claims import Claim, Finding, Premise
+from bnbook.tables import choosing
+from bnbook.tables.arms import WITH, WITHOUT
+
+PAPER = "Ioffe & Szegedy 2015"
+NONE, WEAK, FULL = "", "weak Dropout", "Dropout"
+L2 = "L2"
+
+
+class Arm(NamedTuple):
+    """What a network has.
+
+    Attributes
+    ----------
+    bn : bool
+        Whether there is BN before each nonlinearity.
+    dropout : str
+        `NONE`, `WEAK` or `FULL`.
+    decay : bool
+        Whether the weights decay.
+    together : int
+        Images of a minibatch that BN normalises together; 0 for all.
+    fixed : bool
+        Whether the minibatches are composed once and for all.
+    """
+
+    bn: bool
+    dropout: str = NONE
+    decay: bool = False
+    together: int = 0
+    fixed: bool = False
+
+
+SIZES = (4, 8, 16, 32)
+"""Images normalised together, where these are fewer than the minibatch."""
+FEW = 8
+"""Of these, the size that is judged."""
+
+
+def name(arm: Arm) -> str:
+    """Return what an arm is called."""
+    parts = [WITH if arm.bn else WITHOUT, arm.dropout, L2 * arm.decay]
+    parts += [f"{arm.together} together"] * bool(arm.together)
+    parts += ["fixed minibatches"] * arm.fixed
+    return ", ".join(part for part in parts if part)
+
+
+FACTORIAL = tuple(
+    Arm(bn, dropout, decay)
+    for bn in (False, True)
+    for decay in (False, True)
+    for dropout in (NONE, WEAK, FULL)
+)
+COMPOSED = (Arm(False, fixed=True), Arm(True, fixed=True), Arm(True, together=FEW, fixed=True))
+ARMS = {name(arm): arm for arm in (*FACTORIAL, *(Arm(True, together=m) for m in SIZES), *COMPOSED)}
+"""All arms, by name."""
+HEART = 99.0
+"""Training accuracy, per cent, from which on a network counts as one that knows its images."""
+DROPOUT_GAIN = 0.5
+"""Points of test accuracy that Dropout has to bring without BN, or there is nothing to replace."""
+
+
+def ends(table: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Last values of a column, per cent, each arm at its rate: index judging seed, columns arms."""
+    return 100 * choosing.ends(table, column)
+
+
+def gap(table: pd.DataFrame) -> pd.DataFrame:
+    """Training accuracy less test accuracy, points: index seed, columns arms."""
+    return ends(table, "training_accuracy") - ends(table, "test_accuracy")
+
+
+def gap_closed(table: pd.DataFrame) -> pd.Series:
+    """Gap without BN minus gap with it, nothing else in either, points."""
+    own = gap(table)
+    return pd.Series(own[WITHOUT] - own[WITH])
+
+
+def difference(table: pd.DataFrame, one: Arm, other: Arm) -> pd.Series:
+    """Test accuracy of one arm minus that of another, points."""
+    own = ends(table, "test_accuracy")
+    return pd.Series(own[name(one)] - own[name(other)])
+
+
+def dropout_gain(table: pd.DataFrame, bn: bool, decay: bool = False) -> pd.Series:
+    """What Dropout brings: the better of its two strengths minus none, points of test accuracy.
+
+    The strength is chosen as rates are, by the seeds that judge nothing.
+    """
+    arms = {name(Arm(bn, strength, decay)): Arm(bn, strength, decay) for strength in (WEAK, FULL)}
+    best = arms[choosing.better(table, list(arms))]
+    return difference(table, best, Arm(bn, NONE, decay))
+
+
+def dropout_interaction(table: pd.DataFrame) -> pd.Series:
+    """What Dropout brings with BN minus what it brings without, points."""
+    return dropout_gain(table, True) - dropout_gain(table, False)
+
+
+def noise_gain(table: pd.DataFrame) -> pd.Series:
+    """Test accuracy with few images normalised together minus with the minibatch, points."""
+    return difference(table, Arm(True, together=FEW), Arm(True))
+
+
+def shuffling_gain(table: pd.DataFrame, bn: bool = True, together: int = 0) -> pd.Series:
+    """Test accuracy with minibatches composed anew each epoch minus composed once, points."""
+    arm = Arm(bn, together=together)
+    return difference(table, arm, arm._replace(fixed=True))
+
+
+def _inside(*arms: Arm) -> Premise:
+    names = [name(arm) for arm in arms]
+    return Premise(
+        "no rate chosen for the networks compared is an end of the grid",
+        lambda table: choosing.inside(table, names),
+    )
+
+
+def _by_heart(*arms: Arm) -> Premise:
+    """Premise: these networks know their training images at the end."""
+
+    def check(table: pd.DataFrame) -> Finding:
+        right = ends(table, "training_accuracy")[[name(arm) for arm in arms]]
+        return claims.at_least(float(right.min().min()), HEART, " %", 1)
+
+    return Premise(f"each has {HEART:g} % or more of its training images right", check)
+
+
+def _dropout_pays(table: pd.DataFrame) -> Finding:
+    return claims.at_least(float(dropout_gain(table, False).mean()), DROPOUT_GAIN, " points", 1)
+
+
+_BARE, _NORMALISED = Arm(False), Arm(True)
+_DROPPED = [Arm(bn, strength) for bn in (False, True) for strength in (WEAK, FULL)]
+
+
+def _claim(
+    claim: str,
+    section: str,
+    statement: str,
+    quantity: str,
+    measure: Callable[[pd.DataFrame], pd.Series],
+    premises: Sequence[Premise],
+    **options: Any,
+) -> Claim:
+    return Claim(
+        id=claim, paper=PAPER, section=section, statement=statement, quantity=quantity,
+        measure=measure, bound=0.0, digits=1, unit=" points", premises=tuple(premises), **options,
+    )  # fmt: skip
+
+
+CLAIMS = (
+    _claim(
+        "ioffe.sec3_4.regularises",
+        "3.4",
+        "BN regularises: what a network knows of its training images carries over to others.",
+        "training minus test accuracy without BN, less the same with BN, without Dropout and L2,"
+        " each network at its own rate",
+        gap_closed,
+        (_by_heart(_BARE, _NORMALISED), _inside(_BARE, _NORMALISED)),
+    ),
+    _claim(
+        "ioffe.sec3_4.noise",
+        "3.4",
+        "It does so as an example's output depends on its minibatch: more of that noise helps.",
+        f"test accuracy with {FEW} images normalised together minus with the whole minibatch, whose"
+        " images SGD sees alike, each at its own rate",
+        noise_gain,
+        (
+            _by_heart(_NORMALISED, Arm(True, together=FEW)),
+            _inside(_NORMALISED, Arm(True, together=FEW)),
+        ),
+    ),
+    _claim(
+        "ioffe.sec3_4.dropout",
+        "3.4",
+        "In a network with BN Dropout can be removed or reduced: it brings less than without BN.",
+        "test accuracy that Dropout brings with BN minus that it brings without, each network at"
+        " its own rate and the better of two strengths",
+        dropout_interaction,
+        (
+            Premise(f"Dropout brings {DROPOUT_GAIN} points or more without BN", _dropout_pays),
+            _inside(_BARE, _NORMALISED, *_DROPPED),
+        ),
+        direction="below",
+    ),
+    _claim(
+        "ioffe.sec4_2_1.shuffling",
+        "4.2.1",
+        "With BN it pays to compose minibatches anew each epoch (about 1 % of accuracy).",
+        "test accuracy with minibatches composed anew each epoch minus composed once and for all,"
+        " with BN, each at its own rate",
+        shuffling_gain,
+        (
+            _by_heart(_NORMALISED, Arm(True, fixed=True)),
+            _inside(_NORMALISED, Arm(True, fixed=True)),
+        ),
+    ),
+    _claim(
+        "ioffe.sec4_2_1.shuffling_few",
+        "4.2.1",
+        "It pays where BN normalises few images together.",
+        "test accuracy with minibatches composed anew each epoch minus composed once and for all,"
+        f" with {FEW} images normalised together, each at its own rate",
+        lambda table: shuffling_gain(table, together=FEW),
+        (
+            _by_heart(Arm(True, together=FEW)),
+            _inside(Arm(True, together=FEW), Arm(True, together=FEW, fixed=True)),
+        ),
+    ),
+)
+
+
+def fact_name(arm: Arm) -> str:
+    """Return what an arm is called in facts."""
+    parts = ["with" if arm.bn else "without", arm.dropout, L2 * arm.decay]
+    parts += [str(arm.together)] * bool(arm.together) + ["fixed"] * arm.fixed
+    return "_".join(part for part in parts if part).lower().replace(" ", "_")
+
+
+def facts(table: pd.DataFrame) -> dict[str, Any]:
+    """Return what the page quotes beside the claims; of the arms that a table has."""
+    found: dict[str, Any] = {}
+    right, known, apart = (
+        ends(table, "test_accuracy"), ends(table, "training_accuracy"), gap(table),
+    )  # fmt: skip
+    rates = choosing.chosen(table)
+    for arm in right:
+        short = fact_name(ARMS[arm])
+        found |= {
+            f"{short}_accuracy": claims.fact(right[arm], 1, " %"),
+            f"{short}_training": claims.fact(known[arm], 1, " %"),
+            f"{short}_gap": claims.fact(apart[arm], 1, " points"),
+            f"{short}_rate": claims.fact([rates[arm]], 3),
+        }
+    for bn, which in ((False, "without"), (True, "with")):
+        found |= {
+            f"dropout_{which}": claims.fact(dropout_gain(table, bn), 1, " points"),
+            f"dropout_l2_{which}": claims.fact(dropout_gain(table, bn, decay=True), 1, " points"),
+            f"l2_{which}": claims.fact(
+                difference(table, Arm(bn, decay=True), Arm(bn)), 1, " points"
+            ),
+            f"shuffling_{which}": claims.fact(shuffling_gain(table, bn), 1, " points"),
+        }
+    judged = choosing.shown(table)
+    return found | {
+        "bn_accuracy": claims.fact(difference(table, _NORMALISED, _BARE), 1, " points"),
+        "shuffling_few": claims.fact(shuffling_gain(table, True, FEW), 1, " points"),
+        "seeds": claims.fact([judged["seed"].nunique()], 0),
+        "tuning": claims.fact([table.loc[table["tunes"], "seed"].nunique()], 0),
+        "rates": claims.fact([table["learning_rate"].nunique()], 0),
+        "networks": claims.fact([right.shape[1]], 0),
+        "steps": claims.fact([table["step"].max()], 0),
+    }
