@@ -1,0 +1,1 @@
+"""Sigmoid and tanh networks, shallow and deep: what saturates, and what trains."""
