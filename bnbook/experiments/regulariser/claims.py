@@ -259,6 +259,9 @@ def facts(table: pd.DataFrame) -> dict[str, Any]:
     judged = choosing.shown(table)
     return found | {
         "bn_accuracy": claims.fact(difference(table, _NORMALISED, _BARE), 1, " points"),
+        "bn_accuracy_fixed": claims.fact(
+            difference(table, Arm(True, fixed=True), Arm(False, fixed=True)), 1, " points"
+        ),
         "shuffling_few": claims.fact(shuffling_gain(table, True, FEW), 1, " points"),
         "seeds": claims.fact([judged["seed"].nunique()], 0),
         "tuning": claims.fact([table.loc[table["tunes"], "seed"].nunique()], 0),

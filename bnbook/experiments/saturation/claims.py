@@ -283,6 +283,8 @@ def facts(table: pd.DataFrame) -> dict[str, Any]:
                 f"{name}_evenness_{size:g}": significant(evenness(table, cell, size)),
                 f"{name}_share_{size:g}": claims.fact(_share_at_start(table, cell, size), 1, " %"),
             }
+    for size in sorted(set(table["start"])):
+        found[f"sigmoid_without_depth_{size:g}"] = claims.fact([_tuned_depth(table, size)], 0)
     for nonlinearity in NONLINEARITIES:
         depths = trained_depths(table, nonlinearity)
         for arm, name in NAMES.items():
@@ -303,3 +305,10 @@ def _share_at_start(table: pd.DataFrame, cell: Cell, start: float) -> pd.Series:
     rows = before_training(table)
     rows = rows[(rows[CELL] == list(cell)).all(axis=1) & (rows["start"] == start)]
     return 100 * rows.groupby("seed")["share"].mean()
+
+
+def _tuned_depth(table: pd.DataFrame, start: float) -> float:
+    """Largest depth at which any tuning run of sigmoids without BN learns, at one start."""
+    rows = last(table[table["tunes"] & (table["start"] == start)])
+    own = rows[(rows["nonlinearity"] == SIGMOID) & (rows["arm"] == WITHOUT)]
+    return float(own.loc[own["validation_accuracy"] >= LEARNS, "depth"].max())

@@ -87,7 +87,7 @@ def _draw_starts(ax: Axes, rows: pd.DataFrame, column: str, unit: float) -> None
         (arm,) = rows["arm"].unique()
         means = unit * rows[rows["start"] == size].groupby("layer")[column].mean()
         filled = {"mfc": "white"} if size == sizes[0] else {}
-        label = f"{arm}, weights {size:g} times Xavier's"
+        label = f"{arm}, " + ("Xavier's weights" if size == 1 else f"{size:g} times as large")
         look = style.LOOKS[arm]
         style.draw_line(ax, means, arm, marker=look.marker, ms=5, label=label, **filled)
 
