@@ -106,7 +106,7 @@ def measure(model: nn.Module, layers: Sequence[Layer], objective: Objective) -> 
     members = len(losses)
 
     def apart(x: Tensor) -> Tensor:
-        return x.detach().double().unflatten(1, (members, -1))
+        return x.detach().double().unflatten(1, (members, -1))  # type: ignore[no-any-return]
 
     slopes = [slope(layer.point, apart(x)) for layer, x in zip(layers, seen, strict=True)]
     own = [len(g) * apart(g) for g in of_inputs]

@@ -239,7 +239,7 @@ def facts(table: pd.DataFrame) -> dict[str, Any]:
         ends(table, "test_accuracy"), ends(table, "training_accuracy"), gap(table),
     )  # fmt: skip
     rates = choosing.chosen(table)
-    for arm in right:
+    for arm in map(str, right):
         short = fact_name(ARMS[arm])
         found |= {
             f"{short}_accuracy": claims.fact(right[arm], 1, " %"),

@@ -50,8 +50,8 @@ def noise(table: pd.DataFrame) -> Figure:
     figure = style.new_figure(1, 2, 8, 3.6, width_ratios=(3, 2))
     left, right = figure.axes
     accuracy = ends(table, "test_accuracy")
-    arms = {**{m: name(Arm(True, together=m)) for m in SIZES}, "all": WITH}
-    there = {str(m): arm for m, arm in arms.items() if arm in accuracy}
+    arms = {**{str(m): name(Arm(True, together=m)) for m in SIZES}, "all": WITH}
+    there = {label: arm for label, arm in arms.items() if arm in accuracy}
     shown = accuracy[list(there.values())].set_axis(range(len(there)), axis=1)
     _draw(left, shown, WITH)
     left.axhline(accuracy[WITHOUT].mean(), color=style.COLOURS[WITHOUT], ls="--", label=WITHOUT)

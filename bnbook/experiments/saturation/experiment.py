@@ -23,7 +23,7 @@ from bnbook.experiments.experiment import Experiment, check_distinct, check_know
 from bnbook.experiments.saturation import claims, figures
 from bnbook.setups.images import ImageSetting
 from bnbook.tables import choosing
-from bnbook.tables.arms import WITH, WITHOUT
+from bnbook.tables.arms import SIGMOID, WITH, WITHOUT
 from bnbook.training.session import Session
 
 if TYPE_CHECKING:
@@ -88,11 +88,12 @@ def rounds(config: Config, table: pd.DataFrame) -> list[Config]:
         wanted = [
             (*cell, chosen[cell][0], s, chosen[cell][1]) for cell in cells for s in config.seeds
         ]
-    return [
-        replace(config, **{axis: (value,) for axis, value in zip(AXES, run, strict=True)})
+    missing: list[dict[str, Any]] = [
+        {axis: (value,) for axis, value in zip(AXES, run, strict=True)}
         for run in wanted
         if run not in done
     ]
+    return [replace(config, **run) for run in missing]
 
 
 def train(runs: Sequence[Config], session: Session) -> list[pd.DataFrame]:
@@ -140,7 +141,7 @@ def network(run: Config, seeds: Sequence[int], num_inputs: int) -> Any:
     from bnbook.layers import ensemble, norm
     from bnbook.networks import models
 
-    kinds = {claims.SIGMOID: nn.Sigmoid, claims.TANH: nn.Tanh}
+    kinds = {SIGMOID: nn.Sigmoid, claims.TANH: nn.Tanh}
     (start,) = run.starts
     return models.MLP(
         norm.BatchNorm if run.arms[0] == WITH else None,
@@ -201,7 +202,7 @@ EXPERIMENT = Experiment(
     title="Saturating nonlinearities: saturation, gradients and depth",
     profiles={
         "quick": Config(
-            data="digits", seeds=(0, 1, 2), tuning_seeds=(100,), validation=300, steps=150,
+            data="digits", seeds=(0, 1, 2), tuning_seeds=(100,), validation=300, steps=100,
             depths=(3, 12), learning_rates=(0.01, 0.1, 1.0, 10.0), pool=1, width=20, points=2,
         ),
         "standard": Config(
