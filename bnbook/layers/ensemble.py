@@ -166,71 +166,6 @@ class Conv2d(nn.Module):
         )
 
 
-class RNN(nn.Module):
-    r"""The recurrent network of each member, its pre-activation normalised.
-
-    .. math::
-        h_t = \tanh(\mathrm{norm}(W_e x_t + U_e h_{t-1} + b_e)) , \qquad h_0 = 0 .
-
-    One layer `norm` serves all time steps. It is applied to one time step after the other: batch
-    normalisation takes its statistics over the batch of that step, and its running statistics
-    average over steps and batches alike. This is the simplest of the known choices; statistics of
-    their own for each time step are another. There is no b with normalisation, whose shift takes
-    its place.
-
-    Source: Elman 1990 for the network; Ba, Kiros & Hinton 2016, equation 4, for the place of the
-    normalisation.
-
-    Parameters
-    ----------
-    members : int
-        Number of members, E.
-    in_features, hidden : int
-        Features of an input and of the state, per member.
-    norm : callable or None
-        ``num_features -> Module`` with num_features = E*hidden; None for no normalisation.
-
-    Attributes
-    ----------
-    input, recurrent : Linear
-        :math:`W`, without bias, and :math:`U` with :math:`b`.
-    norm : Module
-    """
-
-    def __init__(
-        self,
-        members: int,
-        in_features: int,
-        hidden: int,
-        norm: Callable[[int], nn.Module] | None = None,
-    ) -> None:
-        super().__init__()
-        self.input = Linear(members, in_features, hidden, bias=False)
-        self.recurrent = Linear(members, hidden, hidden, bias=norm is None)
-        self.norm = nn.Identity() if norm is None else norm(members * hidden)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Compute the states.
-
-        Parameters
-        ----------
-        x : Tensor, (N, T, in_features) or (N, T, E*in_features)
-            Sequences that all members share, or sequences for each.
-
-        Returns
-        -------
-        Tensor, (N, T, E*hidden)
-            The state after each of the T inputs.
-        """
-        driven = self.input(x.flatten(0, 1)).unflatten(0, x.shape[:2])
-        state = torch.zeros_like(driven[:, 0])
-        states = []
-        for step in driven.unbind(1):
-            state = torch.tanh(self.norm(step + self.recurrent(state)))
-            states.append(state)
-        return torch.stack(states, 1)
-
-
 Layer = Linear | Conv2d
 """A layer with weights of shape (E, outputs, inputs, ...) to be drawn."""
 
@@ -266,7 +201,7 @@ def initialise(
     Parameters
     ----------
     model : nn.Module
-        A model of `Linear`, `Conv2d` and `RNN` layers; biases are left as they are.
+        A model of `Linear` and `Conv2d` layers; biases are left as they are.
     seeds : tuple of int
         One for each of the E members.
     std : float or callable

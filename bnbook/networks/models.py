@@ -340,64 +340,6 @@ class Block(nn.Module):
         return F.pad(per_member, (0, 0, 0, 0, 0, self.added)).flatten(1, 2)
 
 
-class RNNClassifier(_Classifier):
-    """A recurrent network that reads an image row by row, for E seeds at once.
-
-    The rows of an image, all channels of a row together, are the inputs of
-    `bnbook.layers.ensemble.RNN`; a linear layer with bias classifies the last state.
-
-    Source: none of the papers' networks. Le, Jaitly & Hinton 2015 read MNIST pixel by pixel; rows
-    make short sequences. The network is Elman's (1990), the initial weights Xavier's.
-
-    Parameters
-    ----------
-    norm : callable or None
-        ``num_features -> Module``, such as `bnbook.layers.norm.LayerNorm`; None for no
-        normalisation.
-    seeds : sequence of int
-        One per member, for the initial weights. Equal seeds give equal initial weights, with and
-        without `norm`.
-    num_inputs : int
-        Pixels of a row, C*W.
-    hidden : int
-        Width of the state.
-    num_classes : int
-        Outputs, K.
-    init_std : float or callable
-        Standard deviation of the initial weights; see `bnbook.layers.ensemble.initialise`.
-    """
-
-    def __init__(
-        self,
-        norm: Norm | None,
-        seeds: Sequence[int] = (0,),
-        *,
-        num_inputs: int = 28,
-        hidden: int = 100,
-        num_classes: int = 10,
-        init_std: float | Callable[[ensemble.Layer], float] = ensemble.xavier,
-    ) -> None:
-        super().__init__(seeds, num_classes)
-        self.hidden = ensemble.RNN(self.members, num_inputs, hidden, norm)
-        self.output = ensemble.Linear(self.members, hidden, num_classes)
-        ensemble.initialise(self, tuple(seeds), init_std)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Compute the logits.
-
-        Parameters
-        ----------
-        x : Tensor, (N, C, H, W) or (N, E*C, H, W)
-            Images that the members share, or one for each.
-
-        Returns
-        -------
-        Tensor, (N, E, K)
-        """
-        rows = x.transpose(1, 2).flatten(2)
-        return self._scores(self.hidden(rows)[:, -1])
-
-
 def _conv3x3(
     members: int, in_channels: int, out_channels: int, stride: int, norm: Norm | None
 ) -> ensemble.Conv2d:

@@ -13,24 +13,28 @@ from tests import rounding
 from tests.judging import criterion
 
 SMALL = {"data": "digits", "seeds": (0, 1), "batch_size": 6, "n": 1}
-(CLAIM,) = bjorck_fig6.claims
+CLAIMS = {claim.id.rpartition(".")[2]: claim for claim in bjorck_fig6.claims}
 
 
-def made_up(without=19, with_bn=4, seeds=(0, 1, 2), images=20):
-    """A table whose truth is known: so many images are given class 0, the others class 1 to 3."""
+def made_up(without=19, with_bn=4, seeds=(0, 1, 2), images=20, soft=0.5):
+    """A table whose truth is known: so many images are given class 0, the others class 1 to 3.
+
+    `soft` is the probability of the class that the network with BN predicts.
+    """
     rows = []
     for seed in seeds:
         for arm, top in ((WITHOUT, without), (WITH, with_bn), (LAST_ONLY, 5)):
             for image in range(images):
                 predicted = 0 if image < top - seed % 2 else 1 + image % 3
                 label = 3 + image % 2
-                gradient = np.zeros(5)
-                gradient[predicted] += 1
+                probability = soft - 0.01 * seed if arm == WITH else 1.0
+                gradient = np.full(5, (1 - probability) / 4)
+                gradient[predicted] = probability
                 gradient[label] -= 1
                 columns = {f"gradient_{j}": value for j, value in enumerate(gradient)}
                 rows.append({
                     "arm": arm, "seed": seed, "image": image, "label": label,
-                    "predicted": predicted, "probability": 1.0, **columns,
+                    "predicted": predicted, "probability": probability, **columns,
                 })  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -38,20 +42,38 @@ def made_up(without=19, with_bn=4, seeds=(0, 1, 2), images=20):
 def test_measures_on_a_table_with_known_truth():
     shares = analysis.top_shares(made_up())
     assert shares[WITHOUT].tolist() == pytest.approx([95, 90, 95])
-    assert analysis.share_gap(made_up(20, 10)).tolist() == pytest.approx([50, 50, 50])
+    assert analysis.certainty_gap(made_up()).tolist() == pytest.approx([50, 51, 52])
 
 
 @pytest.mark.parametrize(
     ("changes", "verdict"),
     [
         ({}, "reproduced"),
-        ({"without": 8}, "not reproduced"),
-        ({"with_bn": 19}, "not reproduced"),
+        ({"soft": 1.0, "with_bn": 19}, "not reproduced"),
+        ({"images": 31, "without": 30}, "not tested"),
     ],
 )
-def test_the_claim_turns_with_the_truth(changes, verdict):
-    table = made_up(**changes)
-    assert criterion(CLAIM, table).verdict == verdict
+@pytest.mark.parametrize("name", CLAIMS)
+def test_the_claims_turn_with_the_truth(name, changes, verdict):
+    table = made_up(**{"images": 40, "without": 39, **changes})
+    assert criterion(CLAIMS[name], table).verdict in (verdict, "inconclusive" if changes else "")
+
+
+def test_the_claims_of_two_equal_networks_are_not_reproduced():
+    table = made_up(images=40, without=30)
+    other = table[table["arm"] == WITHOUT].assign(arm=WITH)
+    equal = pd.concat([table[table["arm"] != WITH], other])
+    for claim in CLAIMS.values():
+        assert criterion(claim, equal).verdict != "reproduced"
+    mixed = equal.assign(arm=equal["arm"].map({WITH: WITHOUT, WITHOUT: WITH, LAST_ONLY: LAST_ONLY}))
+    assert analysis.certainty_gap(mixed).abs().max() == 0
+
+
+def test_the_norm_of_the_mean_gradient_counts_what_cancels():
+    table = made_up(40, 40, images=40)
+    own = analysis.gradients(table, WITHOUT, 0)  # rows e0 - e3 and e0 - e4, half each
+    assert analysis.mean_norm(own) == pytest.approx(1.5**0.5)
+    assert analysis.mean_norm(np.vstack([own, -own])) == pytest.approx(0, abs=1e-15)
 
 
 def test_correlation_of_rows_is_the_mean_over_pairs():
@@ -111,8 +133,9 @@ def test_a_network_without_bn_in_bns_place_turns_the_claim(monkeypatch):
     plain = first_steps.network
     monkeypatch.setattr(first_steps, "network", lambda _, *rest: plain(WITHOUT, *rest))
     table = bjorck_fig6.run(bjorck_fig6.configure("quick", **SMALL), "cpu")
-    assert (analysis.share_gap(table) == 0).all()
-    assert criterion(CLAIM, table).verdict == "not reproduced"
+    assert (analysis.certainty_gap(table) == 0).all()
+    assert (analysis.mean_gradient_ratio(table) == 1).all()
+    assert (analysis.correlation_gap(table) == 0).all()
 
 
 def test_the_heat_map_shows_the_first_seeds_gradients(small_table):

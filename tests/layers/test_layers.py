@@ -117,79 +117,22 @@ def test_convolution_of_images_that_do_not_fit():
             layer(torch.ones(shape))
 
 
-@pytest.mark.parametrize("shared", [False, True], ids=["own", "shared"])
-@pytest.mark.parametrize("members", [1, 3])
-def test_recurrent_network(members, shared):
-    ours = randomise(ensemble.RNN(members, 3, 4))
-    x = torch.randn(2, 5, 3 * (1 if shared else members), dtype=torch.float64)
-    cotangent = torch.randn(2, 5, 4 * members, dtype=torch.float64)
-    y, to_x, *rest = gradients(ours, x, cotangent)
-    names = [name for name, _ in ours.named_parameters()]
-    found = dict(zip(names, rest, strict=True))
-    from_all = torch.zeros_like(to_x)
-    for e in range(members):
-        theirs = nn.RNN(3, 4, batch_first=True).double()
-        with torch.no_grad():
-            theirs.weight_ih_l0.copy_(ours.input.weight[e])
-            theirs.weight_hh_l0.copy_(ours.recurrent.weight[e])
-            theirs.bias_hh_l0.copy_(ours.recurrent.bias[e])
-            theirs.bias_ih_l0.zero_()
-        columns = slice(None) if shared else slice(3 * e, 3 * e + 3)
-        part = cotangent[..., 4 * e : 4 * e + 4]
-        z, to_x_e, *other = gradients(theirs, x[..., columns], part)
-        torch.testing.assert_close(y[..., 4 * e : 4 * e + 4], z, **CLOSE)
-        from_all[..., columns] += to_x_e
-        expected = dict(zip(dict(theirs.named_parameters()), other, strict=True))
-        for name, reference in {
-            "input.weight": "weight_ih_l0",
-            "recurrent.weight": "weight_hh_l0",
-            "recurrent.bias": "bias_hh_l0",
-        }.items():
-            torch.testing.assert_close(found[name][e], expected[reference], **CLOSE)
-    torch.testing.assert_close(to_x, from_all, **CLOSE)
-
-
-def test_recurrent_network_normalises_before_the_nonlinearity_at_each_step():
-    ours = randomise(ensemble.RNN(2, 3, 4, partial(LayerNorm, members=2)))
-    assert ours.recurrent.bias is None
-    x = torch.randn(5, 6, 3, dtype=torch.float64)
-    for e in range(2):
-        layer = nn.LayerNorm(4).double()
-        copy_member(ours.norm, layer, e, 2)
-        state = torch.zeros(5, 4, dtype=torch.float64)
-        for t in range(6):
-            state = torch.tanh(
-                layer(x[:, t] @ ours.input.weight[e].T + state @ ours.recurrent.weight[e].T)
-            )
-            torch.testing.assert_close(ours(x)[:, t, 4 * e : 4 * e + 4], state, **CLOSE)
-
-
-def test_recurrent_batch_norm_is_one_layer_for_all_time_steps():
-    network = ensemble.RNN(2, 3, 4, BatchNorm)
-    network(torch.randn(5, 6, 3))
-    assert network.norm.num_batches_tracked == 6
-    assert network.norm.running_mean.shape == (8,)
-
-
-def test_convolutions_and_recurrent_weights_start_from_the_seed_alone():
+def test_weights_start_from_the_seed_alone():
     def model(norm, seeds):
         layers = nn.Sequential(
             ensemble.Conv2d(len(seeds), 3, 5, 3),
             norm(5 * len(seeds)),
-            ensemble.RNN(len(seeds), 4, 6, None if norm is nn.Identity else norm),
+            ensemble.Linear(len(seeds), 4, 6),
         )
         ensemble.initialise(layers, seeds, ensemble.he)
         return layers
 
     together, alone = model(BatchNorm, (7, 8, 7)), model(nn.Identity, (8,))
-    for weights in [
-        lambda m: m[0].weight,
-        lambda m: m[2].input.weight,
-        lambda m: m[2].recurrent.weight,
-    ]:
-        assert torch.equal(weights(together)[1], weights(alone)[0])
-        assert torch.equal(weights(together)[0], weights(together)[2])
-        assert not torch.equal(weights(together)[0], weights(together)[1])
+    for at in (0, 2):
+        ours, single = together[at].weight, alone[at].weight
+        assert torch.equal(ours[1], single[0])
+        assert torch.equal(ours[0], ours[2])
+        assert not torch.equal(ours[0], ours[1])
 
 
 def test_standard_deviations_of_xavier_and_he_count_kernel_positions():

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from bnbook.layers import ensemble, members, norm
-from bnbook.networks.models import MLP, ConvNet, ResNet, RNNClassifier
+from bnbook.networks.models import MLP, ConvNet, ResNet
 from bnbook.training import fit
 from tests import rounding
 
@@ -29,7 +29,6 @@ MODELS = {
     "MLP": partial(MLP, num_inputs=64, hidden=(8, 8), init_std=0.5),
     "plain conv net": partial(ConvNet, in_channels=1, widths=(4, 8)),
     "ResNet": partial(ResNet, in_channels=1, n=1, widths=(4, 4, 8)),
-    "RNN": partial(RNNClassifier, num_inputs=8, hidden=8),
 }
 NORMS = {
     "without": lambda members: None,

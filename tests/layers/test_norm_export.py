@@ -18,7 +18,7 @@ from bnbook.layers.norm import (
     LayerNorm,
     LeanBatchNorm,
 )
-from bnbook.networks.models import MLP, ConvNet, ResNet, RNNClassifier
+from bnbook.networks.models import MLP, ConvNet, ResNet
 from bnbook.sweeps.planning import has_compiler
 from tests.layers.test_folding import randomise
 
@@ -158,7 +158,6 @@ EXPORTED = {
     "MLP": (lambda: MLP(BatchNorm, (0, 1), num_inputs=16, hidden=(5,)), (3, 1, 4, 4)),
     "ConvNet": (lambda: ConvNet(BatchNorm, (0, 1), in_channels=1, widths=(2, 4)), (3, 1, 4, 4)),
     "ResNet": (lambda: ResNet(None, (0, 1), n=1, in_channels=1, widths=(2, 4)), (3, 1, 4, 4)),
-    "RNN": (lambda: RNNClassifier(BatchNorm, (0, 1), num_inputs=4, hidden=5), (3, 1, 4, 4)),
 }
 
 

@@ -13,7 +13,7 @@ from bnbook.errors import BnbookError
 from bnbook.formulas.population import pooled_statistics
 from bnbook.layers import ensemble, precise
 from bnbook.layers.norm import BatchNorm, FusedBatchNorm, GroupNorm, LeanBatchNorm, PreciseBN
-from bnbook.networks.models import MLP, RNNClassifier
+from bnbook.networks.models import MLP
 
 LAYERS = {
     "ours": BatchNorm,
@@ -257,16 +257,31 @@ def test_members_are_measured_each_on_its_own():
         torch.testing.assert_close(mine.running_var[100:], own.running_var)
 
 
+class Recurrent(nn.Module):
+    """tanh(BN(W x_t + U h)): one layer of BN for all time steps."""
+
+    def __init__(self):
+        super().__init__()
+        self.input, self.recurrent = nn.Linear(3, 4, bias=False), nn.Linear(4, 4, bias=False)
+        self.norm = BatchNorm(4)
+
+    def forward(self, x):
+        state = x.new_zeros(len(x), 4)
+        for step in x.unbind(1):
+            state = torch.tanh(self.norm(self.input(step) + self.recurrent(state)))
+        return state
+
+
 def test_each_call_of_a_recurrent_layer_counts():
-    model = RNNClassifier(BatchNorm, num_inputs=3, hidden=4)
+    model = Recurrent()
     seen = []
-    model.hidden.norm.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))
-    PreciseBN(model).update(torch.randn(2, 9, 1, 5, 3))
+    model.norm.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))
+    PreciseBN(model).update(torch.randn(2, 9, 5, 3))
     assert len(seen) == 2 * 5
     x = torch.stack(seen).double().numpy()
     mean, var = formulas.population_statistics(x)
-    torch.testing.assert_close(model.hidden.norm.running_mean, torch.tensor(mean).float())
-    torch.testing.assert_close(model.hidden.norm.running_var, torch.tensor(var).float())
+    torch.testing.assert_close(model.norm.running_mean, torch.tensor(mean).float())
+    torch.testing.assert_close(model.norm.running_var, torch.tensor(var).float())
 
 
 def test_which_layers_are_batch_normalisation():

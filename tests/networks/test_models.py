@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from bnbook.errors import BnbookError
 from bnbook.layers import ensemble
 from bnbook.layers.norm import BatchNorm, LayerNorm
-from bnbook.networks.models import MLP, ConvNet, ResNet, RNNClassifier
+from bnbook.networks.models import MLP, ConvNet, ResNet
 
 CLOSE = {"rtol": 1e-10, "atol": 1e-10}
 
@@ -55,7 +55,6 @@ def test_shapes_and_the_missing_bias():
         (MLP, {"hidden": ()}),
         (ConvNet, {"widths": ()}),
         (ResNet, {"seeds": ()}),
-        (RNNClassifier, {"seeds": ()}),
     ],
 )
 def test_empty_arguments(model, wrong):
@@ -149,29 +148,6 @@ def test_resnet_equals_one_of_torchs_layers(where, shared):
 def test_convnet_equals_one_of_torchs_layers(norm, shared):
     ours = ConvNet(norm, (0, 1), widths=(4, 6)).double()
     agree(ours, their_convnet((4, 6), nn.Identity if norm is None else nn.BatchNorm2d), shared)
-
-
-class TheirRNN(nn.Module):
-    """Rows of an image, pixel columns of the channels one after the other."""
-
-    def __init__(self):
-        super().__init__()
-        self.cell = nn.ParameterList([torch.zeros(5, 24), torch.zeros(5, 5), torch.zeros(5)])
-        self.output = nn.Linear(5, 10)
-
-    def forward(self, x):
-        state = torch.zeros(len(x), 5, dtype=x.dtype)
-        into, recurrent, bias = self.cell
-        for row in range(8):
-            pixels = torch.cat([x[:, c, row] for c in range(3)], 1)
-            state = torch.tanh(pixels @ into.T + state @ recurrent.T + bias)
-        return self.output(state)
-
-
-@pytest.mark.parametrize("shared", [True, False], ids=["shared images", "own images"])
-def test_rnn_classifier_equals_one_written_out(shared):
-    ours = RNNClassifier(None, (0, 1), num_inputs=24, hidden=5).double()
-    agree(ours, TheirRNN().double(), shared)
 
 
 def test_mlp_takes_images_of_each_member():
