@@ -208,7 +208,7 @@ EXPERIMENT = Experiment(
         "quick": Config(
             data="mnist5k", seeds=(0, 1, 2), batch_size=8, updates=2, fractions=5, halvings=2
         ),
-        "standard": Config(data="cifar10", seeds=tuple(range(10, 30))),
+        "standard": Config(data="cifar10", seeds=tuple(range(10, 30)), updates=3),
     },
     measure=measure,
     columns={
