@@ -16,7 +16,7 @@ from bnbook.experiments.bjorck_fig4 import claims
 from bnbook.plots import style
 from bnbook.tables.arms import AS_LONG, WITH, WITHOUT
 
-SHOWN = {0.2: 0.3, 0.6: 0.55, 1.0: 1.0}
+SHOWN = {0.2: 0.3, 0.6: 0.55, 1.0: 1.0, 3.0: 0.8}
 """Applied fractions of which the layers' growth is drawn, and how opaque."""
 
 
@@ -29,6 +29,7 @@ def draw_map(
     Channels are ordered by their variance after the update. Returned for a colour bar.
     """
     rows = table[(table["arm"] == arm) & (table["layer"] == layer) & (table["channel"] >= 0)]
+    rows = rows[rows["fraction"] <= 1]
     rows = rows[rows["seed"] == (rows["seed"].min() if seed is None else seed)]
     order = rows[rows["fraction"] == 1.0].sort_values("variance")["channel"]
     values = rows.pivot_table(index="fraction", columns="channel", values=column, dropna=False)
@@ -102,7 +103,7 @@ def _geometric_band(growth: pd.DataFrame) -> pd.DataFrame:
 def draw_loss(ax: Axes, table: pd.DataFrame) -> None:
     """Draw the loss against the applied part of the update, one line for each seed."""
     for arm in (WITHOUT, WITH, AS_LONG):
-        rows = table[table["arm"] == arm]
+        rows = table[(table["arm"] == arm) & (table["fraction"] <= 1)]
         course = rows.groupby(["seed", "fraction"])["loss"].first()
         for number, (_, run) in enumerate(course.groupby(level="seed")):
             losses = pd.Series(run.to_numpy(), 100 * run.index.get_level_values("fraction"))
