@@ -24,7 +24,7 @@ COLOURS = {
 }
 """A contender's colour, in every figure."""
 WORKLOADS = {
-    "mnist": "figure 1's network, 784 inputs",
+    "mnist": "the sigmoid network, 784 inputs",
     "digits": "the same, 64 inputs",
     "resnet20": "ResNet-20",
 }

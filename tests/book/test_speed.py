@@ -39,10 +39,10 @@ def test_the_tables_of_the_benchmark(site, content, recorded):
     assert site.build() == (0, "")
     targets, contenders = (cells(table) for table in site.page("book/fast")("table"))
     assert len(targets) == len(timings.TARGETS)
-    assert targets["figure 1's network: tutorial loop"] == [
+    assert targets["the sigmoid network: tutorial loop"] == [
         "at least 3.0× as fast per member", "4.0×", "4.0 to 4.0×", "2", "met",
     ]  # fmt: skip
-    assert targets["figure 1's network: jax.vmap"][-1] == "missed"
+    assert targets["the sigmoid network: jax.vmap"][-1] == "missed"
     assert targets["ResNet-110 on a GPU: tutorial loop"][-1] == "not run"
     assert contenders["tutorial loop"][3:] == ["4.00", "4.00 to 4.00", "2 %"]
     assert contenders["skorch"][1] == "not installed"

@@ -18,7 +18,7 @@ from bnbook.evidence.claims import format_interval, format_value
 _LOOKS = {"met": "reproduced", "missed": "not reproduced", "not run": "inconclusive"}
 """Verdict on a target -> the verdict on a claim whose colour and shape it takes."""
 _WORKLOADS = {
-    "mnist": "figure 1's network",
+    "mnist": "the sigmoid network",
     "digits": "the same on 8 × 8 digits",
     "resnet20": "ResNet-20",
     "resnet110": "ResNet-110 on a GPU",
