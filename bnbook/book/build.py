@@ -8,12 +8,15 @@ altered or deleted is made again. Two builds at once take turns.
 from __future__ import annotations
 
 import importlib
+import multiprocessing
 import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -89,27 +92,41 @@ def note_addition(root: Path) -> None:
     stamp(made, key)
 
 
-def draw_figures(root: Path) -> list[Path]:
+def draw_figures(root: Path, workers: int = 1) -> list[Path]:
     """Draw the figures of every ledger file's best record, where record or code changed."""
-    changed, drawn = [], list[Path]()
+    stale, drawn = [], list[Path]()
     for name, ledger_file in ledger.read(root / "results").items():
         profile = ledger.best_profile(ledger_file)
         module, figures = _drawing(name)
         of_record = ledger_file["profiles"][profile]["record"]["digest"]
         draws = [sources.source_digest(each) for each in (module, narrow.__name__) if figures]
         key = digest([of_record, draws])
-        paths = {n: root / FIGURES / f"{name}-{n}.svg" for n in figures}
-        every = [each for path in paths.values() for each in (path, narrow_path(path))]
+        paths = [root / FIGURES / f"{name}-{n}.svg" for n in figures]
+        every = [each for path in paths for each in (path, narrow_path(path))]
         drawn += every
-        if all(is_current(path, key) for path in every):
-            continue
-        table = records.read(records.path(root / "results", name, profile)).table
-        for figure, path in paths.items():
-            if _draw(figures[figure], table, path, of_record):
-                changed.append(path)
-            for each in (path, narrow_path(path)):
-                stamp(each, key)
+        if not all(is_current(path, key) for path in every):
+            stale.append((name, profile, of_record, key))
+    draw = partial(_draw_record, root)
+    if workers > 1 and len(stale) > 1:
+        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+            changed = list(pool.map(draw, stale))
+    else:
+        changed = [draw(each) for each in stale]
     keep_only(root / FIGURES, drawn)
+    return [path for paths in changed for path in paths]
+
+
+def _draw_record(root: Path, stale: tuple[str, str, str, str]) -> list[Path]:
+    """Draw the figures of one record; return those of which a file changed."""
+    name, profile, of_record, key = stale
+    table = records.read(records.path(root / "results", name, profile)).table
+    changed = []
+    for figure, draw in _drawing(name)[1].items():
+        path = root / FIGURES / f"{name}-{figure}.svg"
+        if _draw(draw, table, path, of_record):
+            changed.append(path)
+        for each in (path, narrow_path(path)):
+            stamp(each, key)
     return changed
 
 

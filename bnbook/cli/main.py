@@ -254,7 +254,7 @@ def _build(root: Path, profile: str, workers: int) -> None:
     if executed:
         _print_rows([row for row in rows if row.source == "fresh"])
     _exit_on_conflict(rows)
-    out.print(f"figures: {len(book.draw_figures(root))} drawn")
+    out.print(f"figures: {len(book.draw_figures(root, workers))} drawn")
     out.print("pages: " + ("built" if book.make_pages(root) else "unchanged"))
     book.finished(root, profile)
 
