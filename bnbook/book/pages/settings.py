@@ -63,6 +63,17 @@ def _epochs(config: Mapping[str, Any]) -> str:
     return ", ".join(f"{steps * size / images:.2g}" for size in sizes)
 
 
+def _shape(config: Mapping[str, Any]) -> tuple[str, str]:
+    """Return how many layers the networks have, and how many channels or units."""
+    if config.get("n") is not None:
+        blocks = config["n"] if isinstance(config["n"], Sequence) else [config["n"]]
+        return _listed([6 * one + 2 for one in blocks]), _listed(config["widths"])
+    if "depths" in config:  # hidden layers, all of one width
+        return _listed([depth + 1 for depth in config["depths"]]), _listed(config["width"])
+    widths = config.get("hidden") or config["widths"]
+    return str(len(widths) + 1), _listed(widths)
+
+
 def ours(config: Mapping[str, Any], reached: Sequence[float] | None) -> dict[str, str]:
     """Describe a record's networks and training from its config.
 
@@ -79,25 +90,21 @@ def ours(config: Mapping[str, Any], reached: Sequence[float] | None) -> dict[str
     dict
         What is set -> in words; the keys are the same for every experiment.
     """
-    n = config.get("n")
-    if n is not None:
-        blocks = n if isinstance(n, Sequence) else [n]
-        layers = _listed([6 * one + 2 for one in blocks])
-    else:
-        layers = str(len(config.get("hidden") or config["widths"]) + 1)
+    layers, channels = _shape(config)
     side = config.get("side") or SIDES.get(config["data"], 0) // config.get("pool", 1)
     images = _images(config)
     weights = f"Gaussian, {config['init_std']:g}" if "init_std" in config else "Xavier's"
+    said = config.get("n") is not None or "init_std" in config
     pad = config.get("pad", 0)
     return {
         "layers": layers,
-        "channels": _listed(config.get("hidden") or config["widths"]),
+        "channels": channels,
         "image side": f"{side} pixels",
         "images": DASH if images is None else f"{images:,}",
         "epochs": _epochs(config),
         "minibatch": _listed(config.get("batch_sizes") or config["batch_size"]),
         "augmentation": f"crops after a margin of {pad}, and flips" if pad else "none",
-        "initial weights": weights if n is not None or "init_std" in config else "as in the text",
+        "initial weights": weights if said else "as in the text",
         "training accuracy": "not recorded" if reached is None else _range(reached),
     }
 
