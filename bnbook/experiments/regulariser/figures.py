@@ -62,7 +62,8 @@ def noise(table: pd.DataFrame) -> Figure:
         _draw(right, gains, WITH if bn else WITHOUT)
     right.axhline(0, color="0.6", lw=1, ls=":")
     right.set_xticks(range(len(BATCHES)), list(BATCHES), fontsize=8)
-    right.set(xlim=(-0.5, len(BATCHES) - 0.5), ylabel="gain by new minibatches (points)")
+    right.set(xlabel="network", ylabel="gain by new minibatches (points)")
+    right.set_xlim(-0.5, len(BATCHES) - 0.5)
     _legend(figure)
     return figure
 

@@ -54,7 +54,7 @@ def layers(table: pd.DataFrame) -> Figure:
             own = rows[(rows["nonlinearity"] == nonlinearity) & (rows["arm"] == arm)]
             _draw_starts(upper, own, "input_gradient", 1.0)
             _draw_starts(lower, own, "share", 100.0)
-        lower.set(xlabel="hidden layer")
+        lower.set(xlabel="hidden layer", title=nonlinearity)
         lower.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.axes[0].set(ylabel="gradient before training")
     figure.axes[2].set(ylabel="saturated before training (%)")
