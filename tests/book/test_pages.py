@@ -203,7 +203,8 @@ def notebook(executed: bool, profile="quick", alt="A rising line.", cell="plot()
     if executed:
         data = {"image/png": PIXEL, "text/plain": "<Figure>"}
         plain = pd.DataFrame({"loss": [0.5], "n": [3]})
-        tables = [{"text/html": t.to_html()} for t in (plain, plain.rename_axis("arm"))]
+        said = pd.DataFrame({"because": ["The record has more steps and seeds than this run."]})
+        tables = [{"text/html": t.to_html()} for t in (plain, plain.rename_axis("arm"), said)]
         cells[2].outputs = [v4.new_output("display_data", shown) for shown in (data, *tables)]
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     return v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
@@ -229,7 +230,9 @@ def test_a_notebook_is_shown_as_executed(site, content):
     download = (site.root / "_build/html/_sources/notebooks/01-a.ipynb.txt").read_text("utf-8")
     assert PIXEL not in download
     heads = [[th.text for th in t.thead("th")] for t in site.page("notebooks/01-a")("table")]
-    assert heads == [["loss", "n"], ["arm", "loss", "n"]]
+    assert heads == [["loss", "n"], ["arm", "loss", "n"], ["because"]]
+    folded = [cell.text for cell in site.page("notebooks/01-a")("td", class_="words")]
+    assert folded == ["The record has more steps and seeds than this run."]
 
 
 def test_only_a_quick_run_has_the_banner(site, content):

@@ -18,6 +18,8 @@ _INDEX_NAME = re.compile(
     r"\s*<tr>\s*<th>([^<]+)</th>(?:\s*<th></th>)+\s*</tr>",
     re.DOTALL,
 )
+_WORDS = re.compile(r"<td>([^<]{40,})</td>")
+"""A cell that holds a sentence."""
 _BANNER = """
 ```{{admonition}} Quick run
 :class: note quick-run
@@ -118,13 +120,15 @@ def _tidy_tables(notebook: nbformat.NotebookNode) -> None:
     """Give pandas' tables one row of heads, none of them empty.
 
     The name of the index moves from a row of its own into the empty corner; a corner that stays
-    empty becomes a cell, for it heads nothing.
+    empty becomes a cell, for it heads nothing. Cells that hold a sentence are marked, so that they
+    fold.
     """
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             html = output.get("data", {}).get("text/html", "")
             if 'class="dataframe"' in html:
                 html = _INDEX_NAME.sub(r"\1<th>\3</th>\2", html)
+                html = _WORDS.sub(r'<td class="words">\1</td>', html)
                 output.data["text/html"] = html.replace("<th></th>", "<td></td>")
 
 
