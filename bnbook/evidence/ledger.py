@@ -208,8 +208,9 @@ def verdicts(claims: Sequence[Claim], table: pd.DataFrame, name: str, profile: s
     pandas.DataFrame
         One row per claim; the record's verdict is that of its largest profile, which the chapter
         shows, and where the two differ the last column says what the record has that this run has
-        not.
+        not. Pandas shows sentences whole from then on.
     """
+    pd.set_option("display.max_colwidth", None)
     content = read(records.recorded()).get(name, {"profiles": {}})
     rows = {}
     for claim in claims:

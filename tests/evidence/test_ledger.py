@@ -58,6 +58,11 @@ def test_what_differs_is_named_where_the_verdicts_do(judged):
     )
 
 
+def test_a_long_reason_is_shown_whole(judged):
+    row = judged(quick=(LOSES, SMALL), standard=(GAINS, LARGE))
+    assert row["because"] in row.to_frame().T.to_html()
+
+
 def test_equal_verdicts_need_no_reason(judged):
     row = judged(quick=(LOSES, SMALL), standard=(LOSES, LARGE))
     assert (row["the record's"], row["because"]) == ("not reproduced (at standard)", "")
