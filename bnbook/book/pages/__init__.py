@@ -21,6 +21,7 @@ In a page                                         What is printed
 ``{targets} bench``                               table of the benchmark's targets, met or missed
 ``{timings} bench mnist``                         table of a workload's contenders
 ``{costs} bench_deep``                            time and memory of deep networks
+``{explorable} rates``                            a piece to play with, from records
 ================================================  =================================================
 """
 
@@ -36,6 +37,7 @@ from bnbook.book.pages import (
     assets,
     coverage,
     download,
+    explorables,
     figures,
     launch,
     ledger,
@@ -52,7 +54,7 @@ from bnbook.evidence import sources
 
 PARTS = (
     overlay, accessible, outputs, figures, numbers, roles, tables, ledger, coverage, settings,
-    speed, assets, launch, search, download,
+    speed, explorables, assets, launch, search, download,
 )  # fmt: skip
 
 

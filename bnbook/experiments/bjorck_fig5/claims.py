@@ -107,7 +107,9 @@ class Limit(NamedTuple):
 
 
 @lru_cache
-def wide_limit(n: int, normalised: bool, side: int = 32, channels: int = 3) -> Limit:
+def wide_limit(
+    n: int, normalised: bool, side: int = 32, channels: int = 3, gain: float = 1.0
+) -> Limit:
     r"""Follow the second moment through the residual network with Xavier's weights.
 
     A convolution of c channels to c' with weights of variance 2/(9c + 9c') maps a second moment
@@ -127,6 +129,8 @@ def wide_limit(n: int, normalised: bool, side: int = 32, channels: int = 3) -> L
         Whether BN follows every convolution.
     side, channels : int
         Of the image.
+    gain : float
+        Variance of the blocks' weights over Xavier's.
 
     Returns
     -------
@@ -141,12 +145,13 @@ def wide_limit(n: int, normalised: bool, side: int = 32, channels: int = 3) -> L
     for stage, width in enumerate(widths):
         for number in range(n):
             halved = stage > 0 and number == 0
-            first = _convolved(_second(streams, shares), sum(shares), width, 1 + halved)
+            second = _second(streams, shares)
+            first = gain * _convolved(second, sum(shares), width, 1 + halved)
             if halved:
                 streams = [stream[:, ::2, ::2] for stream in streams]
                 streams.append(np.zeros_like(streams[0]))
                 shares.append(width - sum(shares))
-            second = _convolved(_scaled(first, normalised) / 2, width, width, 1)
+            second = gain * _convolved(_scaled(first, normalised) / 2, width, width, 1)
             streams = [_cut(stream, _scaled(second, normalised), rng) for stream in streams]
             layers += [first.mean(), second.mean()]
             blocks.append(_second(streams, shares).mean())
