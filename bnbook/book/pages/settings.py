@@ -15,8 +15,8 @@ from bnbook.errors import BnbookError
 DASH = "–"  # noqa: RUF001
 SIDES = {"digits": 8, "mnist": 28, "mnist5k": 28, "fashion-mnist": 28, "cifar10": 32}
 """Side of a data set's images in pixels, before any pooling."""
-IMAGES = {"digits": 1797, "mnist": 60_000, "mnist5k": 5000, "cifar10": 50_000}
-"""Images of a data set from which training images are taken; validation images count among them."""
+IMAGES = {"digits": 1437, "mnist": 60_000, "mnist5k": 4000, "cifar10": 50_000}
+"""Training images of a data set; those set aside for validation count among them."""
 RESIDUAL = {
     "layers": "110", "channels": "16, 32, 64", "image side": "32 pixels", "images": "50,000",
     "epochs": "to the end; 2,400 at the smallest rate (as summarised by others)",

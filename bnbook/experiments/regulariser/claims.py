@@ -15,6 +15,7 @@ from bnbook.evidence import claims
 from bnbook.evidence.claims import Claim, Finding, Premise
 from bnbook.tables import choosing
 from bnbook.tables.arms import WITH, WITHOUT
+from bnbook.tables.rate_map import rate_fact
 
 PAPER = "Ioffe & Szegedy 2015"
 NONE, WEAK, FULL = "", "weak Dropout", "Dropout"
@@ -245,7 +246,7 @@ def facts(table: pd.DataFrame) -> dict[str, Any]:
             f"{short}_accuracy": claims.fact(right[arm], 1, " %"),
             f"{short}_training": claims.fact(known[arm], 1, " %"),
             f"{short}_gap": claims.fact(apart[arm], 1, " points"),
-            f"{short}_rate": claims.fact([rates[arm]], 3),
+            f"{short}_rate": rate_fact(rates[arm]),
         }
     for bn, which in ((False, "without"), (True, "with")):
         found |= {

@@ -16,6 +16,7 @@ from bnbook.evidence import claims
 from bnbook.evidence.claims import Claim, Finding, Premise
 from bnbook.tables import tuning
 from bnbook.tables.arms import SIGMOID, WITH, WITHOUT
+from bnbook.tables.rate_map import rate_fact
 from bnbook.tables.start import significant
 
 PAPER = "Ioffe & Szegedy 2015"
@@ -274,7 +275,7 @@ def facts(table: pd.DataFrame) -> dict[str, Any]:
         shares = 100 * in_training(table, "share")[cell]
         found |= {
             f"{name}_accuracy": claims.fact(accuracies(table, nonlinearity)[depth, arm], 1, " %"),
-            f"{name}_rate": claims.fact([rate], 3),
+            f"{name}_rate": rate_fact(rate),
             f"{name}_start": claims.fact([start], 0),
             f"{name}_share": claims.fact(shares, 1, " %"),
         }
