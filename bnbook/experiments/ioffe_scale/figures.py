@@ -34,12 +34,13 @@ def draw_sizes(ax: Axes, table: pd.DataFrame, rule: str, eps: float | None = Non
 def draw_departure(ax: Axes, table: pd.DataFrame) -> None:
     """Draw how far BN(aWu) departs from BN(Wu) at a fixed eps, both layers, against a."""
     rows = table[(table["rule"] == "fixed") & (table["a"] != 1)]
-    for (colour, marker, dashes), (eps, own) in zip(EPS_STYLES, rows.groupby("eps"), strict=False):
+    for (colour, marker, dashes), (_, own) in zip(EPS_STYLES, rows.groupby("eps"), strict=False):
+        power = np.log10(own["eps"].iloc[0])
         for layer, fill in (("linear", colour), ("convolution", "white")):
             mean = 100 * own[own["layer"] == layer].groupby("a")["output"].mean()
             (line,) = ax.plot(
                 mean.index, mean, color=colour, marker=marker, ms=5, mfc=fill, lw=1.2,
-                label=rf"$\epsilon = 10^{{{np.log10(eps):.0f}}}$, {layer}",
+                label=rf"$\epsilon = 10^{{{power:.0f}}}$, {layer}",
             )  # fmt: skip
             if dashes:
                 line.set_dashes(dashes)
