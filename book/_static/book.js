@@ -221,11 +221,54 @@ function sortable(table, rows) {
   });
 }
 
+// What a link to an equation, figure, table or exercise of the page points at is shown beside it,
+// under the pointer or with the focus of the keyboard; Escape hides it.
+function showPreviews() {
+  if (!window.matchMedia("(hover: hover)").matches) {
+    return;
+  }
+  const card = document.createElement("div");
+  card.className = "preview";
+  card.inert = true; // a reader of the screen follows the link
+  card.hidden = true;
+  let waiting = 0;
+  const hide = () => {
+    window.clearTimeout(waiting);
+    card.hidden = true;
+  };
+  const show = (link, target) => {
+    const copy = target.cloneNode(true);
+    copy.querySelectorAll("button, .headerlink, mjx-assistive-mml").forEach((one) => one.remove());
+    [copy, ...copy.querySelectorAll("[id]")].forEach((one) => one.removeAttribute("id"));
+    card.replaceChildren(copy);
+    card.hidden = false;
+    const { left, top, bottom } = link.getBoundingClientRect();
+    const below = bottom + card.offsetHeight + 12 < window.innerHeight;
+    card.style.top = `${below ? bottom + 6 : Math.max(6, top - card.offsetHeight - 6)}px`;
+    card.style.left = `${Math.max(6, Math.min(left, window.innerWidth - card.offsetWidth - 20))}px`;
+  };
+  for (const link of document.querySelectorAll('.bd-article a.internal[href^="#"]')) {
+    const found = document.getElementById(decodeURIComponent(link.hash.slice(1)));
+    const target = found && found.closest("figure, div.math, table, .admonition");
+    if (target && !target.contains(link)) {
+      link.addEventListener("pointerenter", () => {
+        waiting = window.setTimeout(show, 200, link, target);
+      });
+      link.addEventListener("focus", () => show(link, target));
+      link.addEventListener("pointerleave", hide);
+      link.addEventListener("blur", hide);
+    }
+  }
+  document.addEventListener("keydown", (event) => event.key === "Escape" && hide());
+  document.body.append(card);
+}
+
 document.addEventListener("DOMContentLoaded", nameSidebarArrows);
 document.addEventListener("DOMContentLoaded", labelCells);
 document.addEventListener("DOMContentLoaded", filterLedger);
 document.addEventListener("DOMContentLoaded", boxFigures);
 document.addEventListener("DOMContentLoaded", letFiguresGrow);
+document.addEventListener("DOMContentLoaded", showPreviews);
 document.addEventListener("DOMContentLoaded", sayExcerptsInWords);
 window.addEventListener("resize", fitFormulas);
 window.addEventListener("resize", letBoxesScroll);

@@ -355,6 +355,56 @@ def test_a_figure_is_enlarged_by_keyboard_and_escape_ends_it(chromium, roots):
     context.close()
 
 
+def test_a_link_shows_what_it_points_at(chromium, roots):
+    """By pointer and by keyboard; the copy has no id of its own, and goes with Escape."""
+    context = open_context(chromium, "light", 1280)
+    page = context.new_page()
+    page.goto(f"{roots['http']}/book/11-transform.html")
+    page.wait_for_function("document.querySelector('mjx-container') !== null")
+    card = page.locator(".preview")
+    link = page.locator(".bd-article a[href='#equation-eq-transform-line']").first
+    ids = "() => [...document.querySelectorAll('[id]')].map((one) => one.id)"
+    before = page.evaluate(ids)
+    assert not card.is_visible()
+    link.hover()
+    card.wait_for(state="visible")
+    assert card.locator("mjx-container").count() >= 1
+    assert page.evaluate(ids) == before
+    page.mouse.move(0, 0)
+    card.wait_for(state="hidden")
+    link.focus()
+    assert card.is_visible()
+    box, window = card.bounding_box(), page.viewport_size
+    assert box["x"] >= 0
+    assert box["x"] + box["width"] <= window["width"]
+    assert box["y"] >= 0
+    page.keyboard.press("Escape")
+    assert not card.is_visible()
+    context.close()
+
+
+ORDER = """() => {
+    const seen = [...document.querySelectorAll(
+        ".bd-article h1, .bd-article h2, .bd-article h3, .bd-article p, .bd-article figure")]
+        .filter((one) => one.offsetParent !== null && !one.closest(
+            "table, .cell_output, .sd-row, .explorable, figcaption, details, .topic, .dropdown"));
+    return seen.map((one) => one.getBoundingClientRect().top + window.scrollY);
+}"""
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("name", ["index.html", "book/11-transform.html", "book/the-answer.html"])
+def test_what_is_read_first_stands_first(chromium, roots, name, width):
+    """The order of the document, which a screen reader follows, is the one from top to bottom."""
+    context = open_context(chromium, "light", width)
+    page = context.new_page()
+    page.goto(f"{roots['http']}/{name}")
+    tops = page.evaluate(ORDER)
+    assert len(tops) > 5
+    assert tops == sorted(tops)
+    context.close()
+
+
 LUMINANCE = """async (image) => {
     const bitmap = await createImageBitmap(await (await fetch(image)).blob());
     const canvas = new OffscreenCanvas(bitmap.width, bitmap.height);
