@@ -8,6 +8,7 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 import pytest
+from bs4 import BeautifulSoup
 from hypothesis import given
 from hypothesis import strategies as st
 from nbformat import v4
@@ -507,3 +508,32 @@ def test_a_narrow_screen_is_shown_the_drawing_that_was_made_for_it(site, content
     assert [image["src"] for image in page("img")] == ["../_images/a.svg", "../_images/b.svg"]
     assert source.parent.img["alt"] == "a"
     assert (site.root / "_build/html/_images/a.narrow.svg").read_text() == SVG
+
+
+def test_a_figure_leads_to_its_record(site, content):
+    site.write_ledger(content)
+    site.write("_build/figures/ioffe_fig1-curves.svg", SVG)
+    site.write("a.svg", SVG)
+    figure = "```{{figure}} ../{}.svg\n:alt: a\n\nA picture.\n```\n"
+    figures = figure.format("_build/figures/ioffe_fig1-curves") + figure.format("a")
+    site.write("book/one.md", "# One\n\n" + figures)
+    assert site.build() == (0, "")
+    ours, other = site.page("book/one")("figure")
+    assert "A picture. Record." in " ".join(ours.text.split())
+    (link,) = ours("a", class_="external") + ours("a", class_="internal")
+    assert link["href"] == "ledger.html#experiment-ioffe-fig1"
+    assert "Record" not in other.text
+
+
+def test_figures_of_the_book_lead_to_their_record_and_the_code_that_draws_them(book):
+    html = (book / "book" / "31-one-rate-two-networks.html").read_text("utf-8")
+    captions = BeautifulSoup(html, "html.parser").select("figcaption .caption-text")
+    found = [[link["href"] for link in caption("a", string=["Record", "code"])]
+             for caption in captions]  # fmt: skip
+    code = "https://github.com/bnbook/bnbook/blob/main/bnbook/experiments/{}/figures.py"
+    assert {drawn.split("/")[-2] for _, drawn in found} == {"bjorck_fig1", "bjorck_map"}
+    for record, drawn in found:
+        name = drawn.split("/")[-2]
+        assert (record, drawn) == (
+            f"ledger.html#experiment-{name.replace('_', '-')}", code.format(name)
+        )  # fmt: skip

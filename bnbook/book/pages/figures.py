@@ -1,7 +1,8 @@
-"""Figures on a phone: the file that was drawn for one stands beside each figure's own."""
+"""Figures: the file drawn for a phone beside each figure's own, and where a figure comes from."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from urllib.parse import quote
 
@@ -9,7 +10,11 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.writers.html5 import HTML5Translator
 
+from bnbook import experiments
+
 _NARROW = "bnbook-narrow"
+_DRAWN = re.compile(r"_build/figures/(\w+)-[\w-]+\.svg$")
+_LEDGER = "book/ledger"
 WIDEST = 600
 """Width of a screen, in pixels, up to which the narrow drawing is shown."""
 
@@ -32,6 +37,27 @@ def copy_narrow(app: Sphinx, doctree: nodes.document, _page: str) -> None:
     for image in doctree.findall(nodes.image):
         if _NARROW in image and image[_NARROW] in app.env.images:
             app.builder.images[image[_NARROW]] = app.env.images[image[_NARROW]][1]
+
+
+def tell_source(app: Sphinx, doctree: nodes.document, page: str) -> None:
+    """End a figure's caption with links to its record's claims and to the code that draws it.
+
+    A Sphinx ``doctree-resolved`` listener.
+    """
+    options = app.config.html_theme_options
+    place = "{repository_url}/blob/{repository_branch}/bnbook/experiments/{name}/figures.py"
+    for figure in doctree.findall(nodes.figure):
+        image, caption = figure.next_node(nodes.image), figure.next_node(nodes.caption)
+        drawn = _DRAWN.search(image["uri"]) if image and caption else None
+        if caption and drawn and drawn[1] in experiments.names():
+            ledger = app.builder.get_relative_uri(page, _LEDGER)
+            links = {"Record": f"{ledger}#{nodes.make_id(f'experiment-{drawn[1]}')}"}
+            if "repository_url" in options:
+                links["code"] = place.format(name=drawn[1], **options)
+            for text, to in links.items():
+                before = " " if text == "Record" else ", "
+                caption += [nodes.Text(before), nodes.reference("", text, refuri=to)]
+            caption += nodes.Text(".")
 
 
 def visit_image(translator: HTML5Translator, node: nodes.image) -> None:
@@ -58,3 +84,4 @@ def setup(app: Sphinx) -> None:
     app.add_node(nodes.image, override=True, html=(visit_image, depart_image))
     app.connect("doctree-read", find_narrow, priority=900)
     app.connect("doctree-resolved", copy_narrow)
+    app.connect("doctree-resolved", tell_source)
