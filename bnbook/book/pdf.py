@@ -70,7 +70,7 @@ def parts(root: Path) -> Parts:
     """Return the book's parts and their pages, in order; notebooks are left to the web."""
     toc = yaml.safe_load((root / "_toc.yml").read_text("utf-8"))
     found: list[tuple[str, Sequence[str]]] = [("The Batch Normalization Book", [toc["root"]])]
-    for part in toc["parts"]:
+    for part in toc.get("parts", ()):
         found.append((part["caption"], [chapter["file"] for chapter in part["chapters"]]))
     return found
 

@@ -54,6 +54,7 @@ MISUSES = {
         ("project", "--workers 0", "workers must be at least 1, found 0"),
         ("project", "--workers 1000000", "workers must be at most"),
     ],
+    "pdf": [("empty", "", NO_BOOK), ("bare", "", "run `bnbook build`")],
     "check": [("empty", "", NO_BOOK), ("bare", "", NO_RECORDS), ("bare", "--json", NO_RECORDS)],
     "judge": [
         ("empty", "", NO_BOOK),
