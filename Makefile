@@ -26,7 +26,7 @@ pdf: book ## print the built pages as one PDF beside them; needs Chromium
 
 test: .venv/.installed ## run all tests that this machine can run, the fast ones on every core first
 	@$(BIN)/python -m pytest --numprocesses auto --dist loadfile -m "not (slow or browser or network)"; fast=$$?; \
-	$(BIN)/python -m pytest -m "slow or browser or network" && exit $$fast
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile -m "slow or browser or network" && exit $$fast
 
 matrix: .venv/.installed ## run the tests that compute as other processors would, on one thread and two
 	@$(BIN)/python -m tests.matrix
