@@ -512,16 +512,16 @@ def test_a_narrow_screen_is_shown_the_drawing_that_was_made_for_it(site, content
 
 def test_a_figure_leads_to_its_record(site, content):
     site.write_ledger(content)
-    site.write("_build/figures/ioffe_fig1-curves.svg", SVG)
+    site.write("_build/figures/toy_fig1-curves.svg", SVG)
     site.write("a.svg", SVG)
     figure = "```{{figure}} ../{}.svg\n:alt: a\n\nA picture.\n```\n"
-    figures = figure.format("_build/figures/ioffe_fig1-curves") + figure.format("a")
+    figures = figure.format("_build/figures/toy_fig1-curves") + figure.format("a")
     site.write("book/one.md", "# One\n\n" + figures)
     assert site.build() == (0, "")
     ours, other = site.page("book/one")("figure")
     assert "A picture. Record." in " ".join(ours.text.split())
     (link,) = ours("a", class_="external") + ours("a", class_="internal")
-    assert link["href"] == "ledger.html#experiment-ioffe-fig1"
+    assert link["href"] == "ledger.html#experiment-toy-fig1"
     assert "Record" not in other.text
 
 

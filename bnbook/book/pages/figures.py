@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from urllib.parse import quote
@@ -9,8 +10,6 @@ from urllib.parse import quote
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.writers.html5 import HTML5Translator
-
-from bnbook import experiments
 
 _NARROW = "bnbook-narrow"
 _DRAWN = re.compile(r"_build/figures/(\w+)-[\w-]+\.svg$")
@@ -49,7 +48,7 @@ def tell_source(app: Sphinx, doctree: nodes.document, page: str) -> None:
     for figure in doctree.findall(nodes.figure):
         image, caption = figure.next_node(nodes.image), figure.next_node(nodes.caption)
         drawn = _DRAWN.search(image["uri"]) if image and caption else None
-        if caption and drawn and drawn[1] in experiments.names():
+        if caption and drawn and _is_judged(Path(app.srcdir), drawn[1]):
             ledger = app.builder.get_relative_uri(page, _LEDGER)
             links = {"Record": f"{ledger}#{nodes.make_id(f'experiment-{drawn[1]}')}"}
             if "repository_url" in options:
@@ -58,6 +57,11 @@ def tell_source(app: Sphinx, doctree: nodes.document, page: str) -> None:
                 before = " " if text == "Record" else ", "
                 caption += [nodes.Text(before), nodes.reference("", text, refuri=to)]
             caption += nodes.Text(".")
+
+
+def _is_judged(root: Path, experiment: str) -> bool:
+    claims = root / "results" / "claims" / f"{experiment}.json"
+    return claims.is_file() and bool(json.loads(claims.read_text("utf-8"))["claims"])
 
 
 def visit_image(translator: HTML5Translator, node: nodes.image) -> None:
