@@ -6,6 +6,7 @@ import re
 import pytest
 
 from bnbook import experiments
+from bnbook.book import blocks
 from bnbook.book.pages import evidence, settings
 from bnbook.evidence import ledger, records
 from bnbook.sweeps import sweep
@@ -16,18 +17,13 @@ PAGES = [*sorted((ROOT / "book").glob("*.md")), ROOT / "index.md"]
 TYPED_RESULT = re.compile(r"\d\s?%(?! interval)|\d×|\d points|\bp = 0\.\d")
 
 
-def blocks(path):
-    """Python code blocks of a page, with the line where each begins."""
-    text = path.read_text("utf-8")
-    return [
-        (text[: match.start()].count("\n") + 1, match[1])
-        for match in re.finditer(r"```python\n(.*?)```", text, re.DOTALL)
-    ]
-
-
 @pytest.mark.parametrize(
     ("path", "code"),
-    [pytest.param(p, code, id=f"{p.stem}:{line}") for p in PAGES for line, code in blocks(p)],
+    [
+        pytest.param(p, block.code, id=f"{p.stem}:{block.line}")
+        for p in PAGES
+        for block in blocks.of_page(p, p.read_text("utf-8"))
+    ],
 )
 def test_code_on_pages_runs(path, code, monkeypatch, tmp_path, capsys):
     """With quick profiles that are smaller still, and nothing kept."""

@@ -13,6 +13,7 @@ from bnbook.errors import BnbookError
 from bnbook.layers import ensemble
 from bnbook.layers.norm import BatchNorm, FusedBatchNorm, LayerNorm, LeanBatchNorm, fold
 from bnbook.networks.models import MLP, ConvNet, ResNet
+from tests.layers.recurrent import Recurrent
 
 
 def randomise(model):
@@ -155,21 +156,6 @@ class Forked(nn.Module):
     def forward(self, x):
         y = self.linear(x)
         return self.one(y) + self.two(y)
-
-
-class Recurrent(nn.Module):
-    """tanh(BN(W x_t + U h)): one layer of BN for all time steps."""
-
-    def __init__(self):
-        super().__init__()
-        self.input, self.recurrent = nn.Linear(3, 4, bias=False), nn.Linear(4, 4, bias=False)
-        self.norm = BatchNorm(4)
-
-    def forward(self, x):
-        state = x.new_zeros(len(x), 4)
-        for step in x.unbind(1):
-            state = torch.tanh(self.norm(self.input(step) + self.recurrent(state)))
-        return state
 
 
 X = torch.randn(4, 3)

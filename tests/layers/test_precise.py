@@ -14,6 +14,7 @@ from bnbook.formulas.population import pooled_statistics
 from bnbook.layers import ensemble, precise
 from bnbook.layers.norm import BatchNorm, FusedBatchNorm, GroupNorm, LeanBatchNorm, PreciseBN
 from bnbook.networks.models import MLP
+from tests.layers.recurrent import Recurrent
 
 LAYERS = {
     "ours": BatchNorm,
@@ -255,21 +256,6 @@ def test_members_are_measured_each_on_its_own():
         precise.batch_norms(together).values(), precise.batch_norms(alone).values(), strict=True
     ):
         torch.testing.assert_close(mine.running_var[100:], own.running_var)
-
-
-class Recurrent(nn.Module):
-    """tanh(BN(W x_t + U h)): one layer of BN for all time steps."""
-
-    def __init__(self):
-        super().__init__()
-        self.input, self.recurrent = nn.Linear(3, 4, bias=False), nn.Linear(4, 4, bias=False)
-        self.norm = BatchNorm(4)
-
-    def forward(self, x):
-        state = x.new_zeros(len(x), 4)
-        for step in x.unbind(1):
-            state = torch.tanh(self.norm(self.input(step) + self.recurrent(state)))
-        return state
 
 
 def test_each_call_of_a_recurrent_layer_counts():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from urllib.parse import quote
@@ -10,6 +9,9 @@ from urllib.parse import quote
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.writers.html5 import HTML5Translator
+
+from bnbook.book.pages import evidence
+from bnbook.errors import BnbookError
 
 _NARROW = "bnbook-narrow"
 _DRAWN = re.compile(r"_build/figures/(\w+)-[\w-]+\.svg$")
@@ -48,7 +50,7 @@ def tell_source(app: Sphinx, doctree: nodes.document, page: str) -> None:
     for figure in doctree.findall(nodes.figure):
         image, caption = figure.next_node(nodes.image), figure.next_node(nodes.caption)
         drawn = _DRAWN.search(image["uri"]) if image and caption else None
-        if caption and drawn and _is_judged(Path(app.srcdir), drawn[1]):
+        if caption and drawn and _is_judged(app, drawn[1]):
             ledger = app.builder.get_relative_uri(page, _LEDGER)
             links = {"Record": f"{ledger}#{nodes.make_id(f'experiment-{drawn[1]}')}"}
             if "repository_url" in options:
@@ -59,9 +61,13 @@ def tell_source(app: Sphinx, doctree: nodes.document, page: str) -> None:
             caption += nodes.Text(".")
 
 
-def _is_judged(root: Path, experiment: str) -> bool:
-    claims = root / "results" / "claims" / f"{experiment}.json"
-    return claims.is_file() and bool(json.loads(claims.read_text("utf-8"))["claims"])
+def _is_judged(app: Sphinx, experiment: str) -> bool:
+    """Whether the ledger has claims of an experiment; what cannot be read is named elsewhere."""
+    try:
+        contents = evidence.read(Path(app.srcdir) / app.config.bnbook_results).contents
+    except BnbookError:
+        return False
+    return bool(contents.get(experiment, {}).get("claims"))
 
 
 def visit_image(translator: HTML5Translator, node: nodes.image) -> None:
