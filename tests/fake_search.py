@@ -12,6 +12,7 @@ class Config(fake.Config):
 
     seeds: tuple = (0, 1, 2)
     rates: tuple = (3.5, 3.6, 3.7, 3.8, 3.9)
+    places: tuple = ("here",)
 
 
 def split(config):

@@ -80,6 +80,7 @@ class Experiment:
     measure: Callable[[Config, Any], pd.DataFrame] | None = None
     split: Callable[[Config], list[Config]] | None = None
     rounds: Callable[[Config, pd.DataFrame], list[Config]] | None = None
+    searched: str = ""
     needs: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     plans: tuple[Plan, ...] = (Plan(),)
 
@@ -155,16 +156,17 @@ class Experiment:
         `table_of` gives the table of a run that ended, else None. A round is over when all of its
         runs ended; `rounds` sees none but those that it asked for.
         """
-        if self.rounds is None:
+        rounds = self.rounds
+        if rounds is None:
             return self.parts(config)
-        asked, table = list[Config](), pd.DataFrame()
-        while new := [run for run in self.rounds(config, table) if run not in asked]:
-            asked += new
-            found = [table_of(run) for run in new]
-            if any(each is None for each in found):
-                break
-            table = pd.concat([table, *found], ignore_index=True)
-        return asked
+        return [run for own in self._searches(config) for run in _asked(rounds, own, table_of)]
+
+    def _searches(self, config: Config) -> list[Config]:
+        """Return a config for each search of its own."""
+        if not self.searched:
+            return [config]
+        name = self.searched
+        return [replace(config, **{name: (value,)}) for value in getattr(config, name)]
 
     def fuses(self, part: Config) -> Hashable:
         """Return what two single runs must have in common to train as one ensemble."""
@@ -200,12 +202,27 @@ class Experiment:
         return pd.concat(tables, ignore_index=True)
 
     def _search(self, config: Config, device: str) -> pd.DataFrame:
-        """Run round after round, one run at a time, until none is asked for."""
-        table = pd.DataFrame()
-        while asked := self.rounds(config, table) if self.rounds else []:
-            found = [each for run in asked for each in self.together([run], Session(device))]
-            table = pd.concat([table, *found], ignore_index=True)
-        return table
+        """Run one search after the other, a run at a time, until none asks for more."""
+        tables: dict[Config, pd.DataFrame] = {}
+        while new := [run for run in self.asked(config, tables.get) if run not in tables]:
+            tables |= {run: self.together([run], Session(device))[0] for run in new}
+        return pd.concat([tables[run] for run in self.asked(config, tables.get)], ignore_index=True)
+
+
+def _asked(
+    rounds: Callable[[Config, pd.DataFrame], list[Config]],
+    config: Config,
+    table_of: Callable[[Config], pd.DataFrame | None],
+) -> list[Config]:
+    """Return what one search has asked for so far."""
+    asked, table = list[Config](), pd.DataFrame()
+    while new := [run for run in rounds(config, table) if run not in asked]:
+        asked += new
+        found = [table_of(run) for run in new]
+        if any(each is None for each in found):
+            break
+        table = pd.concat([table, *found], ignore_index=True)
+    return asked
 
 
 C = TypeVar("C", bound=Any)

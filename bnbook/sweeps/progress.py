@@ -78,13 +78,14 @@ class Progress:
         self.terminal = terminal and not self.silent
         self.pause, self.line = seconds[0], Every(seconds[1])
         self.lock, self.ended, self.closing = threading.Lock(), threading.Event(), ExitStack()
+        self.bar: tqdm[Any] | None = None
 
     def __enter__(self) -> Progress:
         """Start to show."""
         if self.silent or not self.open:
             return self
         sink = sys.stderr if self.terminal else self.closing.enter_context(open(os.devnull, "w"))
-        self.bar: tqdm[Any] = tqdm(
+        self.bar = tqdm(
             total=sum(each.members * each.steps for each in self.open.values()),
             initial=self._now()[0],
             unit=" steps",
@@ -102,6 +103,15 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         """Show the last state and stop."""
         self.closing.close()
+
+    def wants(self, work: Mapping[str, Work]) -> None:
+        """Add batches that a search asks for."""
+        with self.lock:
+            new = {batch: each for batch, each in work.items() if batch not in self.open}
+            self.open |= new
+            self.total += sum(each.members for each in new.values())
+        if self.bar is not None and self.bar.total is not None:
+            self.bar.total += sum(each.members * each.steps for each in new.values())
 
     def finished(self, batch: str, diverged: int) -> None:
         """Count a batch as done; `diverged` of its members did not stay finite."""
@@ -131,6 +141,7 @@ class Progress:
             steps, said = self._now()
         except (OSError, ValueError):
             return  # a report that was removed or is not whole; the next one will do
+        assert self.bar is not None, "it is shown from __enter__ on"
         self.bar.set_description_str(said, refresh=False)
         self.bar.update(steps - self.bar.n)
         self.bar.refresh()

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -342,7 +342,7 @@ class _Sweep:
     def carry_out(self, quiet: bool | None) -> None:
         """Train what is missing, and then what a plan asks for next, until the deadline."""
         self._carry_out(quiet)
-        while self._late() < 0 and self.look():
+        while self._late() < 0 and (self.look() or self.batches()):
             self._carry_out(quiet)
 
     def _carry_out(self, quiet: bool | None) -> None:
@@ -350,18 +350,15 @@ class _Sweep:
         todo = self.batches()
         missing = {key for batch in todo for key in batch.members}
         found = [self.kept.read(key) for key in self.parts if key not in missing]
-        work = {
-            batch.key: Work(
-                self.kept.progress(batch.key),
-                len(batch.parts),
-                getattr(batch.parts[0], "steps", 1),
-            )
-            for batch in todo
-        }
+        work = {batch.key: self._work(batch) for batch in todo}
         before = sum(store.diverged(record.table) for record in found)
         name = self.experiment.name
         with Progress(name, work, len(found), before, quiet) as progress:
             self._train(deque(todo), progress)
+
+    def _work(self, batch: Batch) -> Work:
+        steps = getattr(batch.parts[0], "steps", 1)
+        return Work(self.kept.progress(batch.key), len(batch.parts), steps)
 
     def _train(self, todo: deque[Batch], progress: Progress) -> None:
         running: dict[Future[Trained], Batch] = {}
@@ -385,6 +382,14 @@ class _Sweep:
             ended = [(future, running.pop(future)) for future in done]
             for future, batch in sorted(ended, key=lambda pair: _failed(pair[0])):
                 self._record(batch, future.result(), progress)
+            if ended and self.experiment.searched and self.look():
+                todo = self._next(running.values())
+                progress.wants({batch.key: self._work(batch) for batch in todo})
+
+    def _next(self, running: Iterable[Batch]) -> deque[Batch]:
+        """Return what is to be trained, in its order, beside what is being trained."""
+        busy = {key for batch in running for key in batch.members}
+        return deque(batch for batch in self.batches() if busy.isdisjoint(batch.members))
 
     def _late(self) -> float:
         """Seconds since the deadline, negative before it."""

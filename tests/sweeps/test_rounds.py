@@ -108,6 +108,50 @@ def test_a_search_sees_only_what_it_asked_for_and_whole_rounds():
     assert len(watched.asked(CONFIG, there.get)) == 7
 
 
+PLACES = replace(CONFIG, places=("here", "there"))
+APART = replace(EXPERIMENT, searched="places")
+
+
+def test_searches_of_their_own_go_to_their_ends_one_after_the_other(tmp_path, log):
+    """In the order of the field, and not a round of each in turn."""
+    table = sweep.sweep(APART, PLACES, members=1, cache=tmp_path / "a").table
+    seeds = [seed for [(seed, _)] in fake.logged(log)]
+    assert seeds == 2 * [0, 0, 0, 0, 0, 1, 2]
+    same(table, APART.run(PLACES))
+    one = sweep.sweep(EXPERIMENT, CONFIG, members=1, cache=tmp_path / "b").table
+    same(table, pd.concat([one, one], ignore_index=True))
+
+
+def test_a_search_of_its_own_does_not_wait_for_another():
+    row = pd.DataFrame({"value": [1.0], "step": [10]})
+    first = [run for run in fake_search.split(replace(PLACES, places=("there",)))
+             if run.seeds == (0,)]  # fmt: skip
+    ended = {run: row.assign(seed=0, rate=run.rates[0]) for run in first}
+    asked = APART.asked(PLACES, ended.get)
+    assert [sum(run.places == (place,) for run in asked) for place in PLACES.places] == [5, 7]
+    assert asked[:5] == APART.asked(replace(PLACES, places=("here",)), ended.get)
+
+
+def test_a_search_that_was_cut_short_goes_on_in_a_record(tmp_path, log, monkeypatch):
+    """In the second round of the first search, before the second has begun."""
+    expected = APART.run(PLACES)
+    (log / "log").unlink()
+    clock = [0.0]
+    how = {"members": 1, "quiet": True, "folder": tmp_path / "results"}
+    with monkeypatch.context() as patch:
+        patch.setattr(sweep, "_reserve", lambda budget: 0.0)
+        patch.setattr(session, "now", lambda: clock[0])
+        patch.setattr(time, "sleep", lambda _: clock.__setitem__(0, clock[0] + 1))
+        with pytest.raises(OutOfTimeError):
+            sweep.grow(APART, "quick", PLACES, cache=tmp_path / "a", budget=64.5, **how)
+    about = records.read(records.path(how["folder"], "fake_search", "quick")).provenance
+    assert (about["members"], about["missing"]) == (12, 6)
+    record = sweep.grow(APART, "quick", PLACES, cache=tmp_path / "b", **how)
+    same(record.table, expected)
+    ended = [member for batch in fake.logged(log, "ended") for member in batch]
+    assert len(ended) == 14
+
+
 def test_without_rounds_all_runs_are_wanted():
     plain = replace(EXPERIMENT, rounds=None)
     assert plain.asked(CONFIG, lambda run: None) == plain.parts(CONFIG)

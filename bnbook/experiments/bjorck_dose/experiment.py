@@ -116,6 +116,7 @@ EXPERIMENT = Experiment(
     axes=("networks", "arms", "lengths", "seeds", "learning_rates"),
     train=train,
     rounds=rounds,
+    searched="networks",
     columns=COLUMNS,
     claims=claims.CLAIMS,
     facts=claims.facts,
