@@ -58,12 +58,14 @@ def geometric(samples: Iterable[float], digits: int | None, unit: str = "") -> d
 def significant(samples: Iterable[float]) -> dict[str, Any]:
     """`geometric` with two significant digits.
 
-    Value and interval are written with powers of ten unless all lie from 0.01 to 10,000.
+    Value and interval are written with powers of ten unless all lie from 0.01 to 10,000 and none
+    is rounded away.
     """
     found = geometric(samples, None)
     shown = [found[key] for key in ("value", "low", "high") if found[key] is not None]
     if shown and min(shown) >= 0.01 and max(shown) < 1e4:
-        found["digits"] = max(0, 1 - math.floor(math.log10(found["value"])))
+        digits = max(0, 1 - math.floor(math.log10(found["value"])))
+        found["digits"] = digits if round(min(shown), digits) > 0 else None
     return found
 
 

@@ -177,6 +177,7 @@ def test_significant_digits():
         assert bjorck_start.significant([value])["digits"] == digits
     assert bjorck_start.significant([1.0, math.nan])["value"] is None
     assert bjorck_start.significant([1e-3, 1.0, 1e3])["digits"] is None  # a wide interval
+    assert bjorck_start.significant([4.0, 10.0, 60.0])["digits"] is None  # its low end, 0.45
     assert bjorck_start.geometric([1.0, 100.0], 1)["value"] == pytest.approx(10)
 
 

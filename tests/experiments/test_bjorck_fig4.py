@@ -11,7 +11,7 @@ from bnbook.errors import BnbookError
 from bnbook.experiments.bjorck_fig4 import claims as analysis
 from bnbook.experiments.bjorck_fig4 import figures
 from bnbook.experiments.bjorck_fig4.experiment import EXPERIMENT as bjorck_fig4
-from bnbook.experiments.bjorck_fig4.experiment import diverging
+from bnbook.experiments.bjorck_fig4.experiment import edge
 from bnbook.probes import landscape
 from bnbook.setups import first_steps
 from bnbook.tables.arms import AS_LONG, WITH, WITHOUT
@@ -19,7 +19,7 @@ from tests.judging import criterion
 
 SMALL = {
     "data": "digits", "seeds": (0, 1), "batch_size": 4, "n": 1, "layers": (2, 4, 6),
-    "learning_rates": (0.1, 1000.0), "fractions": 2, "updates": 1,
+    "learning_rates": (0.1, 1000.0), "fractions": 2, "updates": 1, "halvings": 1,
 }  # fmt: skip
 DEEP = {
     "data": "digits", "seeds": (0, 1, 2), "batch_size": 4, "n": 9, "layers": (4, 22, 40),
@@ -39,6 +39,7 @@ def made_up(rate=0.1, seeds=(0, 1, 2), loss=5000.0):
                         rows.append({
                             "arm": arm, "seed": seed, "learning_rate": 0.001, "update": 2,
                             "length": 4.0, "depth": 110, "batch_size": 128, "fraction": fraction,
+                            "edge": 0.001 / 3,
                             "loss": 2.0 * (most / 2.0) ** fraction, "layer": layer,
                             "channel": channel, "mean": 0.5,
                             "variance": 7.0 * math.exp(slope * layer * fraction),
@@ -71,11 +72,11 @@ def test_measures_on_a_table_with_known_truth():
     assert bjorck_fig4.facts(made_up(rate=-0.1))["high_fell"]["value"] == 3
 
 
-def test_the_seeds_that_are_drawn():
+def test_the_seed_that_is_drawn():
     table = made_up(seeds=(0, 1, 2, 3))
-    assert (analysis.middle_seed(table), analysis.steepest_seed(table)) == (2, 3)
+    assert analysis.middle_seed(table) == 2
     calm = made_up(loss=900.0)  # nothing diverged
-    assert (analysis.middle_seed(calm), analysis.steepest_seed(calm)) == (0, 0)
+    assert analysis.middle_seed(calm) == 0
 
 
 @pytest.mark.parametrize(
@@ -116,7 +117,7 @@ def small_table():
 def test_a_small_run_has_every_layer_and_fraction(small_table):
     assert not small_table.duplicated(["arm", "seed", "fraction", "layer", "channel"]).any()
     assert sorted(small_table["layer"].unique()) == list(range(1, 8))
-    assert small_table["fraction"].unique().tolist() == [0.0, 0.5, 1.0, 3.0, 10.0]
+    assert small_table["fraction"].unique().tolist() == [0.0, 0.5, 1.0]
 
 
 def test_the_update_as_long_has_the_length_of_the_diverging_one(small_table):
@@ -146,14 +147,44 @@ def test_moments_before_and_after_the_update_by_hand(small_table):
         optimiser.step()
 
 
-def test_the_smallest_rate_that_diverges_is_taken():
-    config = bjorck_fig4.configure("quick", **{**SMALL, "seeds": (0,)})
+def test_the_edge_is_the_smallest_rate_that_diverges():
+    """Held against a scan of the first update over many rates."""
     batches = first_steps.minibatches("digits", 4, 2, 0, torch.device("cpu"))
-    update = diverging(config, batches)
-    assert (update.rate, update.number, update.diverges) == (1000.0, 1, True)
-    gentle = bjorck_fig4.configure("quick", **{**SMALL, "learning_rates": (1e-4, 1e-3)})
-    update = diverging(gentle, batches)
-    assert (update.rate, update.diverges) == (1e-3, False)
+    model = first_steps.network(WITHOUT, 0, 1, torch.device("cpu"))
+    _, gradients = landscape.gradient(model, first_steps.objective(model, batches[0]))
+    after = first_steps.objective(model, batches[1])
+    scanned = [
+        rate for rate in np.geomspace(0.1, 1000, 200)
+        if not landscape.loss_after(model, after, [-rate * g for g in gradients], 1.0) <= 1000
+    ]  # fmt: skip
+
+    def found(**changes):
+        config = bjorck_fig4.configure("quick", **{**SMALL, "seeds": (0,), **changes})
+        return edge(config, batches)
+
+    width = 1e4 ** (1 / 2**8) * 1e4 ** (1 / 199)  # of the bisection, and of the scan
+    assert 1 / width < found(halvings=8) / scanned[0] < width
+    assert found(halvings=0) == 1000.0
+    assert found(learning_rates=(1e-4, 1e-3)) == 1e-3  # none diverges
+    assert found(learning_rates=(500.0, 1000.0)) == 500.0  # all do
+
+
+def test_the_update_is_made_at_a_multiple_of_the_edge(small_table):
+    updates = small_table[small_table["arm"] == WITHOUT].groupby("seed").first()
+    np.testing.assert_allclose(updates["learning_rate"], 3 * updates["edge"])
+    assert analysis.diverged(small_table).all()
+
+
+def test_largest_moments_are_those_of_the_channels():
+    table = made_up()
+    last = (table["fraction"] == 1.0) & (table["arm"] == WITHOUT) & (table["layer"] == 44)
+    table.loc[last & (table["channel"] == 1), ["mean", "variance"]] = -8.0, 1e20
+    table.loc[last & (table["channel"] == -1), ["mean", "variance"]] = 99.0, 1e30
+    most = analysis.largest_moments(table, 44)
+    assert (most["mean"] == 8.0).all()
+    assert (most["variance"] == 1e20).all()
+    facts = analysis.facts(table)
+    assert [facts[f"middle_beyond_{name}"]["value"] for name in ("mean", "variance")] == [0, 3]
 
 
 @pytest.fixture(scope="module")
@@ -192,7 +223,7 @@ def test_a_clipped_gradient_hides_the_divergence(monkeypatch):
         ({"layers": (8, 110)}, r"layers must lie in \[1, 109\]"),
         ({"learning_rates": (0.1, 0.01)}, "learning_rates must be positive and rising"),
         ({"learning_rates": (0.0, 0.01)}, "learning_rates must be positive and rising"),
-        ({"beyond": (1.0, 3.0)}, "beyond must be above 1"),
+        ({"times": 0.5}, "times must be at least 1 and halvings at least 0, found 0.5 and 2"),
         ({"fractions": 0}, "fractions must be at least 1, found 0"),
     ],
 )

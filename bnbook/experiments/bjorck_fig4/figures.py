@@ -16,7 +16,7 @@ from bnbook.experiments.bjorck_fig4 import claims
 from bnbook.plots import style
 from bnbook.tables.arms import AS_LONG, WITH, WITHOUT
 
-SHOWN = {0.2: 0.3, 0.6: 0.55, 1.0: 1.0, 3.0: 0.8}
+SHOWN = {0.2: 0.3, 0.6: 0.55, 1.0: 1.0}
 """Applied fractions of which the layers' growth is drawn, and how opaque."""
 
 
@@ -29,7 +29,6 @@ def draw_map(
     Channels are ordered by their variance after the update. Returned for a colour bar.
     """
     rows = table[(table["arm"] == arm) & (table["layer"] == layer) & (table["channel"] >= 0)]
-    rows = rows[rows["fraction"] <= 1]
     rows = rows[rows["seed"] == (rows["seed"].min() if seed is None else seed)]
     order = rows[rows["fraction"] == 1.0].sort_values("variance")["channel"]
     values = rows.pivot_table(index="fraction", columns="channel", values=column, dropna=False)
@@ -103,7 +102,7 @@ def _geometric_band(growth: pd.DataFrame) -> pd.DataFrame:
 def draw_loss(ax: Axes, table: pd.DataFrame) -> None:
     """Draw the loss against the applied part of the update, one line for each seed."""
     for arm in (WITHOUT, WITH, AS_LONG):
-        rows = table[(table["arm"] == arm) & (table["fraction"] <= 1)]
+        rows = table[table["arm"] == arm]
         course = rows.groupby(["seed", "fraction"])["loss"].first()
         for number, (_, run) in enumerate(course.groupby(level="seed")):
             losses = pd.Series(run.to_numpy(), 100 * run.index.get_level_values("fraction"))
@@ -116,21 +115,13 @@ def draw_loss(ax: Axes, table: pd.DataFrame) -> None:
 
 def maps(table: pd.DataFrame) -> Figure:
     """Means above and variances below in each probed layer, without BN, of the middle seed."""
-    return _maps(table, claims.middle_seed(table))
-
-
-def steepest(table: pd.DataFrame) -> Figure:
-    """The same of the seed whose variance grows most."""
-    return _maps(table, claims.steepest_seed(table))
-
-
-def _maps(table: pd.DataFrame, seed: int) -> Figure:
-    layers = sorted(table.loc[table["channel"] >= 0, "layer"].unique())
+    seed = claims.middle_seed(table)
+    layers = claims.probed(table)
     figure = style.new_figure(2, len(layers), 8, 5, sharey=True)
     for row, column in enumerate(("mean", "variance")):
         for place, layer in enumerate(layers):
             ax = figure.axes[row * len(layers) + place]
-            image = draw_map(ax, table, WITHOUT, int(layer), column, seed)
+            image = draw_map(ax, table, WITHOUT, layer, column, seed)
             ax.set(ylabel="" if place else "update applied (%)", xlabel="channel" if row else "")
             add_colour_bar(image)
     return figure
