@@ -54,11 +54,12 @@ def reached(table: pd.DataFrame) -> list[float] | None:
     """Return the least and the most that networks end at on training images, in per cent.
 
     Each network (arm, depth and minibatch) at the rate that is best for it there, means over seeds;
-    None where a table has no training accuracy.
+    None where a table has no training accuracy. Where runs differ in ``length``, each at its own.
     """
     if "training_accuracy" not in table:
         return None
-    last = table[table["step"] == table["step"].max()].dropna(subset="training_accuracy")
+    ended = table["step"] == table.get("length", table["step"].max())
+    last = table[ended].dropna(subset="training_accuracy")
     keys = [key for key in ("arm", "n", "batch_size") if key in last]
     mean = last.groupby([*keys, "learning_rate"])["training_accuracy"].mean()
     best = 100 * mean.groupby(level=keys).max()

@@ -33,7 +33,10 @@ PAPERS = {
     "Ioffe & Szegedy, figure 1": ("ioffe_fig1", SIGMOID),
 }
 """Heading -> the experiments that have a network of the paper's beside them, and its settings."""
-STARTS = {"without_bn": "He's; LeCun's with SELU", "many_devices": "He's"}
+STARTS = {
+    "without_bn": "He's; LeCun's with SELU", "many_devices": "He's",
+    "bjorck_one_layer": "He's in the branches; scaled once in one network",
+}  # fmt: skip
 """Initial weights of experiments that do not take the usual ones."""
 
 

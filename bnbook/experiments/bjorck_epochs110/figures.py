@@ -18,7 +18,7 @@ def curves(table: pd.DataFrame) -> Figure:
     shares = {"training_accuracy": "training accuracy (%)", "test_accuracy": "test accuracy (%)"}
     for ax, (column, label) in zip(figure.axes, shares.items(), strict=True):
         draw_curves(ax, table, column)
-        ax.set(ylabel=label, xlabel="share of training (%)")
+        ax.set(ylabel=label, xlabel="share of training (%)", ylim=(0, 102))
     handles = figure.axes[0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower center", ncols=2)
     return figure

@@ -195,6 +195,7 @@ CLAIMS = (
         measure=accuracy_share,
         bound=0.5,
         scale="ratio",
+        concerns="share of BN's gain in accuracy of one BN layer",
         premises=(Premise("every network ends above 95 % training accuracy", _trained),),
         revised=(
             claims.LATER + " Its value was a mean of each seed's share before, over the seeds where"

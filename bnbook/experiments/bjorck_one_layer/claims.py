@@ -1,0 +1,207 @@
+"""One BN layer and a scaled start in a network that needs BN: what its table says.
+
+The claims, their measures and bounds were written before any recorded run. A share is one of BN's
+gain over the network without BN, as in `bnbook.experiments.bjorck_last`; where that network never
+learns, it guesses, and the share is of all that BN makes of guessing.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bnbook.evidence import claims
+from bnbook.evidence.claims import Claim, Finding, Premise
+from bnbook.tables import searched, tuning
+from bnbook.tables.arms import LAST_ONLY, LSUV, WITH, WITHOUT
+from bnbook.tables.start import significant
+from bnbook.tables.usable import PAPER
+
+ARMS = (WITHOUT, WITH, LAST_ONLY, LSUV)
+NAMES = {WITHOUT: "without", WITH: "with", LAST_ONLY: "last", LSUV: "scaled"}
+"""The arms' names in facts."""
+TRAINED = 0.95
+"""Training accuracy from which a run trains, as in dose and response."""
+GROWS = 1.5
+"""Growth of the second moment a block from which a network counts as one that needs BN."""
+GAIN = 5.0
+"""Points of test accuracy that BN has to bring for a share of them to be told."""
+HALF = 0.5
+"""The weakest reading of "most" and of "nearly as well"; others' summary says two thirds."""
+TWENTIETH = 0.05
+"""Of BN's largest rate: two steps of the grid below it pass and three do not; a thousandth is what
+the paper's network without BN is left with."""
+
+
+def accuracies(table: pd.DataFrame, column: str = "test_accuracy") -> pd.DataFrame:
+    """Last accuracy of each arm at its own rate, in per cent: index seed, columns the arms."""
+    return 100 * pd.DataFrame({arm: searched.own(table, arm)[column] for arm in ARMS})
+
+
+def accuracy_share(table: pd.DataFrame, arm: str = LAST_ONLY) -> pd.DataFrame:
+    """What an arm gains over the network without BN, and what BN gains, in points, by seed."""
+    return _gains(accuracies(table), arm)
+
+
+def scaled_share(table: pd.DataFrame) -> pd.DataFrame:
+    """`accuracy_share` of the scaled start."""
+    return accuracy_share(table, LSUV)
+
+
+def largest(table: pd.DataFrame) -> pd.DataFrame:
+    """Largest rate that trains: index seed, columns the arms; NaN for none."""
+    return pd.DataFrame({arm: searched.largest(table, arm, TRAINED) for arm in ARMS})
+
+
+def rate_share(table: pd.DataFrame, arm: str = LAST_ONLY) -> pd.DataFrame:
+    """As `accuracy_share`, in the logarithm of the largest rate that trains."""
+    return _gains(pd.DataFrame(np.log(largest(table))), arm)
+
+
+def rate_of_bn(table: pd.DataFrame, arm: str = LAST_ONLY) -> pd.Series:
+    """Largest rate of an arm that trains, over BN's, by seed."""
+    rates = largest(table)
+    return pd.Series(rates[arm] / rates[WITH])
+
+
+def scaled_rate_of_bn(table: pd.DataFrame) -> pd.Series:
+    """`rate_of_bn` of the scaled start."""
+    return rate_of_bn(table, LSUV)
+
+
+def _gains(values: pd.DataFrame, arm: str) -> pd.DataFrame:
+    part, whole = values[arm] - values[WITHOUT], values[WITH] - values[WITHOUT]
+    return pd.DataFrame({"part": part, "whole": whole})
+
+
+def _grows(table: pd.DataFrame) -> Finding:
+    growth = table.loc[table["arm"] == WITHOUT, "growth"].mean()
+    return claims.at_least(float(growth), GROWS, " times", 1)
+
+
+def _gains_enough(table: pd.DataFrame) -> Finding:
+    return claims.at_least(accuracy_share(table)["whole"].mean(), GAIN, " points", 1)
+
+
+def _ends(table: pd.DataFrame, arms: tuple[str, ...]) -> Finding:
+    least = accuracies(table, "training_accuracy")[list(arms)].min().min(skipna=False)
+    return claims.at_least(float(least), 100 * TRAINED, " %", 1)
+
+
+def _trained(table: pd.DataFrame) -> Finding:
+    return _ends(table, (WITHOUT, WITH, LAST_ONLY))
+
+
+def _scaled_trained(table: pd.DataFrame) -> Finding:
+    return _ends(table, (WITHOUT, WITH, LSUV))
+
+
+def _inside(table: pd.DataFrame) -> Finding:
+    rates, edge = searched.chosen(table), table["learning_rate"].max()
+    out = [f"{arm} at {rates[arm]:g}" for arm in (WITH, LAST_ONLY, LSUV) if rates[arm] >= edge]
+    return tuning.at_no_end(out)
+
+
+GROWTH = Premise("without BN the activations grow by half or more a block", _grows)
+ENOUGH = Premise("BN gains five points of test accuracy or more", _gains_enough)
+INSIDE = Premise("no best rate of a network that is compared is the largest tried", _inside)
+ALL_TRAINED = Premise(
+    "without BN, with one layer and with BN every run at its best rate ends above 95 % training"
+    " accuracy",
+    _trained,
+)
+SCALED_TRAINED = Premise(
+    "without BN, from the scaled start and with BN every run at its best rate ends above 95 %"
+    " training accuracy",
+    _scaled_trained,
+)
+_WHERE = "32 layers of He's weights, trained to the end"
+
+CLAIMS = (
+    Claim(
+        id="bjorck.one_layer.accuracy",
+        paper=PAPER,
+        section=f"3.1; {_WHERE}",
+        statement="One BN layer before the classifier brings most of BN's gain in accuracy, two"
+        " thirds of it (as summarised by others).",
+        quantity="share of BN's gain in final test accuracy that one BN layer before the classifier"
+        " brings, each network at its best rate",
+        measure=accuracy_share,
+        bound=HALF,
+        scale="ratio",
+        premises=(GROWTH, ENOUGH, INSIDE, ALL_TRAINED),
+        concerns="share of BN's gain in accuracy of one BN layer",
+    ),
+    Claim(
+        id="bjorck.one_layer.rate",
+        paper=PAPER,
+        section=f"3.1; {_WHERE}",
+        statement="One BN layer before the classifier allows much larger learning rates (as we"
+        " recall the section; not verified here).",
+        quantity="largest rate that trains with one BN layer before the classifier, over that with"
+        " BN everywhere",
+        measure=rate_of_bn,
+        bound=TWENTIETH,
+        scale="log",
+        unit="×",
+        premises=(GROWTH,),
+    ),
+    Claim(
+        id="bjorck.one_layer.scaled",
+        paper=PAPER,
+        section=f"5; {_WHERE}",
+        statement="Initial weights scaled once, so that every layer's outputs have variance 1, do"
+        " nearly as well as BN (as we recall the remark; not verified here).",
+        quantity="share of BN's gain in final test accuracy that the scaled start brings, each"
+        " network at its best rate",
+        measure=scaled_share,
+        bound=HALF,
+        scale="ratio",
+        premises=(GROWTH, ENOUGH, INSIDE, SCALED_TRAINED),
+        concerns="share of BN's gain in accuracy of a scaled start",
+    ),
+    Claim(
+        id="bjorck.one_layer.scaled_rate",
+        paper="this book",
+        section=f"a scaled start removes the growth as BN does; {_WHERE}",
+        statement="If growth at the start is what forbids large rates, a start that is scaled once"
+        " allows rates within a factor of twenty of BN's.",
+        quantity="largest rate that trains from the scaled start, over that with BN everywhere",
+        measure=scaled_rate_of_bn,
+        bound=TWENTIETH,
+        scale="log",
+        unit="×",
+        kind="control",
+        premises=(GROWTH,),
+    ),
+)
+
+
+def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Return the numbers that the chapter quotes beside the claims, by name."""
+    tuned, rates = searched.chosen(table), largest(table)
+    found, fitted = accuracies(table), accuracies(table, "training_accuracy")
+    growth = table.groupby("arm")["growth"].mean()
+    said: dict[str, dict[str, Any]] = {
+        "layers": claims.fact([6 * int(table["n"].max()) + 2], 0),
+        "seeds": claims.fact([found[WITH].notna().sum()], 0),
+        "bn_gain": claims.fact((found[WITH] - found[WITHOUT]).dropna(), 1, " points"),
+        "lead_over_last": claims.fact((found[WITH] - found[LAST_ONLY]).dropna(), 1, " points"),
+        "lead_over_scaled": claims.fact((found[WITH] - found[LSUV]).dropna(), 1, " points"),
+    }
+    for arm, short in NAMES.items():
+        said |= {
+            f"{short}_rate": significant([tuned.get(arm, math.nan)]),
+            f"{short}_largest": significant(rates[arm].dropna()),
+            f"{short}_never": claims.fact([int(rates[arm].isna().sum())], 0),
+            f"{short}_accuracy": claims.fact(found[arm].dropna(), 1, " %"),
+            f"{short}_trained": claims.fact(fitted[arm].dropna(), 1, " %"),
+            f"{short}_growth": claims.fact([growth.get(arm, math.nan)], 2),
+        }
+    for arm in (LAST_ONLY, LSUV):
+        gains = rate_share(table, arm)
+        said[f"{NAMES[arm]}_rate_share"] = claims.ratio_fact(gains["part"], gains["whole"], 2)
+    return said
