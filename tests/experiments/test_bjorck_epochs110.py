@@ -147,3 +147,13 @@ def test_figures_and_facts(whole):
     assert ends == pytest.approx([44.1, 68.1, 10.0, 78.1])
     (ax,) = EXPERIMENT.figures["rates"](whole).axes
     assert all(np.isfinite(line.get_ydata()).all() for line in ax.lines)
+
+
+def test_a_record_that_has_just_begun_is_described_and_drawn(whole):
+    tuned = whole[whole["role"] == searched.TUNING]
+    for part in (whole.head(3), whole[whole["arm"] == WITH], tuned):
+        assert EXPERIMENT.facts(part).keys() == EXPERIMENT.facts(whole).keys()
+        for draw in EXPERIMENT.figures.values():
+            draw(part).draw_without_rendering()
+        judged = judging.assess(claims.CLAIMS, part, missing=1)
+        assert {each["verdict"] for each in judged.values()} == {"provisional"}

@@ -174,6 +174,7 @@ def test_figures_and_facts_on_the_made_up_table():
     assert found["without_guessing_small"]["value"] == 10
     assert found["without_largest"]["value"] == pytest.approx(0.001)
     assert found["without_first_loss"]["value"] == pytest.approx(54.5)
+    assert [found[f"without_first_{end}"]["value"] for end in ("least", "most")] == [50, 59]
     assert found["other_reading"]["value"] == 0
     left, right = EXPERIMENT.figures["shares"](made_up()).axes
     assert left.lines[0].get_ydata().tolist() == [0, 0, 100, 100, 100]
@@ -182,3 +183,13 @@ def test_figures_and_facts_on_the_made_up_table():
     crosses = [line for line in usual.lines if line.get_marker() == "x"]
     assert len(crosses) == 10
     assert not [line for line in small.lines if line.get_marker() == "x"]
+
+
+def test_a_record_that_has_just_begun_is_described_and_drawn():
+    whole = made_up()
+    for part in (whole.head(4), whole[whole["arm"] == WITH], whole[whole["seed"] == 0]):
+        assert EXPERIMENT.facts(part).keys() == EXPERIMENT.facts(whole).keys()
+        for draw in EXPERIMENT.figures.values():
+            draw(part).draw_without_rendering()
+        judged = judging.assess(claims.CLAIMS, part, missing=1)
+        assert {each["verdict"] for each in judged.values()} == {"provisional"}

@@ -204,3 +204,13 @@ def test_figures_and_facts(whole):
     assert largest == pytest.approx([0.001, 0.03, 0.1, 0.3])
     (ax,) = EXPERIMENT.figures["rates"](whole).axes
     assert len(ax.lines) == 8
+
+
+def test_a_record_that_has_just_begun_is_described_and_drawn(whole):
+    tuned = whole[whole["role"] == searched.TUNING]
+    for part in (whole.head(2), whole[whole["arm"] == LSUV], tuned):
+        assert EXPERIMENT.facts(part).keys() == EXPERIMENT.facts(whole).keys()
+        for draw in EXPERIMENT.figures.values():
+            draw(part).draw_without_rendering()
+        judged = judging.assess(claims.CLAIMS, part, missing=1)
+        assert {each["verdict"] for each in judged.values()} == {"provisional"}
