@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from bnbook import experiments
 from bnbook.bench import scaling
 from bnbook.errors import BnbookError
-from bnbook.evidence import claims, ledger, records
+from bnbook.evidence import claims, ledger, records, wording
 from bnbook.experiments import Experiment
 
 
@@ -220,11 +220,11 @@ def _folded(paper: str, found: Sequence[Found], adjusted: Mapping[str, float]) -
     """Return a paper's claims as a table that GitHub shows when its line is clicked."""
     lines = [
         _row(
-            f"{claim['statement']} ({claims.place(claim)}; {claim['kind']}; `{claim['id']}`)",
-            claims.format_value(claim, judged["value"]),
-            claims.format_interval(claim, judged),
+            f"{claim['statement']} ({wording.place(claim)}; {claim['kind']}; `{claim['id']}`)",
+            wording.format_value(claim, judged["value"]),
+            wording.format_interval(claim, judged),
             str(judged["n"]),
-            claims.format_p(adjusted.get(claim["id"])),
+            wording.format_p(adjusted.get(claim["id"])),
             profile,
             _verdict(claim, judged, adjusted),
         )
@@ -240,7 +240,7 @@ def _verdict(
     claim: Mapping[str, Any], judged: Mapping[str, Any], adjusted: Mapping[str, float]
 ) -> str:
     """Return the verdict in bold and what qualifies it."""
-    said = claims.reasons(claim, judged, adjusted.get(claim["id"]))
+    said = wording.reasons(claim, judged, adjusted.get(claim["id"]))
     return " ".join([f"**{judged['verdict']}**", *said])
 
 

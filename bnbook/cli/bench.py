@@ -15,7 +15,7 @@ from rich.table import Table
 from bnbook.cli.console import out, print_json
 from bnbook.errors import BnbookError
 from bnbook.evidence import records, timings
-from bnbook.evidence.claims import format_value
+from bnbook.evidence.wording import format_value
 from bnbook.sweeps.executors import say
 
 

@@ -29,7 +29,7 @@ from bnbook.cli.console import (
 from bnbook.cli.diagnose import diagnose
 from bnbook.cli.doctor import doctor
 from bnbook.errors import BnbookError
-from bnbook.evidence import claims, ledger, records
+from bnbook.evidence import ledger, records, wording
 from bnbook.sweeps.executors import say
 from bnbook.training.session import OutOfTimeError
 
@@ -324,8 +324,8 @@ def _print_rows(rows: list[judging.Row]) -> None:
         where = row.profile if row.source == "recorded" else f"{row.profile}, fresh"
         table.add_row(
             f"{row.claim['id']} ({row.claim['paper']}): {row.claim['statement']}",
-            claims.format_value(row.claim, row.judgement["value"]),
-            claims.format_interval(row.claim, row.judgement),
+            wording.format_value(row.claim, row.judgement["value"]),
+            wording.format_interval(row.claim, row.judgement),
             str(row.judgement["n"]),
             _verdict(row.judgement) + (" (CONFLICT)" if row.conflict else ""),
             where,
@@ -373,10 +373,10 @@ def compare(
         agree = "contradicted" if conflict else "compatible"
         table.add_row(
             claim["id"],
-            claims.format_value(claim, ours["value"]),
-            claims.format_interval(claim, ours),
-            claims.format_value(claim, yours["value"]),
-            claims.format_interval(claim, yours),
+            wording.format_value(claim, ours["value"]),
+            wording.format_interval(claim, ours),
+            wording.format_value(claim, yours["value"]),
+            wording.format_interval(claim, yours),
             f"{_verdict(ours)} / {_verdict(yours)}: {agree}",
         )
     out.print(table)

@@ -25,9 +25,9 @@ from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 import pandas as pd
-from scipy.special import bdtr, bdtrc, betaincinv, stdtr, stdtrit
 
 from bnbook.errors import BnbookError
+from bnbook.evidence.intervals import Estimate, binomial, crossed, fieller, interval, student
 
 T = TypeVar("T")
 
@@ -48,11 +48,6 @@ METHODS: dict[Scale, str] = {
     "share": "exact 95 % interval (Clopper and Pearson) of the share of seeds",
     "ratio": "95 % interval over seeds (Fieller's, of the ratio of two means)",
 }
-LEVEL = 0.95
-"""Coverage of the intervals that claims are judged by."""
-READABLE = 1e6
-"""From this size on a number is written with a power of ten."""
-SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 Finding = tuple[bool, str, str]
 """Whether a premise holds, what was found, and what was needed, in words."""
 LATER = "Its premises were written after this record had been seen."
@@ -171,20 +166,6 @@ class Claim:
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A value with its 95 % interval and the two-sided p value of the bound.
-
-    ``low`` and ``high`` are None without an interval; ``unbounded`` when a ratio's has no ends.
-    """
-
-    value: float | None = None
-    low: float | None = None
-    high: float | None = None
-    p: float | None = None
-    unbounded: bool = False
-
-
-@dataclass(frozen=True)
 class Judgement:
     """What a table says of a claim.
 
@@ -209,173 +190,6 @@ class Judgement:
     def as_dict(self) -> dict[str, Any]:
         """Return the fields, for a JSON file."""
         return {**asdict(self), "premises": list(self.premises)}
-
-
-def interval(
-    samples: Sequence[float], scale: Literal["linear", "log"] = "linear"
-) -> tuple[float, float, float]:
-    """Mean and two-sided 95 % Student-t interval of independent samples.
-
-    Parameters
-    ----------
-    samples : sequence of float
-        At least two finite numbers; positive when `scale` is ``log``.
-    scale : {"linear", "log"}
-        ``log`` gives the geometric mean and an interval that is symmetric in the logarithm.
-
-    Returns
-    -------
-    value, low, high : float
-
-    Raises
-    ------
-    BnbookError
-        With fewer than two samples, a sample that is not finite, or one that is not positive on
-        the log scale.
-    """
-    x = np.asarray(samples, dtype=float)
-    if x.ndim != 1 or x.size < 2 or not np.isfinite(x).all():
-        raise BnbookError(f"an interval needs two or more finite samples, found {x.tolist()}.")
-    if scale == "log":
-        if (x <= 0).any():
-            raise BnbookError(f"a log interval needs positive samples, found {x.tolist()}.")
-        value, low, high = interval(np.log(x).tolist())
-        return math.exp(value), math.exp(low), math.exp(high)
-    mean = float(x.mean())
-    half = float(stdtrit(x.size - 1, (1 + LEVEL) / 2) * x.std(ddof=1) / math.sqrt(x.size))
-    return mean, mean - half, mean + half
-
-
-def student(samples: Sequence[float], bound: float, log: bool = False) -> Estimate:
-    """`interval` with the p value of Student's test of the bound; of one sample no interval."""
-    if len(samples) == 1:
-        return Estimate(float(samples[0]))
-    x = np.log(samples) if log else np.asarray(samples, dtype=float)
-    error = float(x.std(ddof=1)) / math.sqrt(x.size)
-    p = _two_sided(float(x.mean()) - (math.log(bound) if log else bound), error, x.size - 1)
-    return Estimate(*interval(samples, "log" if log else "linear"), p)
-
-
-def _two_sided(distance: float, error: float, freedom: float) -> float:
-    """P value of Student's test; without spread 1 on the bound and 0 off it."""
-    if error == 0:
-        return float(distance == 0)
-    return float(2 * stdtr(freedom, -abs(distance / error)))
-
-
-def binomial(count: int, n: int, bound: float) -> Estimate:
-    """Share with Clopper and Pearson's exact 95 % interval and the p value that agrees with it.
-
-    Parameters
-    ----------
-    count, n : int
-        Of n seeds, those with the property.
-    bound : float
-        The share that is tested, in [0, 1]; the smaller tail is doubled, as the interval has it.
-
-    Returns
-    -------
-    Estimate
-
-    Notes
-    -----
-    Clopper and Pearson 1934: the ends are quantiles of beta distributions.
-    """
-    tail = (1 - LEVEL) / 2
-    low = float(betaincinv(count, n - count + 1, tail)) if count else 0.0
-    high = float(betaincinv(count + 1, n - count, 1 - tail)) if count < n else 1.0
-    below = float(bdtr(count, n, bound))
-    above = float(bdtrc(count - 1, n, bound)) if count else 1.0
-    return Estimate(count / n, low, high, min(1.0, 2 * min(below, above)))
-
-
-def fieller(part: Sequence[float], whole: Sequence[float], bound: float = 0.0) -> Estimate:
-    """Ratio of the means of two paired samples with Fieller's 95 % interval.
-
-    It never asks for the sign of a denominator: where the mean of `whole` is not clear of zero at
-    this level the interval has no ends, and `Estimate.unbounded` says so.
-
-    Parameters
-    ----------
-    part, whole : sequence of float
-        Paired, one each per seed.
-    bound : float
-        The ratio whose p value is given.
-
-    Returns
-    -------
-    Estimate
-        Without interval for one seed, or when the mean of `whole` is 0.
-
-    Notes
-    -----
-    Fieller 1954: the ratios r for which the mean of part - r whole does not differ from 0 by
-    Student's test.
-    """
-    x, y = np.asarray(part, dtype=float), np.asarray(whole, dtype=float)
-    a, b, n = float(x.mean()), float(y.mean()), x.size
-    value = a / b if b else None
-    if n < 2:
-        return Estimate(value)
-    (xx, xy), (_, yy) = np.cov(x, y) / n
-    square = float(stdtrit(n - 1, (1 + LEVEL) / 2)) ** 2
-    first, middle, last = b * b - square * yy, a * b - square * xy, a * a - square * xx
-    if first <= 0:
-        return Estimate(value, unbounded=True)
-    root = math.sqrt(max(0.0, middle * middle - first * last))
-    error = float((x - bound * y).std(ddof=1)) / math.sqrt(n)
-    p = _two_sided(a - bound * b, error, n - 1)
-    return Estimate(value, (middle - root) / first, (middle + root) / first, p)
-
-
-def crossed(values: np.ndarray, bound: float = 0.0) -> Estimate:
-    """Mean of a table of seeds by test images, both taken as drawn, with its 95 % interval.
-
-    Parameters
-    ----------
-    values : ndarray, (seeds, images)
-        Two or more of both, such as the difference of two networks' hits in points.
-    bound : float
-        The mean whose p value is given.
-
-    Returns
-    -------
-    Estimate
-
-    Notes
-    -----
-    Two-way analysis of variance without replication: the variance of the mean is estimated by
-    (MS_seeds + MS_images - MS_rest) / (seeds images), never less than its larger part, with
-    Satterthwaite's degrees of freedom.
-    """
-    seeds, images = values.shape
-    mean = float(values.mean())
-    rows, columns = values.mean(1), values.mean(0)
-    of_seeds = images * float(rows.var(ddof=1))
-    of_images = seeds * float(columns.var(ddof=1))
-    rest = values - rows[:, None] - columns[None, :] + mean
-    freedom = (seeds - 1) * (images - 1)
-    of_rest = float(np.square(rest).sum()) / freedom
-    whole = max(of_seeds + of_images - of_rest, of_seeds, of_images)
-    if whole == 0:
-        return Estimate(mean, mean, mean, float(mean == bound))
-    spread = of_seeds**2 / (seeds - 1) + of_images**2 / (images - 1) + of_rest**2 / freedom
-    degrees = max(seeds - 1.0, whole**2 / spread)
-    error = math.sqrt(whole / values.size)
-    half = float(stdtrit(degrees, (1 + LEVEL) / 2)) * error
-    return Estimate(mean, mean - half, mean + half, _two_sided(mean - bound, error, degrees))
-
-
-def holm(p: Mapping[str, float]) -> dict[str, float]:
-    """Adjust p values of several claims so that the chance of any false verdict stays at its level.
-
-    Holm 1979: the k-th smallest of m is multiplied by m - k + 1; none falls below one before it.
-    """
-    adjusted, worst = {}, 0.0
-    for k, name in enumerate(sorted(p, key=lambda name: p[name])):
-        worst = max(worst, min(1.0, (len(p) - k) * p[name]))
-        adjusted[name] = worst
-    return adjusted
 
 
 def fact(samples: Iterable[float], digits: int | None, unit: str = "") -> dict[str, Any]:
@@ -528,95 +342,6 @@ def conflict(recorded: Mapping[str, Any], fresh: Mapping[str, Any]) -> bool:
     if recorded["low"] is None or fresh["low"] is None:
         return "inconclusive" not in verdicts
     return bool(recorded["high"] < fresh["low"] or fresh["high"] < recorded["low"])
-
-
-def reasons(
-    claim: Mapping[str, Any], judgement: Mapping[str, Any], adjusted: float | None = None
-) -> list[str]:
-    """Say in sentences what qualifies a verdict: premises, members, the adjustment, revisions.
-
-    Parameters
-    ----------
-    claim, judgement : mapping
-        `Claim.describe` and `Judgement.as_dict`.
-    adjusted : float, optional
-        The p value adjusted over the claims of the paper.
-
-    Returns
-    -------
-    list of str
-    """
-    said = [
-        f"Premise that fails: {premise['statement']} (found {premise['found']}, needed"
-        f" {premise['needed']})."
-        for premise in judgement.get("premises", ())
-        if not premise["holds"]
-    ]
-    if not judgement["n"]:
-        said.append("No seed has a value.")
-    if missing := judgement.get("missing", 0):
-        said.append(f"{missing} member{'s' * (missing > 1)} of the record missing.")
-    if judgement.get("unbounded"):
-        said.append("The interval has no ends, for what it divides by is not clear of zero.")
-    changed = adjusted is not None and adjusted > 1 - LEVEL
-    if changed and judgement["verdict"] in DECIDED:
-        said.append("Inconclusive when adjusted over the claims of its paper.")
-    if claim.get("revised"):
-        said.append(claim["revised"])
-    return said
-
-
-def place(claim: Mapping[str, Any]) -> str:
-    """Say where in its paper a claim stands: a section by its number, anything else as it is."""
-    section = claim["section"]
-    return f"section {section}" if section[:1].isdigit() else str(section)
-
-
-def format_value(claim: Mapping[str, Any], number: float | None) -> str:
-    """Round a claim's number to its digits, with its unit; an en dash when there is none.
-
-    Without digits, when it is too large to read, and of exact claims where it is small, it is
-    written with a power of ten.
-    """
-    if number is None:
-        return "–"  # noqa: RUF001
-    digits = claim["digits"]
-    small = claim.get("exact") and abs(number) < 0.01
-    if digits is None or small or abs(number) >= READABLE:
-        return f"{_power_of_ten(number)}{claim['unit']}"
-    text = f"{number:.{digits}f}"
-    if float(text) == 0:
-        text = text.lstrip("-")
-    return f"{text.replace('-', '−')}{claim['unit']}"
-
-
-def format_p(p: float | None) -> str:
-    """Write a p value: three decimals, below 0.001 as that; an en dash when there is none."""
-    if p is None:
-        return "–"  # noqa: RUF001
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def _power_of_ten(number: float) -> str:
-    """Write a number with two digits, such as ``1.2 × 10⁻¹⁵``."""
-    if number == 0:
-        return "0"
-    mantissa, exponent = f"{number:.1e}".replace("-", "−").split("e")
-    raised = str(int(exponent.replace("−", "-"))).translate(SUPERSCRIPTS)
-    return f"{mantissa} × 10{raised}"
-
-
-def format_interval(claim: Mapping[str, Any], judgement: Mapping[str, Any]) -> str:
-    """Write the interval as ``low to high``, rounded as the value is."""
-    if claim.get("exact"):
-        return "worst of all"
-    if judgement.get("unbounded"):
-        return "without ends"
-    if judgement["low"] is None:
-        return "–"  # noqa: RUF001
-    bare = {**claim, "unit": ""}
-    low, high = (format_value(bare, judgement[end]) for end in ("low", "high"))
-    return f"{low} to {high}{claim['unit']}"
 
 
 def assess(

@@ -18,15 +18,9 @@ import pandas as pd
 from bnbook import files
 from bnbook.errors import BnbookError
 from bnbook.evidence import records
-from bnbook.evidence.claims import (
-    Claim,
-    assess,
-    format_interval,
-    format_value,
-    holm,
-    judge,
-    reasons,
-)
+from bnbook.evidence.claims import Claim, assess, judge
+from bnbook.evidence.intervals import holm
+from bnbook.evidence.wording import format_interval, format_value, reasons
 
 RECORD_FIELDS = (
     "seeds", "data", "device", "processor", "cores", "system", "seconds", "date", "commit",

@@ -15,7 +15,8 @@ from typing import Any
 
 import pandas as pd
 
-from bnbook.evidence.claims import fact, format_value
+from bnbook.evidence.claims import fact
+from bnbook.evidence.wording import format_value
 
 OURS = "ours"
 PRODUCT = "matrix product"

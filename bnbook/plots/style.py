@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from scipy.special import stdtrit
 
 from bnbook import files
-from bnbook.evidence.claims import LEVEL
+from bnbook.evidence.intervals import LEVEL
 from bnbook.plots import narrow
 from bnbook.tables.arms import (
     AFFINE_ONLY,

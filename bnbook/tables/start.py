@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from bnbook.errors import BnbookError
-from bnbook.evidence import claims
+from bnbook.evidence import claims, intervals
 from bnbook.evidence.claims import Premise
 from bnbook.tables.arms import WITH, WITHOUT
 
@@ -51,7 +51,7 @@ def geometric(samples: Iterable[float], digits: int | None, unit: str = "") -> d
         return claims.fact([], digits, unit)
     if x.size == 1:
         return claims.fact(x, digits, unit)
-    value, low, high = claims.interval(x.tolist(), "log")
+    value, low, high = intervals.interval(x.tolist(), "log")
     return {"value": value, "low": low, "high": high, "digits": digits, "unit": unit}
 
 

@@ -13,7 +13,7 @@ from bnbook.sweeps import store
 
 BASE = '''
 from bnbook import errors
-from bnbook.evidence import claims
+from bnbook.evidence import claims, intervals
 from bnbook.evidence.records import root, read
 LIMIT = 3
 @dataclass
@@ -22,11 +22,11 @@ class Config:
 def run():
     """Say."""
     from bnbook.book.pages import evidence
-    return helper(LIMIT) + claims.LEVEL + root() + evidence.duration(1)
+    return helper(LIMIT) + intervals.LEVEL + root() + evidence.duration(1)
 def helper(x):
     return x  # same
 def draw():
-    return claims.interval + read()
+    return intervals.interval + read()
 '''
 
 
@@ -47,13 +47,16 @@ def digests(tmp_path, monkeypatch):
     [
         ("Say.", "Say more."),
         ("# same", "# other"),
-        ("claims.interval + read()", "2"),
+        ("intervals.interval + read()", "2"),
         ("root, read", "root"),
         ("steps: int", "stages: int"),
         ("from bnbook import errors\n", ""),
         ("def run()", "def run() -> float"),
         ("helper(x)", "helper(x: float)"),
-        ("from bnbook.evidence import claims", "import bnbook.evidence.claims as claims"),
+        (
+            "from bnbook.evidence import claims, intervals",
+            "import bnbook.evidence.claims as claims\nfrom bnbook.evidence import intervals",
+        ),
         ("import root, read", "import read, root"),
     ],
 )
@@ -88,7 +91,7 @@ FORM = "5d71a6a5dc99542fd20d978298a55c5b2ffaf7acfed9c2154019a05342f9d92d"
 """Digest of a form, as Python 3.11 gives it; the newest Python has to agree."""
 
 LOCAL = """
-from bnbook.evidence import claims
+from bnbook.evidence import claims, intervals
 def helper(x):
     return x
 def run(values):
@@ -103,7 +106,7 @@ def run(values):
         "return [helper for helper in values]",
         "return {helper: 1 for (helper, _) in values if helper}",
         "return sum(helper.size for each in values for helper in each)",
-        "return lambda helper, *claims: (helper, claims.interval)",
+        "return lambda helper, *intervals: (helper, intervals.interval)",
         "return (lambda *, helper: helper)(helper=1)",
         "def inner(helper=values): return helper",
         "def inner():\n        def helper(): return 1\n        return helper()",
@@ -143,20 +146,20 @@ def test_names_of_the_module_count_within_functions(digests, body):
 def test_of_other_modules_only_what_is_used(digests):
     found = digests(BASE)
     assert {"run", "helper", "LIMIT", "LEVEL", "root", "duration"} == found.keys()
-    other = digests(BASE.replace("claims.LEVEL", "claims.judge"))
+    other = digests(BASE.replace("intervals.LEVEL", "claims.judge"))
     assert other["root"] == found["root"]
     assert {"judge", "interval"} <= other.keys()
 
 
 def test_what_is_used_brings_its_own(digests):
-    code = "from bnbook.evidence import claims\ndef run():\n    return claims.{}\n"
+    code = "from bnbook.evidence import intervals\ndef run():\n    return intervals.{}\n"
     assert "BnbookError" not in digests(code.format("LEVEL"))
     assert "BnbookError" in digests(code.format("interval"))
 
 
 def test_a_module_that_is_passed_on_counts_whole(digests):
     code = "from bnbook.evidence import claims\ndef run():\n    return {}\n"
-    part, whole = digests(code.format("claims.LEVEL")), digests(code.format("vars(claims)"))
+    part, whole = digests(code.format("claims.LATER")), digests(code.format("vars(claims)"))
     everything = sources.source_digests("bnbook.evidence.claims")
     assert len(part) < len(everything) < len(whole)
     assert {name: whole[name] for name in everything} == everything
@@ -188,7 +191,7 @@ def test_without_leaves_out_modules_and_what_only_they_import(digests):
 
 
 def test_code_of_a_notebook():
-    code = "from bnbook.evidence import claims\nclaims.{}"
+    code = "from bnbook.evidence import intervals\nintervals.{}"
     one, other = (sources.imported_digest(code.format(name)) for name in ("LEVEL", "judge"))
     assert one != other
     assert sources.imported_digest("%magic") == sources.imported_digest("1 + 1")

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from bnbook.errors import BnbookError
-from bnbook.evidence import claims, ledger
-from bnbook.evidence.claims import format_interval, format_value
+from bnbook.evidence import ledger, wording
+from bnbook.evidence.wording import format_interval, format_value
 
 T = TypeVar("T")
 NBSP = "\u00a0"
@@ -141,7 +141,7 @@ def hyphened(kind: str, name: str) -> str:
 
 def place(claim: Mapping[str, Any]) -> str:
     """Where the claim stands: paper and section."""
-    return f"{claim['paper']}, {claims.place(claim)}"
+    return f"{claim['paper']}, {wording.place(claim)}"
 
 
 def _bind(text: str) -> str:

@@ -30,7 +30,8 @@ from bnbook.book.pages.tables import (
 )
 from bnbook.errors import BnbookError
 from bnbook.evidence import claims, records
-from bnbook.evidence.claims import VERDICTS, format_value
+from bnbook.evidence.claims import VERDICTS
+from bnbook.evidence.wording import format_value
 
 _LISTED = "bnbook_ledger_files"
 FACETS = ("paper", "kind", "verdict", "profile")

@@ -13,7 +13,7 @@ from bnbook.book.pages.roles import badge_classes
 from bnbook.book.pages.tables import EvidenceDirective, paragraph, table
 from bnbook.errors import BnbookError
 from bnbook.evidence import timings
-from bnbook.evidence.claims import format_interval, format_value
+from bnbook.evidence.wording import format_interval, format_value
 
 _LOOKS = {"met": "reproduced", "missed": "not reproduced", "not run": "inconclusive"}
 """Verdict on a target -> the verdict on a claim whose colour and shape it takes."""

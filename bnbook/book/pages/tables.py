@@ -22,7 +22,7 @@ from bnbook.book.pages.roles import (
     warn,
 )
 from bnbook.errors import BnbookError
-from bnbook.evidence import claims
+from bnbook.evidence import wording
 
 COLUMNS = ("Value", "95\u00a0% interval", "n", "p, adjusted", "Verdict")
 """Headings of a judgement's cells."""
@@ -77,13 +77,13 @@ def measured(
     texts = evidence.claim_texts(claim, judgement, "")
     cells = (
         texts["value"], texts["interval"], evidence.seeds_text(judgement),
-        claims.format_p(adjusted),
+        wording.format_p(adjusted),
     )  # fmt: skip
     verdict = texts["verdict"]
     badge = nodes.inline(verdict, verdict, classes=badge_classes(verdict))
     why = [
         paragraph(reason, classes=["verdict-reason"])
-        for reason in claims.reasons(claim, judgement, adjusted)
+        for reason in wording.reasons(claim, judgement, adjusted)
     ]
     return [*(paragraph(text) for text in cells), [paragraph(badge), *why]]
 

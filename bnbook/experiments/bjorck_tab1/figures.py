@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bnbook.evidence.claims import interval
+from bnbook.evidence.intervals import interval
 from bnbook.experiments.bjorck_tab1 import claims
 from bnbook.plots import style
 from bnbook.tables.arms import WITH, WITHOUT

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bnbook.evidence import claims
+from bnbook.evidence import claims, intervals
 from bnbook.evidence.claims import Claim, Finding, Premise
 from bnbook.tables import shift
 from bnbook.tables.arms import WITH, WITHOUT
@@ -189,7 +189,7 @@ def _factor(samples: pd.Series) -> dict[str, Any]:
         return claims.fact([float("nan")], 2, "×")
     if len(samples) < 2:
         return claims.fact(samples, 2, "×")
-    value, low, high = claims.interval(samples.tolist(), "log")
+    value, low, high = intervals.interval(samples.tolist(), "log")
     return {"value": value, "low": low, "high": high, "digits": 2, "unit": "×"}
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bnbook.evidence import claims
+from bnbook.evidence import claims, intervals
 from bnbook.evidence.claims import Claim, Premise
 from bnbook.tables import tuning
 from bnbook.tables.arms import DECAYED, WITH, WITHOUT
@@ -233,7 +233,7 @@ def _geometric_fact(values: Iterable[float]) -> dict[str, Any]:
     positive = [value for value in values if value > 0]
     if len(positive) < 2:
         return claims.fact(positive, 2, "×")
-    value, low, high = claims.interval(positive, "log")
+    value, low, high = intervals.interval(positive, "log")
     digits = 2 if value < 10 else 0
     return {"value": value, "low": low, "high": high, "digits": digits, "unit": "×"}
 
