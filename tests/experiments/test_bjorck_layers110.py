@@ -137,6 +137,15 @@ def test_a_small_run_diverges_at_an_absurd_rate_and_starts_alike_at_every_rate(t
     assert (table.groupby(["arm", "seed"])["first_loss"].nunique() == 1).all()
 
 
+def test_a_run_that_ends_long_before_the_others_has_all_its_rows():
+    """`bnbook.training.fit` lets it leave after 50 steps, before anything else was measured."""
+    config = EXPERIMENT.configure("quick", **{**SMALL, "steps": 120})
+    absurd = [run for run in EXPERIMENT.parts(config) if run.learning_rates == (1e6,)][:1]
+    (found,) = EXPERIMENT.together(absurd, Session("cpu"))
+    assert found["step"].tolist() == [30, 60, 90, 120]
+    assert (found["diverged_at"] > 0).all()
+
+
 def test_without_bn_in_bns_place_nothing_is_reproduced(monkeypatch):
     """Mutant: both arms are trained without BN."""
     from bnbook.setups import residual

@@ -80,6 +80,7 @@ def train(runs: Sequence[Config], session: Session) -> list[pd.DataFrame]:
             weight_decay=one.weight_decay,
         ),
         ensemble.cross_entropy,
+        at=(0, one.steps),  # of a run that ends before its last step the first row is left
         streams=streams,
         transform=residual.shaken(crops, one.pad) if one.pad else None,
         ends=lambda losses: _beyond(losses).any(0),
