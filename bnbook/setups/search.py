@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 from typing import TypeVar
 
 import pandas as pd
@@ -25,6 +26,16 @@ from bnbook.setups.settings import JUDGING, TUNING, SearchSetting
 C = TypeVar("C", bound=SearchSetting)
 SCORE = "validation_accuracy"
 RUN = ("arm", "seed", "learning_rate", "role")
+
+
+def split(config: C) -> list[C]:
+    """Return every run that a search might ask for, in the order of the table."""
+    return [
+        one_run(config, arm, seed, rate, role)
+        for arm in config.arms
+        for role, seeds in ((TUNING, config.tuning_seeds), (JUDGING, config.seeds))
+        for seed, rate in product(seeds, config.learning_rates)
+    ]
 
 
 def one_run(config: C, arm: str, seed: int, rate: float, role: str) -> C:
@@ -46,29 +57,22 @@ def rounds(config: C, table: pd.DataFrame) -> list[C]:
     """
     finished = _scores(config, table)
     scores = {run: score for run, score in finished.items() if run.role == TUNING}
-    wanted, found = list[C](), dict[str, float]()
+    wanted, chosen = list[C](), dict[str, float]()
     for arm in config.arms:
         runs, rate = _tune(config, arm, scores)
         wanted += runs
         if rate is not None:
-            found[arm] = rate
-    if len(found) == len(config.arms):
-        wanted += _judging(config, found)
+            chosen[arm] = rate
+    if len(chosen) == len(config.arms):
+        wanted += _judging(config, chosen)
     return [run for run in wanted if run not in finished]
 
 
-def chosen(table: pd.DataFrame) -> dict[str, float]:
-    """Return the rate that each arm has so far, by its tuning runs; when the search is over, its.
-
-    Of the rates that most tuning seeds have run, the one with the best mean.
-    """
-    tuned = table[table["role"] == TUNING].sort_values("step") if len(table) else table
-    if tuned.empty:
-        return {}
-    last = tuned.groupby(["arm", "learning_rate", "seed"], as_index=False)[SCORE].last()
-    rated = last.groupby(["arm", "learning_rate"])[SCORE].agg(["size", "mean"]).reset_index()
-    best = rated.sort_values(["size", "mean", "learning_rate"], ascending=[False, False, True])
-    return dict(best.drop_duplicates("arm").set_index("arm")["learning_rate"].astype(float))
+def chosen_rates(config: C, table: pd.DataFrame) -> dict[str, float]:
+    """Return the rate that was chosen for each arm, of those that are decided."""
+    scores = {run: score for run, score in _scores(config, table).items() if run.role == TUNING}
+    found = {arm: _tune(config, arm, scores)[1] for arm in config.arms}
+    return {arm: rate for arm, rate in found.items() if rate is not None}
 
 
 def _scores(config: C, table: pd.DataFrame) -> dict[C, float]:
@@ -117,11 +121,11 @@ def _tuning(config: C, arm: str, rates: Sequence[float], seeds: int) -> list[C]:
     ]
 
 
-def _judging(config: C, rates: Mapping[str, float]) -> list[C]:
+def _judging(config: C, chosen: Mapping[str, float]) -> list[C]:
     """Each arm at its own rate, and, if the search is crossed, at the other arms' rates too."""
     return [
         one_run(config, arm, seed, rate, JUDGING)
         for arm in config.arms
         for seed in config.seeds
-        for rate in (sorted(set(rates.values())) if config.crossed else (rates[arm],))
+        for rate in (sorted(set(chosen.values())) if config.crossed else (chosen[arm],))
     ]

@@ -59,11 +59,11 @@ def _images(config: Mapping[str, Any]) -> int | None:
 
 def _epochs(config: Mapping[str, Any]) -> str:
     """Write how often each image is seen on average: steps times minibatch over images."""
-    images, steps = _images(config), config.get("steps")
+    images, steps = _images(config), config.get("lengths") or [config.get("steps")]
     sizes = config.get("batch_sizes") or [config.get("batch_size")]
-    if images is None or steps is None or not all(sizes):
-        return "1" if images and steps is None else DASH
-    return ", ".join(f"{steps * size / images:.2g}" for size in sizes)
+    if images is None or None in steps or not all(sizes):
+        return "1" if images and None in steps else DASH
+    return ", ".join(f"{each * size / images:.2g}" for each in steps for size in sizes)
 
 
 def _shape(config: Mapping[str, Any]) -> tuple[str, str]:
