@@ -119,7 +119,7 @@ def _stages(config: Config, table: pd.DataFrame) -> Iterator[list[Config]]:
         *_shown(config, [config.searched_at], config.seeds[:1], grid),
     ]
     if claims.undecided(table):
-        ends = [config.lengths[0], config.searched_at, config.lengths[-1]]
+        ends = [config.searched_at, config.lengths[-1]]
         yield list(_shown(config, ends, others, claims.compared(claims.rates(table))))
 
 
