@@ -18,7 +18,13 @@ import pandas as pd
 
 from bnbook.errors import BnbookError
 from bnbook.experiments.bjorck_whole import claims, figures
-from bnbook.experiments.experiment import Experiment, check_distinct, check_known, check_positive
+from bnbook.experiments.experiment import (
+    Experiment,
+    check_distinct,
+    check_known,
+    check_positive,
+    is_single,
+)
 from bnbook.setups import search
 from bnbook.setups.settings import (
     JUDGING,
@@ -65,6 +71,8 @@ class Config(SearchSetting):
         check_positive(self, (*RESIDUAL_SIZES, "first", "n"))
         check_distinct(self, AXES)
         check_known(self, "arms", (WITHOUT, WITH))
+        if is_single(self, AXES):
+            return
         self.check_search()
         if list(self.lengths) != sorted(self.lengths):
             raise BnbookError(f"lengths must rise, found {self.lengths}.")
