@@ -16,7 +16,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import product
 from typing import TypeVar
 
 import pandas as pd
@@ -26,16 +25,6 @@ from bnbook.setups.settings import JUDGING, TUNING, SearchSetting
 C = TypeVar("C", bound=SearchSetting)
 SCORE = "validation_accuracy"
 RUN = ("arm", "seed", "learning_rate", "role")
-
-
-def split(config: C) -> list[C]:
-    """Return every run that a search might ask for, in the order of the table."""
-    return [
-        one_run(config, arm, seed, rate, role)
-        for arm in config.arms
-        for role, seeds in ((TUNING, config.tuning_seeds), (JUDGING, config.seeds))
-        for seed, rate in product(seeds, config.learning_rates)
-    ]
 
 
 def one_run(config: C, arm: str, seed: int, rate: float, role: str) -> C:
@@ -66,13 +55,6 @@ def rounds(config: C, table: pd.DataFrame) -> list[C]:
     if len(chosen) == len(config.arms):
         wanted += _judging(config, chosen)
     return [run for run in wanted if run not in finished]
-
-
-def chosen_rates(config: C, table: pd.DataFrame) -> dict[str, float]:
-    """Return the rate that was chosen for each arm, of those that are decided."""
-    scores = {run: score for run, score in _scores(config, table).items() if run.role == TUNING}
-    found = {arm: _tune(config, arm, scores)[1] for arm in config.arms}
-    return {arm: rate for arm, rate in found.items() if rate is not None}
 
 
 def _scores(config: C, table: pd.DataFrame) -> dict[C, float]:

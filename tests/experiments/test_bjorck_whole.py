@@ -234,3 +234,14 @@ def test_impossible_lengths_are_refused():
     ):
         with pytest.raises(BnbookError, match=says):
             replace(CONFIG, **change)
+
+
+def test_a_record_of_one_run_has_facts_and_figures(whole):
+    """So that a page can show a record that has just begun."""
+    table = world(whole[1][0][0])
+    assert EXPERIMENT.facts(table)["small_rate"]["value"] is None
+    assert {j.verdict for j in (judging.judge(c, table, 9) for c in claims.CLAIMS)} == {
+        "provisional"
+    }
+    for draw in EXPERIMENT.figures.values():
+        draw(table).draw_without_rendering()

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from bnbook.errors import BnbookError
 from bnbook.setups import search
 from bnbook.setups.settings import JUDGING, SEARCH_COLUMNS, TUNING, SearchSetting
+from bnbook.tables import searched as searched_tables
 
 RATES = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64)
 
@@ -67,7 +68,7 @@ def test_coarse_then_fine_then_judged():
     assert cells(rounds[2]) == [(0.04, 102), (0.04, 103), (0.08, 102), (0.08, 103)]
     assert cells(rounds[1], "b") == [(0.01, 101), (0.02, 100), (0.02, 101)]
     assert cells(rounds[2], "b") == [(0.01, 102), (0.01, 103)] or cells(rounds[2], "b") == []
-    assert search.chosen_rates(CONFIG, finished) == {"a": 0.08, "b": 0.01}
+    assert searched_tables.chosen(finished) == {"a": 0.08, "b": 0.01}
     for arm in "ab":
         assert cells(rounds[-1], arm, JUDGING) == [
             (rate, seed) for rate in (0.01, 0.08) for seed in (0, 1, 2)
@@ -105,12 +106,11 @@ def test_the_seeds_that_choose_are_never_the_seeds_that_are_shown(of, rates, tun
     rounds, finished = searched(config, lambda run: noise(of, run))
     runs = [run for some in rounds for run in some]
     assert len(runs) == len(set(runs))
-    assert set(runs) <= set(search.split(config))
     for run in runs:
         shown = run.seeds[0] in config.seeds
         assert shown == (run.role == JUDGING)
         assert shown != (run.seeds[0] in config.tuning_seeds)
-    chosen = search.chosen_rates(config, finished)
+    chosen = searched_tables.chosen(finished)
     assert chosen.keys() == set(config.arms)
     judged = {(run.arms[0], run.learning_rates[0]) for run in runs if run.role == JUDGING}
     assert judged == {(arm, rate) for arm in config.arms for rate in chosen.values()}
@@ -167,5 +167,9 @@ def test_impossible_searches_are_refused(change, says):
 def test_a_run_holds_nothing_of_the_rest_of_the_plan():
     """So that more tuning seeds, rates or judging seeds leave the finished runs as they are."""
     larger = replace(CONFIG, tuning_seeds=(100, 101, 102, 103, 104), seeds=(0, 1, 2, 3))
-    assert set(search.split(CONFIG)) < set(search.split(larger))
+    best = peak({"a": 0.08, "b": 0.01})
+    ours, theirs = (
+        {run for some in searched(config, best)[0] for run in some} for config in (CONFIG, larger)
+    )
+    assert ours < theirs
     assert SEARCH_COLUMNS.keys() >= {"role", "right", "dead_at", "jumped_at"}

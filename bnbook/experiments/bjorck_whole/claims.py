@@ -17,11 +17,10 @@ import pandas as pd
 
 from bnbook.evidence import claims
 from bnbook.evidence.claims import Claim, Finding, Premise
-from bnbook.setups import search
-from bnbook.setups.settings import JUDGING
-from bnbook.tables import right
+from bnbook.tables import right, searched
 from bnbook.tables.arms import WITH, WITHOUT
 from bnbook.tables.rate_map import APART, FAILED, TRAINED, rate_fact
+from bnbook.tables.searched import JUDGING
 
 PAPER = "Bjorck et al. 2018"
 RUN = ["length", "arm", "learning_rate", "seed", "role"]
@@ -48,7 +47,7 @@ def named(run: Any) -> tuple[Any, ...]:
 
 def rates(table: pd.DataFrame) -> Rates:
     """Return r0 and r1, by the seeds that choose, of whatever lengths they ran."""
-    found = search.chosen(table)
+    found = searched.chosen(table) if len(table) else {}
     return Rates(found.get(WITHOUT, math.nan), found.get(WITH, math.nan))
 
 
