@@ -61,10 +61,15 @@ def networks() -> Iterator[tuple[str, float, Sized]]:
 
 
 def rows() -> list[dict[str, Any]]:
-    """Measure each network once; memory is the peak above what the process held before."""
-    found = []
+    """Measure each network once, also that which several curves have.
+
+    Memory is the peak above what the process held before.
+    """
+    found, known = [], dict[Sized, tuple[float, float]]()
     for curve, setting, network in networks():
-        mebibytes, seconds = memory.measured(network, STEPS, threads=1)
+        if network not in known:
+            known[network] = memory.measured(network, STEPS, threads=1)
+        mebibytes, seconds = known[network]
         about = row(curve, timings.OURS, network.members, STEPS, 0, seconds)
         found.append(about | {"setting": float(setting), "mebibytes": mebibytes})
     return found

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -35,6 +35,10 @@ CONTENDERS = (
     contenders.OURS, contenders.TUTORIAL, contenders.INDEXED, contenders.CHANNELS_LAST,
     contenders.BFLOAT16, contenders.COMPILED, EAGER, EVERYTHING,
 )  # fmt: skip
+EAGER_CONTENDERS = (
+    contenders.OURS, contenders.INDEXED, contenders.CHANNELS_LAST, contenders.BFLOAT16, EAGER,
+)  # fmt: skip
+"""Those that need no compiler; ours then goes without its kernels."""
 FLOORS = {"floor, bfloat16": torch.bfloat16, "floor, float32": torch.float32}
 _COPIED = 2**24  # numbers of float32 in the copy that tells how fast memory is
 
@@ -47,14 +51,17 @@ class Deep(workloads.ResNet):
     ----------
     one_thread : bool
         Whether everybody trains on one thread.
+    compiles : bool
+        Whether anybody may use a C++ compiler.
     """
 
     momentum: float = 0.9
     one_thread: bool = True
+    compiles: bool = True
 
     def plan(self, device: str) -> Plan:
         """Return the plan of single networks: by the kernels of `bnbook.training.deep`."""
-        able = device == "cuda" or planning.has_compiler()
+        able = device == "cuda" or (self.compiles and planning.has_compiler())
         return Plan(members=1, channels_last=True, precision="bfloat16", compiled=able)
 
 
@@ -69,15 +76,30 @@ WORKLOADS = {
     made.name: made
     for made in (_named(*size, normed) for size in SIZES for normed in (True, False))
 }
+UNCOMPILED = {
+    f"{name}, no compiler": replace(WORKLOADS[name], name=f"{name}, no compiler", compiles=False)
+    for name in ("resnet20-32", "resnet20-32 without BN")
+}
+"""The same where there is no C++ compiler."""
 MAP = Deep("resnet20-16 at 16 rates", 3, side=16, members=16, one_thread=False)
+ALL = {**WORKLOADS, **UNCOMPILED, MAP.name: MAP}
 QUICK = tuple(WORKLOADS)[:4]
-NAMES = (*WORKLOADS, MAP.name)
-STEPS = {"resnet20": 10, "resnet56": 10, "resnet110": 4}
+NAMES = tuple(ALL)
+STEPS = {3: 10, 9: 10, 18: 4}
+"""Blocks of a stage -> steps of one repetition on images of 16 x 16."""
 
 
 def steps(workload: Deep) -> int:
     """Return the steps of one repetition."""
-    return STEPS[workload.name.partition("-")[0]]
+    large = workload.blocks == max(STEPS) and workload.side > 16
+    return STEPS[workload.blocks] // (2 if large else 1)
+
+
+def who(workload: Deep, quick: bool) -> tuple[Contender, ...]:
+    """Return who trains a network."""
+    if not workload.compiles:
+        return EAGER_CONTENDERS
+    return QUICK_CONTENDERS if quick or workload.members > 1 else CONTENDERS
 
 
 @contextmanager

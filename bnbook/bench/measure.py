@@ -21,7 +21,9 @@ from bnbook.training import fit
 CPU: Mapping[str, Workload] = {
     workload.name: workload for workload in (workloads.MNIST, workloads.DIGITS, workloads.RESNET20)
 }
-NAMES = (*CPU, *deep.NAMES, "costs", "memory", "growth", "backward", *gpu.NAMES)
+OF_DEEP = (*deep.NAMES, "costs")
+"""What the record of deep networks has."""
+NAMES = (*CPU, *OF_DEEP, "memory", "growth", "backward", *gpu.NAMES)
 """What there is to measure, for ``--only``."""
 
 
@@ -85,9 +87,8 @@ def run(
             f"expected names of workloads, among {', '.join(NAMES)}; found {', '.join(unknown)}."
         )
     effort = QUICK if quick else FULL
-    all_of_deep = {*deep.NAMES, "costs"}
-    left_out = all_of_deep - set(deep.QUICK)
-    wanted = set(only) or (all_of_deep if all_deep else set(NAMES) - left_out)
+    left_out = set(OF_DEEP) - set(deep.QUICK)
+    wanted = set(only) or (set(OF_DEEP) if all_deep else set(NAMES) - left_out)
     if fit.choose_device(device).type == "cuda":
         rows = gpu.rows(quick, effort.repetitions, wanted)
     else:
@@ -100,7 +101,7 @@ def _cpu_rows(quick: bool, effort: Effort, wanted: Collection[str]) -> list[dict
     for name, workload in CPU.items():
         if name in wanted:
             rows += workload_rows(workload, effort.repetitions, effort.steps[name])
-    for name, deep_one in {**deep.WORKLOADS, deep.MAP.name: deep.MAP}.items():
+    for name, deep_one in deep.ALL.items():
         if name in wanted:
             rows += _deep_rows(deep_one, effort, quick)
     if "costs" in wanted:
@@ -117,10 +118,11 @@ def _cpu_rows(quick: bool, effort: Effort, wanted: Collection[str]) -> list[dict
 
 
 def _deep_rows(workload: deep.Deep, effort: Effort, quick: bool) -> list[dict[str, Any]]:
-    who = deep.QUICK_CONTENDERS if quick or workload is deep.MAP else deep.CONTENDERS
     with deep.threads(workload):
         beside = deep.floors(workload) if workload.one_thread else lambda _: []
-        return workload_rows(workload, effort.repetitions, deep.steps(workload), who, beside)
+        return workload_rows(
+            workload, effort.repetitions, deep.steps(workload), deep.who(workload, quick), beside
+        )
 
 
 def workload_rows(

@@ -10,6 +10,7 @@ import time
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from bnbook.bench.workloads import MLP, MNIST, Workload
@@ -65,7 +66,7 @@ def measured(workload: Workload, steps: int, threads: int = 0) -> tuple[float, f
     workload : Workload
         What to train.
     steps : int
-        Of the training whose peak is taken, and of another after it whose time is.
+        Of the training whose peak is taken, and of those after it whose times are.
     threads : int
         Of the process; 0 leaves torch its own number.
 
@@ -74,7 +75,7 @@ def measured(workload: Workload, steps: int, threads: int = 0) -> tuple[float, f
     mebibytes : float
         The peak above what the process held before; NaN where the system does not tell.
     seconds : float
-        Of the second training, when all that is made once has been made.
+        Median of three trainings after it, when all that is made once has been made.
     """
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
@@ -110,10 +111,13 @@ def _train(connection: Connection, workload: Workload, steps: int, threads: int)
     before = _kibibytes("VmRSS") if tells else math.nan
     fit.run(workload.ours(workload.members, 0))
     mebibytes = (_kibibytes("VmHWM") - before) / 1024 if tells else math.nan
-    model = workload.ours(workload.members, 0)
-    began = time.perf_counter()
-    fit.run(model)
-    connection.send((mebibytes, time.perf_counter() - began))
+    seconds = []
+    for _ in range(3):
+        model = workload.ours(workload.members, 0)
+        began = time.perf_counter()
+        fit.run(model)
+        seconds.append(time.perf_counter() - began)
+    connection.send((mebibytes, median(seconds)))
 
 
 def _kibibytes(field: str) -> int:

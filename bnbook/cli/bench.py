@@ -6,6 +6,7 @@ import math
 import os
 import sys
 import time
+from collections.abc import Collection
 from typing import Annotated
 
 import pandas as pd
@@ -30,18 +31,28 @@ def bench(
     record: Annotated[
         bool, typer.Option("--record", help="Write to results/, to be committed.")
     ] = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="With --deep --record: time what is recorded too.")
+    ] = False,
 ) -> None:
     """Measure training against the loops that a reader would write, and against the floor.
 
     On a CPU: the networks of figure 1, ResNets, memory, growth and BN alone; on a GPU, figure 1's
-    map of learning rates and ResNet-110.
+    map of learning rates and ResNet-110. With --deep, --record adds each network to the record as
+    soon as it is timed, and those that are there already are not timed again.
     """
-    if record and only:
+    if again and not (deep and record):
+        raise BnbookError("--again is for --deep --record, where it was not given.")
+    if record and only and not deep:
         raise BnbookError("--record keeps whole runs: leave out --only.")
     if record:
         records.repository()
     from bnbook import bench as benchmark
     from bnbook.bench import recording
+
+    if record and deep:
+        _grow("quick" if quick else "standard", only or (), again)
+        return
 
     began, busy = time.monotonic(), load()
     if busy > 0.5:
@@ -65,9 +76,38 @@ def bench(
             load=busy,
             seconds=round(time.monotonic() - began, 1),
             folder=records.recorded(),
-            deep=deep,
         )
         print(path, file=sys.stderr)  # noqa: T201
+
+
+def _grow(profile: str, only: Collection[str], again: bool) -> None:
+    """Time deep networks that the record lacks, or all that are asked for; add each to it."""
+    from bnbook import bench as benchmark
+    from bnbook.bench import measure, recording
+
+    if unknown := sorted(set(only) - set(measure.OF_DEEP)):
+        raise BnbookError(
+            f"expected names among {', '.join(measure.OF_DEEP)}; found {', '.join(unknown)}."
+        )
+    folder = records.recorded()
+    there = recording.recorded_parts(folder, profile)
+    asked = [name for name in measure.OF_DEEP if name in only or not only]
+    todo = asked if again else [name for name in asked if name not in there]
+    say(f"to be timed: {'; '.join(todo) or 'nothing, the record has it all'}.")
+    for name in todo:
+        began, busy = time.monotonic(), load()
+        table = benchmark.run(profile == "quick", "cpu", [name], True)
+        recording.add(
+            table,
+            name,
+            profile,
+            measure.OF_DEEP,
+            threads=machine("cpu")[1],
+            load=busy,
+            seconds=round(time.monotonic() - began, 1),
+            folder=folder,
+        )
+        say(f"{name}: recorded, at load {busy:.1f}.")
 
 
 def load() -> float:

@@ -85,7 +85,11 @@ DEEP_TARGETS = tuple(
     Target(f"{slug}_{arm}", f"{slug.replace('_', '-')}{words}", BEST, "as fast", 1.15, digits=2)
     for slug in ("resnet20_32", "resnet56_16", "resnet110_16", "resnet110_32")
     for arm, words in (("bn", ""), ("plain", " without BN"))
-)
+) + tuple(
+    Target(f"resnet20_32_{arm}_eager", f"resnet20-32{words}, no compiler", BEST, "as fast", 1.0,
+           digits=2)
+    for arm, words in (("bn", ""), ("plain", " without BN"))
+)  # fmt: skip
 """What was asked of deep networks; judged where they were measured."""
 
 

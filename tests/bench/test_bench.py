@@ -156,7 +156,7 @@ def test_the_quick_benchmark_has_the_two_shallower_networks():
     assert deep.QUICK == (
         "resnet20-32", "resnet20-32 without BN", "resnet56-16", "resnet56-16 without BN",
     )  # fmt: skip
-    assert {t.workload for t in timings.DEEP_TARGETS} == set(deep.WORKLOADS)
+    assert {t.workload for t in timings.DEEP_TARGETS} == {*deep.WORKLOADS, *deep.UNCOMPILED}
 
 
 def test_bytes_that_must_move_are_counted(monkeypatch):
@@ -360,9 +360,15 @@ def test_the_costs_vary_one_thing_each(monkeypatch):
     assert [conv.out_channels for conv in wide.ours(1, 0).convolutions] == [32] * 3 + [64] * 2 + [
         128
     ] * 2
-    monkeypatch.setattr(costs, "networks", lambda: iter([("cost side", 8, wide)]))
-    monkeypatch.setattr(memory, "measured", lambda *_, threads: (12.5, 3.0 * threads))
-    (row,) = costs.rows()
+    twice = [("cost side", 8, wide), ("cost width", 32, wide)]
+    monkeypatch.setattr(costs, "networks", lambda: iter(twice))
+    calls = []
+    monkeypatch.setattr(
+        memory, "measured", lambda *_, threads: calls.append(1) or (12.5, 3.0 * threads)
+    )
+    row, other = costs.rows()
+    assert calls == [1], "a network of two curves is measured once"
+    assert (other["workload"], other["setting"], other["seconds"]) == ("cost width", 32.0, 3.0)
     assert (row["setting"], row["mebibytes"], row["seconds"], row["steps"]) == (8.0, 12.5, 3.0, 4)
     about = timings.rows(pd.DataFrame([row, *measure.product_rows([floor.Product((8, 8, 8))], 0)]))
     assert about.loc[0, "us_per_member_step"] == pytest.approx(750_000)
@@ -402,6 +408,112 @@ def test_names_are_checked():
         contenders.of("mnits")
     with pytest.raises(BnbookError, match="leave out --only"):
         command.bench(record=True, only=["mnist"])
+    with pytest.raises(BnbookError, match="--again is for --deep --record"):
+        command.bench(deep=True, again=True)
+
+
+@pytest.fixture
+def growing(monkeypatch, tmp_path):
+    """A folder for a record of deep networks, and the names timed so far; nothing is computed."""
+    timed = []
+
+    def run(quick, device, only, all_deep):
+        (name,) = only
+        timed.append(name)
+        assert (quick, device, all_deep) == (False, "cpu", True)
+        of = ("cost side", "cost depth") if name == "costs" else (name,)
+        rows = [row(each, "ours", 1, r, len(timed)) for each in of for r in range(9)]
+        return pd.DataFrame([*rows, row(timings.PRODUCT, "square", 1, 0, 0.5)])[[*timings.COLUMNS]]
+
+    monkeypatch.setattr(bench, "run", run)
+    monkeypatch.setattr(command, "load", lambda: 0.25 * len(timed))
+    monkeypatch.setattr(records, "recorded", lambda: tmp_path)
+    return tmp_path, timed
+
+
+def recorded_deep(folder):
+    return records.read(records.path(folder, recording.DEEP, "standard"))
+
+
+def test_the_record_of_deep_networks_grows(growing, capsys):
+    """What is there is not timed again unless asked; order, provenance and ledger follow."""
+    folder, timed = growing
+    command.bench(deep=True, record=True, only=["costs", "resnet56-16"])
+    assert timed == ["resnet56-16", "costs"]
+    found = recorded_deep(folder)
+    assert list(found.table["workload"].unique()) == ["resnet56-16", "cost side", "cost depth"]
+    config = found.provenance["config"]
+    assert set(config["parts"]) == {"resnet56-16", "costs"}
+    assert config["left_out"].split(", resnet")[0] == "resnet20-32"
+    command.bench(deep=True, record=True, only=["costs", "resnet20-32"])
+    assert timed[2:] == ["resnet20-32"]
+    first = recorded_deep(folder)
+    assert first.table["workload"].iloc[0] == "resnet20-32"
+    command.bench(deep=True, record=True, only=["resnet56-16"], again=True)
+    last = recorded_deep(folder)
+    assert len(last.table) == len(first.table)
+    seconds = last.table.groupby("workload")["seconds"].first()
+    assert seconds.to_dict() == {
+        "cost depth": 2, "cost side": 2, "resnet20-32": 3, "resnet56-16": 4,
+    }  # fmt: skip
+    parts = last.provenance["config"]["parts"]
+    assert [parts[name]["load"] for name in ("costs", "resnet20-32", "resnet56-16")] == [
+        0.25, 0.5, 0.75,
+    ]  # fmt: skip
+    assert last.provenance["config"]["load"] == 0.75
+    ledger = json.loads((folder / "claims" / "bench_deep.json").read_text())
+    assert ledger["profiles"]["standard"]["record"]["digest"] == last.digest
+    assert {r["workload"] for r in ledger["profiles"]["standard"]["rows"]} == set(seconds.index)
+    command.bench(deep=True, record=True)
+    whole = recorded_deep(folder)
+    assert "left_out" not in whole.provenance["config"]
+    assert set(whole.provenance["config"]["parts"]) == set(measure.OF_DEEP)
+    before = len(timed)
+    command.bench(deep=True, record=True)
+    assert len(timed) == before
+    assert "nothing, the record has it all" in capsys.readouterr().err
+
+
+def test_a_record_of_another_processor_is_left_alone(growing, monkeypatch):
+    folder, timed = growing
+    command.bench(deep=True, record=True, only=["costs"])
+    path = records.path(folder, recording.DEEP, "standard")
+    before = path.read_bytes()
+    monkeypatch.setattr(records, "processor", lambda: "another")
+    with pytest.raises(BnbookError, match="times of two are not mixed"):
+        command.bench(deep=True, record=True, only=["resnet20-32"])
+    with pytest.raises(BnbookError, match="expected names among resnet20-32"):
+        command.bench(deep=True, record=True, only=["mnist"])
+    assert timed == ["costs"]
+    assert path.read_bytes() == before
+
+
+def test_what_was_recorded_before_parts_were_named_counts(growing):
+    """The record then says of each network what it says of itself."""
+    folder, timed = growing
+    table = pd.DataFrame([row("resnet20-32", "ours", 1, r, 1.0) for r in range(9)])
+    recording.write(table[[*timings.COLUMNS]], "standard", device="cpu", threads=1, load=0.1,
+                    seconds=5.0, folder=folder, deep=True)  # fmt: skip
+    command.bench(deep=True, record=True, only=["resnet20-32", "resnet56-16"])
+    assert timed == ["resnet56-16"]
+    about = recorded_deep(folder).provenance
+    assert about["config"]["parts"]["resnet20-32"]["load"] == 0.1
+    assert about["seconds"] >= 5
+
+
+@pytest.mark.parametrize("workload", deep.ALL.values(), ids=list(deep.ALL))
+def test_where_there_is_no_compiler_nobody_needs_one(workload):
+    """Ours then has the plan that it has on a machine without; its target is no more than a tie."""
+    people = deep.who(workload, False)
+    assert people[0] is contenders.OURS
+    if workload.compiles:
+        assert deep.EVERYTHING in people
+        return
+    assert not any(each.compiles for each in people)
+    assert not workload.plan("cpu").compiled
+    assert workload.plan("cpu").channels_last
+    (target,) = (t for t in timings.DEEP_TARGETS if t.workload == workload.name)
+    assert target.bound == 1.0
 
 
 SMALL_EFFORT = {"digits": 5, "growth": 3, "backward-2d": 1, "backward-4d": 1}

@@ -71,9 +71,32 @@ def test_the_tables_of_deep_networks(site, content):
     assert costs == {"side": ["32", "125.0", "110"]}
 
 
+def test_what_the_record_lacks_is_not_spoken_of(site, content, recorded):
+    """A directive that would be a warning is not even read."""
+    site.write_ledger(content)
+    held = {
+        "mnist": "```{timings} bench mnist\n```",
+        "cost side": "```{costs} bench\n```",
+    }
+    blocks = [
+        f":::{{measured}} bench {name}\nOf {name}.\n\n{what}\n:::" for name, what in held.items()
+    ]
+    blocks += [f":::{{measured}} bench {name}\n:not:\nNo {name}.\n:::" for name in held]
+    site.write("book/fast.md", "# Speed\n\n" + "\n\n".join(blocks) + "\n")
+    assert site.build() == (0, "")
+    text = site.text("book/fast")
+    assert "Of mnist." in text
+    assert "No cost side." in text
+    assert "Of cost side." not in text
+    assert "No mnist." not in text
+    assert len(site.page("book/fast")("table")) == 1
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [
+        (":::{measured} toy_fig1 mnist\nText.\n:::", "expected a benchmark and a workload"),
+        (":::{measured} bench\nText.\n:::", "expected a benchmark and a workload"),
         ("```{costs} bench\n```", "expected costs, found none in bench"),
         ("```{targets} toy_fig1\n```", "found toy_fig1: no targets"),
         ("```{timings} bench mnits\n```", "found 'mnits'; there are: growth members"),

@@ -1,4 +1,8 @@
-"""The directives ``{targets}``, ``{timings}`` and ``{costs}``: the benchmark's record as tables."""
+"""The benchmark's record on the pages.
+
+``{targets}``, ``{timings}`` and ``{costs}`` are tables; ``{measured}`` holds what is only said of
+what the record has.
+"""
 
 from __future__ import annotations
 
@@ -137,8 +141,32 @@ class CostsDirective(EvidenceDirective):
         return self.finished(table(columns, (30, 20, 25, 25), cells, [], title))
 
 
+class MeasuredDirective(EvidenceDirective):
+    """``{measured} bench_deep workload``: what it holds, where the record has the workload.
+
+    A record of deep networks grows; with ``:not:`` the content is there until it has.
+    """
+
+    has_content = True
+    option_spec: ClassVar = {"not": directives.flag}
+
+    def render(self) -> list[nodes.Node]:
+        """Return the content, or nothing."""
+        name, _, workload = self.arguments[0].partition(" ")
+        content, profile = self.of(name, None)
+        rows = content["profiles"][profile].get("rows")
+        if not rows or not workload:
+            raise BnbookError(f"expected a benchmark and a workload, found {self.arguments[0]!r}.")
+        if (workload in {row["workload"] for row in rows}) is ("not" in self.options):
+            return []
+        held = nodes.Element()
+        self.state.nested_parse(self.content, self.content_offset, held)
+        return list(held.children)
+
+
 def setup(app: Sphinx) -> None:
     """Add the directives."""
     app.add_directive("targets", TargetsDirective)
     app.add_directive("timings", TimingsDirective)
     app.add_directive("costs", CostsDirective)
+    app.add_directive("measured", MeasuredDirective)
