@@ -1,0 +1,365 @@
+"""The settings of figure 1: how near each comes to the paper's curves, and what follows.
+
+The claims, their measures and bounds were written before the recorded runs, after a pilot.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bnbook.evidence import claims
+from bnbook.evidence.claims import Claim, Premise
+from bnbook.tables import drawn, papers, tuning
+from bnbook.tables.arms import WITH, WITHOUT
+from bnbook.tables.start import geometric
+
+BOOK = "this book"
+ARMS = (WITHOUT, WITH)
+NAMES = {WITHOUT: "without", WITH: "with"}
+RUN = ["arm", "seed", "std", "learning_rate"]
+"""Columns that name a run."""
+Setting = tuple[float, float]
+"""Standard deviation of the initial weights, and rate."""
+NEAR = 0.5
+"""Points of accuracy by which a run may be off a curve of its own setting.
+
+Two runs of one setting that differ in seed are about 0.4 points apart (0.27 is the standard
+deviation over seeds of the recorded figure 1 at 7,000 steps), and the paper's curve, one run too,
+is read to 0.2: the root of the sum of squares is 0.45.
+"""
+FAR = 0.3
+"""Part of the best rate below which a rate is far below it: a step of the coarse grid, and more."""
+WHOLE = 50_000
+"""So many training images, at least, are the whole of MNIST."""
+
+
+def distances(table: pd.DataFrame) -> pd.Series:
+    """Points of test accuracy by which each run is off the paper's curve, index `RUN`."""
+    found = {
+        run: 100
+        * drawn.distance(
+            rows["paper_step"],
+            rows["test_accuracy"],
+            drawn.accuracy(str(run[0]), rows["paper_step"].max()),
+        )
+        for run, rows in table.groupby(RUN)
+    }
+    index = pd.MultiIndex.from_tuples(list(found), names=RUN)
+    return pd.Series(list(found.values()), index, dtype=float)
+
+
+def nearest(table: pd.DataFrame, arm: str, seed: int) -> Setting:
+    """Return the setting at which a seed is nearest to the paper's curve."""
+    rows = table[(table["arm"] == arm) & (table["seed"] == seed)]
+    _, _, std, rate = distances(rows).idxmin()
+    return float(std), float(rate)
+
+
+def coarse(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the first round of the search: those of the smallest seed that searches."""
+    rows: pd.DataFrame = table[table["seed"] == table.loc[table["tunes"], "seed"].min()]
+    return rows
+
+
+def likely(table: pd.DataFrame, arm: str) -> Setting:
+    """Return the setting that the last round of the search finds."""
+    return nearest(table, arm, int(table.loc[table["tunes"], "seed"].max()))
+
+
+def best(table: pd.DataFrame, arm: str) -> Setting:
+    """Return the coarse setting of the highest validation accuracy at the end."""
+    rows = coarse(table[table["arm"] == arm])
+    ends = rows[rows["step"] == rows["step"].max()].set_index(["std", "learning_rate"])
+    std, rate = ends["validation_accuracy"].sort_index().idxmax()
+    return float(std), float(rate)
+
+
+def judging(table: pd.DataFrame, arm: str, setting: Setting) -> pd.DataFrame:
+    """Rows of the seeds that judge, of an arm at a setting."""
+    std, rate = setting
+    at = (table["arm"] == arm) & (table["std"] == std) & (table["learning_rate"] == rate)
+    rows: pd.DataFrame = table.loc[at & ~table["tunes"]]
+    return rows
+
+
+def off(table: pd.DataFrame, arm: str, setting: Setting) -> pd.Series:
+    """`distances` of the seeds that judge at a setting, index seed."""
+    return distances(judging(table, arm, setting)).droplevel(["arm", "std", "learning_rate"])
+
+
+def met(table: pd.DataFrame) -> pd.Series:
+    """`off` the curve without BN at its likely setting."""
+    return off(table, WITHOUT, likely(table, WITHOUT))
+
+
+def foretold(table: pd.DataFrame) -> pd.Series:
+    """`off` the curve with BN at the likely setting of the network without."""
+    return off(table, WITH, likely(table, WITHOUT))
+
+
+def nearest_rates(table: pd.DataFrame) -> pd.Series:
+    """Rate at which each seed that judges is nearest to the curve without BN, at the likely std.
+
+    The squared distance at the likely rate and at the rates above and below is taken for a parabola
+    in the logarithm of the rate.
+    """
+    std, rate = likely(table, WITHOUT)
+    rows = table[~table["tunes"] & (table["arm"] == WITHOUT) & (table["std"] == std)]
+    rates = sorted(r for r in rows["learning_rate"].unique() if rate / 1.5 < r < 1.5 * rate)
+    squares = pd.DataFrame({r: off(table, WITHOUT, (std, r)) ** 2 for r in rates})
+    logs = np.log(rates)
+    found = {seed: np.exp(drawn.lowest(logs, row)) for seed, row in squares.iterrows()}
+    return pd.Series(found, dtype=float)
+
+
+def spreads_off(table: pd.DataFrame) -> pd.Series:
+    """How far the spread of a sigmoid's input is from the paper's, index `RUN`.
+
+    The root mean square of the logarithm of their ratio, over the steps that were measured.
+    """
+    papers_own = {arm: np.log(drawn.spread(arm)) for arm in ARMS}
+    logs = np.log(table["spread"])
+    theirs = pd.Series(np.nan, table.index)
+    for arm, own in papers_own.items():
+        rows = table["arm"] == arm
+        theirs[rows] = np.interp(table.loc[rows, "paper_step"], own.index, own)
+    squares = ((logs - theirs) ** 2).groupby([table[name] for name in RUN]).mean()
+    return pd.Series(squares**0.5)
+
+
+def rate_ratio(table: pd.DataFrame) -> pd.Series:
+    """`nearest_rates` without BN over the best rate without BN."""
+    return nearest_rates(table) / best(table, WITHOUT)[1]
+
+
+def leads(table: pd.DataFrame, settings: dict[str, Setting]) -> pd.Series:
+    """Points by which BN leads in test accuracy, mean over the steps where both are drawn."""
+    until = float(table["paper_step"].max())
+    steps = drawn.accuracy(WITHOUT, until).steps
+    means = {}
+    for arm, setting in settings.items():
+        rows = judging(table, arm, setting).groupby("seed")
+        means[arm] = pd.Series(
+            {s: np.interp(steps, r["paper_step"], r["test_accuracy"]).mean() for s, r in rows}
+        )
+    return pd.Series(100 * (means[WITH] - means[WITHOUT]), dtype=float)
+
+
+def likely_leads(table: pd.DataFrame) -> pd.Series:
+    """`leads` with both networks at the likely setting of the one without BN."""
+    return leads(table, dict.fromkeys(ARMS, likely(table, WITHOUT)))
+
+
+def best_leads(table: pd.DataFrame) -> pd.Series:
+    """`leads` with each network at its own best setting."""
+    return leads(table, {arm: best(table, arm) for arm in ARMS})
+
+
+def paper_lead(until: float) -> float:
+    """Return the lead of BN in the paper's own figure, as `leads` counts it."""
+    without, with_bn = (drawn.accuracy(arm, until) for arm in ARMS)
+    other = np.interp(without.steps, with_bn.steps, with_bn.values)
+    return float(100 * (other - without.values).mean())
+
+
+def lead_closed(table: pd.DataFrame) -> pd.DataFrame:
+    """``part`` of the likely lead that is gone at the best settings, and the ``whole``."""
+    whole = likely_leads(table)
+    return pd.DataFrame({"part": whole - best_leads(table), "whole": whole})
+
+
+def _whole(table: pd.DataFrame) -> claims.Finding:
+    images = int(table["training_images"].min())
+    return images >= WHOLE, f"{images:,} images", f"{WHOLE:,} images or more"
+
+
+def _at_ends(grid: pd.Series, value: float) -> bool:
+    return not grid.min() < value < grid.max()
+
+
+def _inside(table: pd.DataFrame) -> claims.Finding:
+    std, rate = likely(table, WITHOUT)
+    grid, out = coarse(table), []
+    if _at_ends(grid["std"], std):
+        out.append(f"standard deviation {std:g}")
+    if _at_ends(grid["learning_rate"], rate):
+        out.append(f"rate {rate:g}")
+    return tuning.at_no_end(out)
+
+
+def _best_inside(table: pd.DataFrame) -> claims.Finding:
+    rates = {arm: best(table, arm)[1] for arm in ARMS}
+    grid = coarse(table)["learning_rate"]
+    return tuning.at_no_end([f"{a} at {r:g}" for a, r in rates.items() if _at_ends(grid, r)])
+
+
+def _close(table: pd.DataFrame) -> claims.Finding:
+    found = float(met(table).mean())
+    return found <= 2 * NEAR, f"{found:.2f} points", f"{2 * NEAR:g} points or less"
+
+
+def _leads(table: pd.DataFrame) -> claims.Finding:
+    return claims.at_least(float(likely_leads(table).mean()), 1.0, " points", 1)
+
+
+PREMISES = (
+    Premise("the images are the whole of MNIST", _whole),
+    Premise("the likely setting without BN is at no end of the grids", _inside),
+)
+BEST = Premise("no best rate is an end of the grid", _best_inside)
+CLOSE = Premise("at the likely setting the curve without BN is met within a point", _close)
+LEADS = Premise("at the likely setting BN leads by a point or more", _leads)
+
+CLAIMS = (
+    Claim(
+        id="ioffe.settings.met",
+        paper=BOOK,
+        section="a control for figure 1(a)",
+        statement="Some rate and some size of the initial weights give the curve without BN.",
+        quantity=(
+            "root mean square difference in test accuracy from the paper's curve without BN, both"
+            " drawn through its corners, at the setting that other seeds found nearest"
+        ),
+        measure=met,
+        bound=NEAR,
+        direction="below",
+        unit=" points",
+        kind="control",
+        premises=PREMISES,
+    ),
+    Claim(
+        id="ioffe.settings.foretold",
+        paper=BOOK,
+        section="a control for figure 1(a)",
+        statement="The setting found without BN gives the paper's curve with BN too.",
+        quantity=(
+            "root mean square difference in test accuracy from the paper's curve with BN, both"
+            " drawn through its corners, at the setting that was found from the curve without"
+        ),
+        measure=foretold,
+        bound=NEAR,
+        direction="below",
+        unit=" points",
+        kind="control",
+        premises=(*PREMISES, CLOSE),
+    ),
+    Claim(
+        id="ioffe.settings.rate",
+        paper=BOOK,
+        section="a control for figure 1(a)",
+        statement="The rate nearest to the curve without BN is far below the best one.",
+        quantity=(
+            "rate at which the network without BN is nearest to the paper's curve, divided by its"
+            " best rate, that of the highest validation accuracy after as many steps"
+        ),
+        measure=rate_ratio,
+        bound=FAR,
+        direction="below",
+        scale="log",
+        digits=3,
+        kind="control",
+        premises=(*PREMISES, CLOSE, BEST),
+    ),
+    Claim(
+        id="ioffe.settings.lead",
+        paper=BOOK,
+        section="a control for figure 1(a)",
+        statement="Most of BN's lead in figure 1(a) comes from its setting.",
+        quantity=(
+            "share of BN's lead in test accuracy at the likely setting, mean over the steps of the"
+            " paper's curves, that is gone when each network is at its own best setting"
+        ),
+        measure=lead_closed,
+        bound=0.5,
+        kind="control",
+        scale="ratio",
+        premises=(*PREMISES, CLOSE, BEST, LEADS),
+        concerns="lead of BN that an untuned rate makes",
+    ),
+)
+
+
+def shown(table: pd.DataFrame) -> dict[str, Any]:
+    """Return what the figure shows: see `figures.search`."""
+    setting, searched = likely(table, WITHOUT), distances(table[table["tunes"]])
+    return {
+        "distances": {arm: searched[arm] for arm in ARMS},
+        "likely": {arm: likely(table, arm) for arm in ARMS},
+        "best": {arm: best(table, arm) for arm in ARMS},
+        "runs": {arm: judging(table, arm, setting) for arm in ARMS},
+        "end": float(table["paper_step"].max()),
+    }
+
+
+def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Return the numbers that the chapter quotes beside the claims."""
+    until = float(table["paper_step"].max())
+    found = {
+        "steps": claims.fact([table["step"].max()], 0),
+        "seeds": claims.fact([table.loc[~table["tunes"], "seed"].nunique()], 0),
+        "stds": claims.fact([coarse(table)["std"].nunique()], 0),
+        "rates": claims.fact([coarse(table)["learning_rate"].nunique()], 0),
+        "likely_lead": claims.fact(likely_leads(table), 1, " points"),
+        "best_lead": claims.fact(best_leads(table), 1, " points"),
+        "nearest_rate": geometric(nearest_rates(table), 2),
+        "paper_lead": claims.fact([paper_lead(until)], 1, " points"),
+        **_beside_paper(table),
+    }
+    _, _, std, rate = spreads_off(table[table["tunes"] & (table["arm"] == WITHOUT)]).idxmin()
+    found |= {"spread_std": claims.fact([std], 2), "spread_rate": claims.fact([rate], 2)}
+    for arm, name in NAMES.items():
+        std, rate = likely(table, arm)
+        best_std, best_rate = best(table, arm)
+        found |= {
+            f"{name}_std": claims.fact([std], 2),
+            f"{name}_rate": claims.fact([rate], 2),
+            f"{name}_off": claims.fact(off(table, arm, (std, rate)), 2, " points"),
+            f"{name}_best_std": claims.fact([best_std], 2),
+            f"{name}_best_rate": claims.fact([best_rate], 1),
+        }
+    return found
+
+
+STEPS = (8_000, 12_000, 16_000)
+"""Steps at which the paper's accuracies stand beside ours."""
+
+
+def _beside_paper(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Describe accuracies and a sigmoid's inputs at the likely setting, beside the paper's."""
+    setting, found = likely(table, WITHOUT), []
+    for arm in ARMS:
+        rows, curve = judging(table, arm, setting), drawn.accuracy(arm)
+        for step in STEPS:
+            said = f"{arm}: test accuracy after {step:,} steps"
+            paper = 100 * float(np.interp(step, curve.steps, curve.values))
+            ours = 100 * _each(rows, "test_accuracy", step)
+            found.append(papers.beside(said, paper, 100 * drawn.ERROR, ours, 1, " %"))
+        spread = drawn.spread(arm)
+        said = f"{arm}: 85th less 15th percentile of a sigmoid's input, at the start"
+        found.append(papers.beside(said, spread.iloc[0], 0.06, _each(rows, "spread", 0), 3))
+    said = f"{WITHOUT}: step at which this passes 1"
+    rows = judging(table, WITHOUT, setting).groupby("seed")
+    passes = [_first(own.set_index("paper_step")["spread"]) for _, own in rows]
+    paper = _first(drawn.spread(WITHOUT))
+    found.append(papers.beside(said, paper, 50, passes, 0))
+    return papers.rows(found)
+
+
+def _each(rows: pd.DataFrame, column: str, step: float) -> pd.Series:
+    """Return each seed's value of a column at one of the paper's steps."""
+    return pd.Series(
+        {s: np.interp(step, own["paper_step"], own[column]) for s, own in rows.groupby("seed")}
+    )
+
+
+def _first(spread: pd.Series) -> float:
+    """Return the step at which a spread, index step, first passes 1; NaN for never."""
+    above = (spread >= 1).to_numpy()
+    if not above.any():
+        return float("nan")
+    at = max(int(above.argmax()), 1)
+    pair = spread.iloc[at - 1 : at + 1]
+    return float(np.interp(1, pair, pair.index))
