@@ -95,12 +95,17 @@ def spread(arm: str) -> pd.Series:
 
 
 def lowest(x: Sequence[float], y: Sequence[float]) -> float:
-    """Return where the parabola through the lowest of some points and its neighbours is lowest.
+    """Return where a parabola through the lowest of some points and its neighbours is lowest.
 
-    At an end of the points there is no neighbour on one side: that end itself is returned.
+    Of a point at an end the nearest two are taken, and what lies beyond these three is not: then
+    the end itself is returned.
     """
-    at = int(np.argmin(y))
-    if at in (0, len(x) - 1):
-        return float(x[at])
-    bend, slope, _ = np.polyfit(x[at - 1 : at + 2], y[at - 1 : at + 2], 2)
-    return float(-slope / (2 * bend)) if bend > 0 else float(x[at])
+    x, y = (np.asarray(each, dtype=float) for each in (x, y))
+    at = int(np.clip(np.argmin(y), 1, max(len(x) - 2, 1)))
+    near = slice(at - 1, at + 2)
+    if len(x[near]) < 3:
+        return float(x[np.argmin(y)])
+    bend, slope, _ = np.polyfit(x[near], y[near], 2)
+    if bend <= 1e-12 * np.abs(y[near]).max():
+        return float(x[np.argmin(y)])
+    return float(np.clip(-slope / (2 * bend), *x[near][[0, -1]]))

@@ -32,6 +32,8 @@ is read to 0.2: the root of the sum of squares is 0.45.
 """
 FAR = 0.3
 """Part of the best rate below which a rate is far below it: a step of the coarse grid, and more."""
+NEXT = 1.6
+"""Rates within this factor of the likely one are those next to it."""
 WHOLE = 50_000
 """So many training images, at least, are the whole of MNIST."""
 
@@ -108,7 +110,7 @@ def nearest_rates(table: pd.DataFrame) -> pd.Series:
     """
     std, rate = likely(table, WITHOUT)
     rows = table[~table["tunes"] & (table["arm"] == WITHOUT) & (table["std"] == std)]
-    rates = sorted(r for r in rows["learning_rate"].unique() if rate / 1.5 < r < 1.5 * rate)
+    rates = sorted(r for r in rows["learning_rate"].unique() if rate / NEXT < r < NEXT * rate)
     squares = pd.DataFrame({r: off(table, WITHOUT, (std, r)) ** 2 for r in rates})
     logs = np.log(rates)
     found = {seed: np.exp(drawn.lowest(logs, row)) for seed, row in squares.iterrows()}
@@ -360,6 +362,8 @@ def _first(spread: pd.Series) -> float:
     above = (spread >= 1).to_numpy()
     if not above.any():
         return float("nan")
-    at = max(int(above.argmax()), 1)
+    at = int(above.argmax())
+    if at == 0:
+        return float(spread.index[0])
     pair = spread.iloc[at - 1 : at + 1]
     return float(np.interp(1, pair, pair.index))

@@ -9,8 +9,8 @@ network without BN and with it apart.
 2. Finer, once for each further tuning seed: the nearest setting of the round before and its
    neighbours, nine in all, at half the distances in the logarithm. The nearest of the last round
    is the likely setting.
-3. Judging, with seeds that decide nothing and longer runs: the likely setting, without BN with a
-   rate above and one below; the network with BN at the likely setting of the one without; and each
+3. Judging, with seeds that decide nothing and longer runs: the likely setting, without BN with the
+   rates next to it in the last round too; the network with BN at the likely setting of the one without; and each
    network at its best setting, that of the highest validation accuracy in the coarse round.
 
 Chosen here: plain SGD at a constant rate, eps 1e-5, no BN at the output, biases that start at 0,
@@ -118,7 +118,7 @@ def around(grid: Sequence[float], value: float, number: int) -> tuple[float, ...
 def _judging(config: Config, table: pd.DataFrame) -> list[Run]:
     """Return the runs of the seeds that judge."""
     std, rate = common = claims.likely(table, WITHOUT)
-    rates = around(config.learning_rates, rate, len(config.tuning_seeds))
+    rates = around(config.learning_rates, rate, len(config.tuning_seeds) - 1)
     settings = {
         WITHOUT: [(std, each) for each in rates],
         WITH: [common, claims.likely(table, WITH)],
