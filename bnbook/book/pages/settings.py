@@ -34,9 +34,11 @@ PAPERS = {
 }
 """Heading -> the experiments that have a network of the paper's beside them, and its settings."""
 STARTS = {
-    "without_bn": "He's; LeCun's with SELU", "many_devices": "He's",
     "bjorck_one_layer": "He's in the branches; scaled once in one network",
-}  # fmt: skip
+    "ioffe_settings": "Gaussian, its size searched for",
+    "many_devices": "He's",
+    "without_bn": "He's; LeCun's with SELU",
+}
 """Initial weights of experiments that do not take the usual ones."""
 
 
