@@ -215,7 +215,6 @@ CLAIMS = (
             claims.LATER + " Its value was a mean of each seed's share before; it is a ratio of"
             " means since."
         ),
-        concerns="lead of BN that an untuned rate makes",
     ),
 )
 

@@ -279,7 +279,6 @@ CLAIMS = (
         kind="control",
         scale="ratio",
         premises=(*PREMISES, CLOSE, BEST, LEADS),
-        concerns="lead of BN that an untuned rate makes",
     ),
 )
 
