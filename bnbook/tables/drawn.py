@@ -7,11 +7,11 @@ which no network learns like. So ours is drawn through the same corners before t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from bnbook.tables import papers
 
@@ -31,7 +31,7 @@ class Curve(NamedTuple):
     corners: np.ndarray[Any, Any]
 
 
-def corners(x: Sequence[float], y: Sequence[float], tolerance: float) -> list[int]:
+def corners(x: Any, y: Any, tolerance: float) -> list[int]:
     """Return the points through which straight lines leave no point further than a tolerance.
 
     The ends are among them, and between two of them always the point that is furthest from their
@@ -64,7 +64,7 @@ def accuracy(arm: str, until: float = np.inf) -> Curve:
     return Curve(steps[kept], values[kept], found[found <= until])
 
 
-def distance(steps: Sequence[float], values: Sequence[float], curve: Curve) -> float:
+def distance(steps: ArrayLike, values: ArrayLike, curve: Curve) -> float:
     """Return the root mean square by which a curve of ours, drawn as the figure's, is off.
 
     Parameters
@@ -82,7 +82,9 @@ def distance(steps: Sequence[float], values: Sequence[float], curve: Curve) -> f
     if not len(curve.steps):
         return float("nan")
     through = np.union1d(curve.corners, curve.steps[-1])
-    drawn = np.interp(curve.steps, through, np.interp(through, steps, values))
+    drawn = np.interp(
+        curve.steps, through, np.interp(through, np.asarray(steps), np.asarray(values))
+    )
     return float(np.sqrt(np.mean((drawn - curve.values) ** 2)))
 
 
@@ -94,18 +96,19 @@ def spread(arm: str) -> pd.Series:
     return pd.Series((rows["p85"] - rows["p15"]).to_numpy(), index=steps)
 
 
-def lowest(x: Sequence[float], y: Sequence[float]) -> float:
+def lowest(x: ArrayLike, y: ArrayLike) -> float:
     """Return where a parabola through the lowest of some points and its neighbours is lowest.
 
     Of a point at an end the nearest two are taken, and what lies beyond these three is not: then
     the end itself is returned.
     """
-    x, y = (np.asarray(each, dtype=float) for each in (x, y))
-    at = int(np.clip(np.argmin(y), 1, max(len(x) - 2, 1)))
+    along, heights = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+    at = int(np.clip(np.argmin(heights), 1, max(len(along) - 2, 1)))
     near = slice(at - 1, at + 2)
-    if len(x[near]) < 3:
-        return float(x[np.argmin(y)])
-    bend, slope, _ = np.polyfit(x[near], y[near], 2)
-    if bend <= 1e-12 * np.abs(y[near]).max():
-        return float(x[np.argmin(y)])
-    return float(np.clip(-slope / (2 * bend), *x[near][[0, -1]]))
+    least = float(along[int(np.argmin(heights))])
+    if len(along[near]) < 3:
+        return least
+    bend, slope, _ = np.polyfit(along[near], heights[near], 2)
+    if bend <= 1e-12 * np.abs(heights[near]).max():
+        return least
+    return float(np.clip(-slope / (2 * bend), along[at - 1], along[at + 1]))

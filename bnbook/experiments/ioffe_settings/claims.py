@@ -56,8 +56,13 @@ def distances(table: pd.DataFrame) -> pd.Series:
 def nearest(table: pd.DataFrame, arm: str, seed: int) -> Setting:
     """Return the setting at which a seed is nearest to the paper's curve."""
     rows = table[(table["arm"] == arm) & (table["seed"] == seed)]
-    _, _, std, rate = distances(rows).idxmin()
-    return float(std), float(rate)
+    return _at_lowest(distances(rows))
+
+
+def _at_lowest(found: pd.Series) -> Setting:
+    """Return the setting of the lowest of some runs' values, index `RUN`."""
+    levels = found.index[int(found.argmin())]
+    return float(levels[2]), float(levels[3])
 
 
 def coarse(table: pd.DataFrame) -> pd.DataFrame:
@@ -75,7 +80,8 @@ def best(table: pd.DataFrame, arm: str) -> Setting:
     """Return the coarse setting of the highest validation accuracy at the end."""
     rows = coarse(table[table["arm"] == arm])
     ends = rows[rows["step"] == rows["step"].max()].set_index(["std", "learning_rate"])
-    std, rate = ends["validation_accuracy"].sort_index().idxmax()
+    found = ends["validation_accuracy"].sort_index()
+    std, rate = found.index[int(found.argmax())]
     return float(std), float(rate)
 
 
@@ -309,7 +315,7 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         "paper_lead": claims.fact([paper_lead(until)], 1, " points"),
         **_beside_paper(table),
     }
-    _, _, std, rate = spreads_off(table[table["tunes"] & (table["arm"] == WITHOUT)]).idxmin()
+    std, rate = _at_lowest(spreads_off(table[table["tunes"] & (table["arm"] == WITHOUT)]))
     found |= {"spread_std": claims.fact([std], 2), "spread_rate": claims.fact([rate], 2)}
     for arm, name in NAMES.items():
         std, rate = likely(table, arm)
@@ -342,10 +348,10 @@ def _beside_paper(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         said = f"{arm}: 85th less 15th percentile of a sigmoid's input, at the start"
         found.append(papers.beside(said, spread.iloc[0], 0.06, _each(rows, "spread", 0), 3))
     said = f"{WITHOUT}: step at which this passes 1"
-    rows = judging(table, WITHOUT, setting).groupby("seed")
-    passes = [_first(own.set_index("paper_step")["spread"]) for _, own in rows]
+    runs = judging(table, WITHOUT, setting).groupby("seed")
+    passes = [_first(own.set_index("paper_step")["spread"]) for _, own in runs]
     paper = _first(drawn.spread(WITHOUT))
-    found.append(papers.beside(said, paper, 50, passes, 0))
+    found.append(papers.beside(said, paper, 50, passes if np.isfinite(passes).all() else [], 0))
     return papers.rows(found)
 
 
