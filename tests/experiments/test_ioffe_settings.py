@@ -81,7 +81,7 @@ def test_the_rounds_are_those_of_the_plan(found):
     runs = found.drop_duplicates(analysis.RUN)
     count = runs.groupby(["arm", "seed"]).size()
     for arm, judged in ((WITHOUT, 4), (WITH, 3)):
-        assert count[arm].tolist() == [judged] * 5 + [15, 9, 9]
+        assert count[arm].tolist() == [judged] * 5 + [24, 9, 9]
     lengths = runs["seed"].map(found.groupby("seed")["step"].max())
     assert set(lengths[runs["tunes"]]) == {121}
     assert set(lengths[~runs["tunes"]]) == {161}
@@ -184,7 +184,7 @@ def test_premises():
 
 def test_facts(found):
     facts = EXPERIMENT.facts(found)
-    assert (facts["stds"]["value"], facts["rates"]["value"]) == (3, 5)
+    assert (facts["stds"]["value"], facts["rates"]["value"]) == (4, 6)
     assert facts["without_best_rate"]["value"] == 2
     assert facts["nearest_rate"]["value"] == pytest.approx(0.15, rel=0.05)
     (passes,) = [fact for fact in facts.values() if "passes 1" in fact.get("what", "")]
