@@ -24,7 +24,9 @@ INLINE Vec relu(Vec v) { return v < 0 ? Vec{} : v; }  // keeps what is no number
 
 struct Full {
     typedef float S;
+    typedef Vec Stored;
     enum { PER = 1 };
+    INLINE Vec narrow(Vec v) { return v; }
     INLINE Vec get(const S* from) { return load<Vec>(from); }
     INLINE Vec put(S* to, Vec v) { store(to, v); return v; }
     INLINE Vec rounded(Vec v) { return v; }
@@ -33,6 +35,7 @@ struct Full {
 
 struct Half {
     typedef uint16_t S;
+    typedef Halves Stored;
     enum { PER = 2 };
     INLINE Vec wide(Halves h) { return (Vec)(__builtin_convertvector(h, Words) << 16); }
     INLINE Vec get(const S* from) { return wide(load<Halves>(from)); }
@@ -82,6 +85,9 @@ template <class P, bool NORMED> struct Input {
     INLINE Vec of(const Input& i, const typename P::S* y) {
         Vec v = P::get(y);
         return NORMED ? relu((v - i.mu) * i.scale + i.shift) : v;
+    }
+    INLINE typename P::Stored stored(const Input& i, const typename P::S* y) {
+        return NORMED ? P::narrow(of(i, y)) : load<typename P::Stored>(y);
     }
 };
 
@@ -171,6 +177,50 @@ static void convolve(Padded<typename P::S>& x, int blocks, int units, const void
 #undef CALL
 }
 
+// The same of a gradient that is spread out over every second pixel, without the products with the
+// zeros in between: even rows and columns have the middle tap alone, odd ones the two beside it.
+template <class P, int Q, int K>
+INLINE void thin_tile(const typename P::S* x, long pitch, long block, int blocks, int units, const float* w, float* out, long step, int row, int odd) {
+    Vec sum[Q][K] = {};
+    for (int b = 0; b < blocks; b++)
+        for (int t = row ? 0 : 1; t < 3; t += 2)
+            for (int s = odd ? 0 : 1; s < 3; s += 2) {
+                const typename P::S* from = x + b * block + t * pitch + s * 16;
+                const float* v = w + ((b * 3L + t) * 3 + s) * units * 16 * K;
+                for (int u = 0; u < units; u++, v += 16 * K)
+                    UNROLL for (int q = 0; q < Q; q++) {
+                        int32_t unit = load<int32_t>(from + q * 32 + u * P::PER);
+                        UNROLL for (int k = 0; k < K; k++) sum[q][k] = P::multiply(sum[q][k], load<Vec>(v + 16 * k), unit);
+                    }
+            }
+    UNROLL for (int q = 0; q < Q; q++) UNROLL for (int k = 0; k < K; k++) store(out + q * step + 16 * k, sum[q][k]);
+}
+
+template <class P, int K>
+static void convolve_spread(Padded<typename P::S>& x, int blocks, int units, const float* w, int cout, int first, int last, int width, float* out) {
+    for (int c = 0; c < cout; c += 16 * K, w += 9L * blocks * units * 16 * K)
+        for (int h = first; h < last; h++)
+            for (int odd = 0; odd < 2; odd++) {
+                int q = odd;
+#define TILE(Q) thin_tile<P, Q, K>(x.at(0, h - 1, q - 1), x.pitch, x.block, blocks, units, w, out + ((long)(h - first) * width + q) * cout + c, 2L * cout, h % 2, odd)
+                if (K == 1) for (; q + 31 <= width; q += 32) TILE(K == 1 ? 16 : 1);
+                for (; q + 15 <= width; q += 16) TILE(8);
+                for (; q + 7 <= width; q += 8) TILE(4);
+                for (; q < width; q += 2) TILE(1);
+#undef TILE
+            }
+}
+
+// Rows of the gradient of an input, from that of the output: (rows, width, cin), in float32.
+template <class P>
+static void convolve_back(const Layer& l, Padded<typename P::S>& g, int first, int last, float* out) {
+    const int blocks = l.cout / 16, units = 16 / P::PER;
+    const float* w = (const float*)l.turned;
+    if (l.stride == 1) convolve<P>(g, blocks, units, w, l.cin, 1, first, last, l.w, out);
+    else if (l.cin % 32) convolve_spread<P, 1>(g, blocks, units, w, l.cin, first, last, l.w, out);
+    else convolve_spread<P, 2>(g, blocks, units, w, l.cin, first, last, l.w, out);
+}
+
 // Rows computed before they are passed on, so that they stay in the first cache.
 INLINE int band(int width, int channels) { int rows = 4096 / (width * channels); return rows < 2 ? 2 : rows & ~1; }
 
@@ -206,40 +256,46 @@ static void enter(const Layer& l, const typename P::S* x, const Layer* before, P
         for (int h = 0; h < l.h; h++) {
             const typename P::S* from = x + (long)h * l.w * l.cin + cb * 16;
             typename P::S* line = to.at(cb, h, 0);
-            for (int w = 0; w < l.w; w++) P::put(line + w * 16, in.of(in, from + (long)w * l.cin));
+            for (int w = 0; w < l.w; w++) store(line + w * 16, in.stored(in, from + (long)w * l.cin));
         }
     }
-}
-
-// Two neighbouring pixels as units.
-INLINE void pair(const uint16_t* first, int32_t* to) {
-    Words a = __builtin_convertvector(load<Halves>(first), Words), b = __builtin_convertvector(load<Halves>(first + 16), Words);
-    store(to, a | b << 16);
 }
 
 // An input as the weights' gradient takes it: in units, those that begin with even columns of the
 // padded image and those that begin with odd ones.
 template <class P> struct Units;
 template <> struct Units<Full> {
+    Padded<float> in;
     const int32_t *even, *odd;
     long pitch, block;
-    Units(const Layer&, Padded<float>& x) : even((int32_t*)x.base), odd(even + 16), pitch(x.pitch), block(x.block) {}
-    void fill(const Layer&, Padded<float>&) {}
+    Units(const Layer& l) : in(l.h, l.w, l.cin), even((int32_t*)in.base), odd(even + 16), pitch(in.pitch), block(in.block) {}
+    template <bool NORMED> void fill(const Layer& l, const float* x, const Layer* before) { enter<Full, NORMED>(l, x, before, in); }
 };
 template <> struct Units<Half> {
     long pitch, block;
     std::vector<int32_t> data;
     int32_t *even, *odd;
-    Units(const Layer& l, Padded<uint16_t>&) : pitch(16L * ((l.w + 3) / 2 + 1)), block(pitch * (l.h + 2)), data(2 * block * (l.cin / 16) + 16) {
+    Units(const Layer& l) : pitch(16L * ((l.w + 3) / 2 + 1)), block(pitch * (l.h + 2)), data(2 * block * (l.cin / 16) + 16) {
         even = (int32_t*)(((uintptr_t)data.data() + 63) & ~(uintptr_t)63), odd = even + block * (l.cin / 16);
     }
-    void fill(const Layer& l, Padded<uint16_t>& x) {
-        for (int cb = 0; cb < l.cin / 16; cb++)
+    template <bool NORMED> void fill(const Layer& l, const uint16_t* x, const Layer* before) {
+        for (int cb = 0; cb < l.cin / 16; cb++) {
+            const Input<Half, NORMED> in(before, cb * 16);
             for (int h = 0; h < l.h; h++) {
-                const uint16_t* from = x.at(cb, h, -1);
-                long to = cb * block + (h + 1) * pitch;
-                for (int p = 0; 2 * p <= l.w; p++, from += 32, to += 16) pair(from, even + to), pair(from + 16, odd + to);
+                const uint16_t* from = x + (long)h * l.w * l.cin + cb * 16;
+                int32_t *e = even + cb * block + (h + 1) * pitch, *o = odd + cb * block + (h + 1) * pitch;
+                Words left{};  // columns 2p - 1, 2p, 2p + 1
+                int p = 0;
+                auto at = [&](long w) { return __builtin_convertvector(in.stored(in, from + w * l.cin), Words); };
+                for (; 2 * p + 1 < l.w; p++, e += 16, o += 16) {
+                    Words mid = at(2 * p), right = at(2 * p + 1);
+                    store(e, left | mid << 16), store(o, mid | right << 16);
+                    left = right;
+                }
+                Words mid = 2 * p < l.w ? at(2 * p) : Words{};
+                store(e, left | mid << 16), store(o, mid);
             }
+        }
     }
 };
 
@@ -258,27 +314,37 @@ template <class P> struct Gradient {
     }
 };
 
-INLINE void unit(const float* line, int32_t* to, int p, int stride) { store(to + p * 16, load<Vec>(line + p * stride * 16)); }
-INLINE void unit(const uint16_t* line, int32_t* to, int p, int) { pair(line + p * 32, to + p * 16); }  // stride 2: the second is 0
+INLINE void unit(Vec first, Vec, int32_t* to) { store(to, first); }
+INLINE void unit(Halves first, Halves second, int32_t* to) {
+    store(to, __builtin_convertvector(first, Words) | __builtin_convertvector(second, Words) << 16);
+}
 
-template <class P>
+template <class P, bool NORMED>
 static void take(const Layer& l, const typename P::S* g, const typename P::S* y, Gradient<P>& to) {
-    const int height = outputs(l.h, l.stride), width = outputs(l.w, l.stride);
+    typedef typename P::Stored Stored;
+    const int height = outputs(l.h, l.stride), width = outputs(l.w, l.stride), step = l.stride * 16;
+    const bool paired = to.wide < width;
     for (int cb = 0; cb < l.cout / 16; cb++) {
         Vec mu{}, scale{}, tilt{}, level{};
-        if (l.gamma) mu = load<Vec>(l.mu + cb * 16), scale = load<Vec>(l.scale + cb * 16), tilt = load<Vec>(l.tilt + cb * 16), level = load<Vec>(l.level + cb * 16);
+        if (NORMED) mu = load<Vec>(l.mu + cb * 16), scale = load<Vec>(l.scale + cb * 16), tilt = load<Vec>(l.tilt + cb * 16), level = load<Vec>(l.level + cb * 16);
+        auto at = [&](long i) -> Stored {
+            if (!NORMED) return load<Stored>(g + i);
+            return P::narrow(P::get(g + i) * scale + ((P::get(y + i) - mu) * tilt + level));
+        };
         for (int h = 0; h < height; h++) {
-            const long place = (long)h * width * l.cout + cb * 16;
+            long place = (long)h * width * l.cout + cb * 16;
             typename P::S* line = to.spread.at(cb, h * l.stride, 0);
-            if (l.gamma)
-                for (int w = 0; w < width; w++) {
-                    long at = place + (long)w * l.cout;
-                    P::put(line + w * l.stride * 16, P::get(g + at) * scale + ((P::get(y + at) - mu) * tilt + level));
-                }
-            else
-                for (int w = 0; w < width; w++) P::put(line + w * l.stride * 16, P::get(g + place + (long)w * l.cout));
             int32_t* units = &to.units[cb * to.block + (long)h * to.wide * 16];
-            for (int p = 0; p < to.wide; p++) unit(line, units, p, l.stride);
+            int w = 0;
+            if (paired)
+                for (; w + 1 < width; w += 2, place += 2 * l.cout, line += 32, units += 16) {
+                    Stored first = at(place), second = at(place + l.cout);
+                    store(line, first), store(line + 16, second), unit(first, second, units);
+                }
+            for (; w < width; w++, place += l.cout, line += step, units += 16) {
+                Stored first = at(place);
+                store(line, first), unit(first, Stored{}, units);
+            }
         }
     }
 }
@@ -477,20 +543,18 @@ static void backward(const Layer& l, const typename P::S* g, const typename P::S
     std::vector<float> dw(size * threads);
     std::vector<Sums> sums(threads, Sums(l.cin));
     shared(l.n, threads, [&](int thread, int begin, int end) {
-        Padded<typename P::S> in(l.h, l.w, l.cin);
-        Units<P> units(l, in);
+        Units<P> units(l);
         Gradient<P> out(l);
         std::vector<float> sheet((long)rows * l.w * l.cin);
         for (int n = begin; n < end; n++) {
             const typename P::S* image = x + (long)n * l.h * l.w * l.cin;
             const long place = (long)n * height * width * l.cout;
-            take<P>(l, g + place, (typename P::S*)l.y + place, out);
-            before ? enter<P, true>(l, image, before, in) : enter<P, false>(l, image, before, in);
-            units.fill(l, in);
+            l.gamma ? take<P, true>(l, g + place, (typename P::S*)l.y + place, out) : take<P, false>(l, g + place, nullptr, out);
+            before ? units.template fill<true>(l, image, before) : units.template fill<false>(l, image, before);
             l.cout % 32 ? weights<P, 1>(l, units, out, &dw[thread * size]) : weights<P, 2>(l, units, out, &dw[thread * size]);
             for (int h = 0; to && h < l.h; h += rows) {
                 int last = h + rows < l.h ? h + rows : l.h;
-                convolve<P>(out.spread, l.cout / 16, 16 / P::PER, l.turned, l.cin, 1, h, last, l.w, sheet.data());
+                convolve_back<P>(l, out.spread, h, last, sheet.data());
                 auto hand = before ? hand_back<P, true, true> : to->gamma ? hand_back<P, false, true> : hand_back<P, false, false>;
                 hand(l, sheet.data(), n, h, last, x, before, add, *to, dx, sums[thread]);
             }
