@@ -98,6 +98,8 @@ SHAPES = [
     {"cin": 16, "cout": 16, "size": (5, 6)},
     {"cin": 16, "cout": 32, "size": (8, 8), "stride": 2},
     {"cin": 16, "cout": 48, "size": (7, 5), "stride": 2},
+    {"cin": 16, "cout": 32, "size": (3, 41), "stride": 2},
+    {"cin": 32, "cout": 64, "size": (4, 27), "stride": 2},
     {"cin": 32, "cout": 32, "size": (3, 17)},
     {"cin": 32, "cout": 64, "size": (9, 4)},
 ]
