@@ -28,30 +28,11 @@ def usable(table: pd.DataFrame, times: float = TIMES_GUESSING) -> pd.DataFrame:
     return last.assign(usable=learned & (last["diverged_at"] < 0))
 
 
-def shares(table: pd.DataFrame, by: str = "arm") -> pd.DataFrame:
-    """Share of the seeds whose run is usable: index learning rate, columns the networks."""
-    runs = usable(table).astype({"usable": float})
-    return runs.pivot_table(index="learning_rate", columns=by, values="usable")
-
-
 def largest(table: pd.DataFrame, by: str = "arm", times: float = TIMES_GUESSING) -> pd.DataFrame:
     """Largest usable rate of every seed (index) and network (columns); missing without any."""
     runs = usable(table, times)
     rates = runs["learning_rate"].where(runs["usable"])
     found: pd.DataFrame = rates.groupby([runs["seed"], runs[by]]).max().unstack(by)
-    return found
-
-
-def unbroken(table: pd.DataFrame, by: str = "arm") -> pd.DataFrame:
-    """`largest`, but reached from the smallest usable rate without a gap in the grid."""
-    runs = usable(table).sort_values("learning_rate")
-
-    def end(run: pd.DataFrame) -> float:
-        began = run[run["usable"].cummax()]
-        return float(began.loc[began["usable"].cummin(), "learning_rate"].max())
-
-    each = runs.groupby(["seed", by])[["learning_rate", "usable"]].apply(end)
-    found: pd.DataFrame = each.unstack(by)
     return found
 
 

@@ -114,13 +114,13 @@ def test_two_records_about_one_quantity_are_shown_together(path):
 
 def test_a_page_that_shows_one_record_of_two_is_found():
     contents = ledger.read(ROOT / "results")
-    others = ("bjorck.depth.same_rate", "bjorck.dose.same_rate")
+    others = ("bjorck.dose.same_rate", "bjorck.whole.same_rate")
     pairs = [("bjorck.fig1.same_rate", other) for other in others]
     assert lonely("BN leads by {claim}`bjorck.fig1.same_rate value`.", contents) == pairs
     assert lonely("That is {claim}`bjorck.fig1.same_rate verdict`.", contents) == []
-    both = "{claim}`bjorck.fig1.same_rate` and {claim}`bjorck.depth.same_rate value`"
+    both = "{claim}`bjorck.fig1.same_rate` and {claim}`bjorck.dose.same_rate value`"
     assert len(lonely(both, contents)) == 2  # the third stands with neither
-    assert lonely(f"{both}, {{claim}}`bjorck.dose.same_rate`", contents) == []
+    assert lonely(f"{both}, {{claim}}`bjorck.whole.same_rate`", contents) == []
 
 
 def test_claims_about_one_quantity_are_of_different_records_and_say_it_alike():

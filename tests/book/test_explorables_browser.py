@@ -100,7 +100,7 @@ def test_the_map_says_what_the_record_holds_at_every_rate_of_a_network(page, pie
         page.locator(".explorable-rates form").get_by_label("Networks").select_option(str(at))
         last = len(family["networks"]) - 1
         if last:
-            label = {"bjorck_dose": "Growth at the start", "bjorck_depth": "Depth"}
+            label = {"bjorck_dose": "Growth at the start"}
             assert (
                 move(page, "rates", label[family["record"]], last)
                 == (family["networks"][last]["mark"])

@@ -68,10 +68,18 @@ def _epochs(config: Mapping[str, Any]) -> str:
     return ", ".join(f"{each * size / images:.2g}" for each in steps for size in sizes)
 
 
+def _blocks(config: Mapping[str, Any]) -> Any:
+    """Return the residual blocks a stage, one number or several; None of other networks."""
+    if config.get("networks"):
+        return sorted({n for n, _ in config["networks"]})
+    return config.get("n")
+
+
 def _shape(config: Mapping[str, Any]) -> tuple[str, str]:
     """Return how many layers the networks have, and how many channels or units."""
-    if config.get("n") is not None:
-        blocks = config["n"] if isinstance(config["n"], Sequence) else [config["n"]]
+    n = _blocks(config)
+    if n is not None:
+        blocks = n if isinstance(n, Sequence) else [n]
         return _listed([6 * one + 2 for one in blocks]), _listed(config["widths"])
     if "depths" in config:  # hidden layers, all of one width
         return _listed([depth + 1 for depth in config["depths"]]), _listed(config["width"])
@@ -99,7 +107,7 @@ def ours(config: Mapping[str, Any], reached: Sequence[float] | None) -> dict[str
     side = config.get("side") or SIDES.get(config["data"], 0) // config.get("pool", 1)
     images = _images(config)
     weights = f"Gaussian, {config['init_std']:g}" if "init_std" in config else "Xavier's"
-    said = config.get("n") is not None or "init_std" in config
+    said = _blocks(config) is not None or "init_std" in config
     pad = config.get("pad", 0)
     return {
         "layers": layers,

@@ -119,7 +119,6 @@ CLAIMS = (
         scale="share",
         premises=rate_map.premises("diverges"),
         revised=claims.LATER + " Its interval, Student's before, is exact since.",
-        concerns="divergence without BN at BN's rate",
     ),
 )
 

@@ -173,6 +173,7 @@ CLAIMS = (
         digits=0,
         unit="×",
         premises=(DEEP, INSIDE),
+        concerns="BN's largest rate at 110 layers over that without",
     ),
 )
 

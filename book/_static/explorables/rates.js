@@ -4,7 +4,7 @@
 Explorables.register("rates", ({ form, view, say, data }) => {
   const { Chart, legend, number, select, slider } = Explorables;
   const LOOKS = { "without BN": "without", "with BN": "with" };
-  const HEADS = { bjorck_dose: "Growth at the start, a block", bjorck_depth: "Depth" };
+  const HEADS = { bjorck_dose: "Growth at the start, a block" };
   const FIRST = 0.01;
 
   const family = select(form, "Networks", data.families.map((each) => each.name), choose);

@@ -1,4 +1,4 @@
-"""The map of learning rates: accuracy of both arms over rates, by depth or growth at the start."""
+"""The map of learning rates: accuracy of both arms over rates, by growth at the start."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bnbook.plots.style import mean_band
 from bnbook.tables import papers, tuning
 from bnbook.tables.arms import WITH, WITHOUT
 
-RECORDS = ("bjorck_dose", "bjorck_depth", "bjorck_fig1", "bjorck_map")
+RECORDS = ("bjorck_dose", "bjorck_fig1", "bjorck_map")
 TITLE = "Explore: both networks over learning rates"
 COLUMNS = (
     "Networks", "without BN: rate", "test accuracy (%)", "with BN: rate", "test accuracy (%)",
@@ -23,7 +23,6 @@ COLUMNS = (
 CAPTION = "Rates chosen on validation images, and the mean test accuracy there."
 FAMILIES = {
     "bjorck_dose": "by growth at the start",
-    "bjorck_depth": "by depth, a short training",
     "bjorck_fig1": "one network, a short training",
     "bjorck_map": "the same, shorter still",
 }
@@ -35,9 +34,6 @@ def data(found: Mapping[str, Record]) -> dict[str, Any]:
     """Return every family's networks with the curves of both arms, and the paper's points."""
     groups = {
         "bjorck_dose": _by_growth(found["bjorck_dose"].table),
-        "bjorck_depth": [
-            _network(own, int(str(n))) for n, own in found["bjorck_depth"].table.groupby("n")
-        ],
         **{
             name: [_network(found[name].table, found[name].provenance["config"]["n"])]
             for name in ("bjorck_fig1", "bjorck_map")
