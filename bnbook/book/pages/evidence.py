@@ -213,6 +213,8 @@ def fact_text(content: Mapping[str, Any], name: str, field: str, profile: str) -
         texts["interval"] = f"{low} to {high}{fact.get('unit', '')}"
     elif fact.get("unbounded"):
         texts["interval"] = "without ends"
+    elif fact["value"] is None:  # a growing record lacks what it is made of
+        texts["interval"] = texts["value"]
     what = f"a field of the fact {content['experiment']}.{name}"
     return _bind(_pick(texts, field or "value", what))
 
