@@ -63,7 +63,7 @@ def draw_depth(ax: Axes, edges: pd.DataFrame, arm: str) -> None:
             color=style.COLOURS[arm])  # fmt: skip
     for name, dashes in LINES.items():
         logs = pd.Series(np.log(edges[name].to_numpy(float)), index=edges["layers"])
-        means = np.exp(logs.groupby(level=0).mean())
+        means = pd.Series(np.exp(logs.groupby(level=0).mean()))
         ax.plot(means.index, means, color="black", lw=1, ls=dashes, label=SAID[name])
     shown = sorted(edges["layers"].unique())
     ax.set_xticks(shown, [str(each) for each in shown])
