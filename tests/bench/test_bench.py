@@ -31,6 +31,9 @@ from bnbook.errors import BnbookError
 from bnbook.evidence import records, timings
 from bnbook.layers import ensemble
 from bnbook.sweeps import planning
+from bnbook.training import steps
+from bnbook.training.deep import DeepStep
+from bnbook.training.descent import SGD
 
 TINY = replace(workloads.DIGITS, members=2, hidden=(20, 20), batch=30)
 SMALL_RESNET = workloads.ResNet("resnet20", 1, batch=8)
@@ -168,6 +171,15 @@ def test_bytes_that_must_move_are_counted(monkeypatch):
              (32, 4, 64, 2), (64, 2, 64, 2)]  # fmt: skip
     numbers = sum(3 * a * s * s + 2 * b * t * t for a, s, b, t in sizes)
     assert each["seconds"] == pytest.approx(2 * numbers)
+
+
+@pytest.mark.skipif(not planning.has_compiler(), reason="no C++ compiler")
+@pytest.mark.parametrize("workload", [SMALL_RESNET, TINY_DEEP], ids=["float32", "bfloat16"])
+def test_residual_networks_are_trained_by_the_kernels(workload):
+    settings = SGD([0.1], momentum=workload.momentum)
+    plan = workload.plan("cpu")
+    step = steps.choose(workload.ours(1, 0), ensemble.cross_entropy, settings, plan)
+    assert isinstance(step, DeepStep)
 
 
 def test_a_members_rate_is_its_own():
