@@ -185,6 +185,10 @@ def test_figures_and_facts_on_the_made_up_table():
     assert found["without_first_loss"]["value"] == pytest.approx(54.5)
     assert [found[f"without_first_{end}"]["value"] for end in ("least", "most")] == [50, 59]
     assert found["other_reading"]["value"] == 0
+    high = made_up().assign(above_at=lambda t: t["above_at"].where(t["diverged_at"] > 0, 1))
+    assert EXPERIMENT.facts(high)["other_reading"]["value"] == 70  # all that do not diverge
+    without_number = made_up().assign(above_at=-1)
+    assert EXPERIMENT.facts(without_number)["other_reading"]["value"] == 0
     left, right = EXPERIMENT.figures["shares"](made_up()).axes
     assert left.lines[0].get_ydata().tolist() == [0, 0, 100, 100, 100]
     assert right.lines[1].get_ydata().tolist() == [0, 100, 100, 100, 0]
