@@ -202,6 +202,7 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
             f"{short}_first_least": claims.fact(first.nsmallest(1), 1),
             f"{short}_first_most": claims.fact(first.nlargest(1), 1),
             f"{short}_first_above": claims.fact([int((first > TIMES).sum())], 0),
+            f"{short}_runs": claims.fact([len(own)], 0),
             f"{short}_seeds_usual": claims.fact([len(at(table, arm, USUAL))], 0),
             f"{short}_largest": significant(named.get(short, pd.Series(dtype=float)).dropna()),
         }

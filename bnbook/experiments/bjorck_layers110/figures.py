@@ -56,8 +56,9 @@ def draw_losses(ax: Axes, table: pd.DataFrame, rate: float) -> None:
                 end = curve.iloc[-1:]
                 ax.plot(end.index, end, "x", ms=5, mew=1.2, color=style.COLOURS[arm])
             label = None
+    steps = table["step"].max()
     ax.axhline(2.302585, color="0.6", lw=1, ls=":", zorder=0, label="guessing")
     ax.set(
         yscale="log", xlabel="minibatches", ylabel="loss (nats)", title=f"rate {rate:g}",
-        xlim=(-0.03 * table["step"].max(), None),
+        xlim=(-0.03 * steps, 1.03 * steps),
     )  # fmt: skip
