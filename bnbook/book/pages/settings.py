@@ -69,10 +69,12 @@ def _epochs(config: Mapping[str, Any]) -> str:
 
 
 def _blocks(config: Mapping[str, Any]) -> Any:
-    """Return the residual blocks a stage, one number or several; None of other networks."""
-    if config.get("networks"):
-        return sorted({n for n, _ in config["networks"]})
-    return config.get("n")
+    """Return the residual blocks a stage, one number or several; None of other networks.
+
+    Where a config has ``networks``, these are pairs of blocks and gain, or names of other kinds.
+    """
+    pairs = [each for each in config.get("networks") or () if not isinstance(each, str)]
+    return sorted({n for n, _ in pairs}) if pairs else config.get("n")
 
 
 def _shape(config: Mapping[str, Any]) -> tuple[str, str]:
