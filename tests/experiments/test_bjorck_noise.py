@@ -25,7 +25,7 @@ SMALL = {
     "noise_draws": 2000, "trained_draws": 2, "curvature_images": 16, "lanczos_steps": 4,
 }  # fmt: skip
 """Changes to the quick profile that make it a matter of a second."""
-BOUND, GENERALISES = bjorck_noise.claims
+(BOUND,) = bjorck_noise.claims
 
 
 def made_up(gain=2.0, factor=1.0, slope=-0.5, seeds=(0, 1, 2)):
@@ -65,11 +65,11 @@ def test_measures_on_a_table_with_known_truth():
     assert analysis.small_batch_gain(table).tolist() == pytest.approx([2.0] * 3)
     assert analysis.noise_over_bound(table).tolist() == pytest.approx([0.9, 0.901, 0.902])
     assert analysis.flatness_slope(table).tolist() == pytest.approx([-0.5] * 3)
-    assert [criterion(c, table).verdict for c in bjorck_noise.claims] == ["reproduced"] * 2
+    assert criterion(BOUND, table).verdict == "reproduced"
 
 
-def test_claims_turn_red_when_the_truth_is_otherwise():
-    assert criterion(GENERALISES, made_up(gain=-1.0)).verdict == "not reproduced"
+def test_the_claim_turns_red_when_the_truth_is_otherwise():
+    assert analysis.small_batch_gain(made_up(gain=-1.0)).tolist() == pytest.approx([-1.0] * 3)
     assert criterion(BOUND, made_up(factor=1.3)).verdict == "not reproduced"
 
 
