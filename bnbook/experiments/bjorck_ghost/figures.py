@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -11,7 +13,7 @@ from bnbook.plots import style
 from bnbook.plots.rate_map import SPLITS
 from bnbook.tables.searched import JUDGING
 
-LOOKS = (
+LOOKS: tuple[dict[str, Any], ...] = (
     {"color": "#0072b2", "marker": "o", "ls": "-"},
     {"color": "#009e73", "marker": "^", "ls": "-."},
     {"color": "#56b4e9", "marker": "v", "ls": ":"},
