@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import NullFormatter, NullLocator
 
 from bnbook.experiments.bjorck_edge import search
 from bnbook.experiments.bjorck_edge.claims import PREDICTIONS
@@ -99,6 +99,7 @@ def draw_predicted(ax: Axes, edges: pd.DataFrame, name: str) -> None:
     ends = np.array([rates.min(), rates.max()])
     ax.plot(ends, ends, color="0.6", lw=1, zorder=0, label="equal")
     ax.set_xlabel("rate predicted at the start")
+    ax.xaxis.set_minor_formatter(NullFormatter())
 
 
 def outcomes(table: pd.DataFrame) -> Figure:
@@ -133,8 +134,8 @@ def draw_outcomes(ax: Axes, runs: pd.DataFrame, networks: list[tuple[int, float]
     )  # fmt: skip
     for said, (marker, colour) in OUTCOMES.items():
         own = runs["outcome"] == said
-        ax.plot(x[own], runs.loc[own, "learning_rate"], marker, color=colour, ms=4, mew=0,
+        ax.plot(x[own], runs.loc[own, "learning_rate"], marker, color=colour, ms=5, mew=0,
                 label=said)  # fmt: skip
     names = [f"{6 * n + 2}" if gain == 1 else f"×{gain:g}" for n, gain in networks]
     ax.set_xticks(range(len(networks)), names)
-    ax.set(yscale="log", xlabel="layers; gain of the 32-layer doses")
+    ax.set(yscale="log", xlabel="layers; × gain at the start")
