@@ -29,7 +29,8 @@ def rates(table: pd.DataFrame) -> Figure:
         ax.set(xscale="log", ylim=accuracy_limits(table))
         draw_rates(ax, own)
         epochs = own["epochs"].iloc[0]
-        ax.set(title=f"{epochs:.2g} epochs", xlabel="learning rate")
+        title = f"{epochs:.2g} epoch{'' if round(epochs, 1) == 1 else 's'}"
+        ax.set(title=title, xlabel="learning rate")
         ax.set_ylabel("" if at else "final test accuracy (%)")
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
