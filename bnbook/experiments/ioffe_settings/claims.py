@@ -71,9 +71,15 @@ def coarse(table: pd.DataFrame) -> pd.DataFrame:
     return rows
 
 
-def likely(table: pd.DataFrame, arm: str) -> Setting:
-    """Return the setting that the last round of the search finds."""
-    return nearest(table, arm, int(table.loc[table["tunes"], "seed"].max()))
+def coarse_off(table: pd.DataFrame, arm: str) -> pd.Series:
+    """`distances` of an arm's coarse runs."""
+    rows = coarse(table)
+    return distances(rows[rows["arm"] == arm])
+
+
+def likely(table: pd.DataFrame) -> Setting:
+    """Return the setting without BN that the last round of the search finds."""
+    return nearest(table, WITHOUT, int(table.loc[table["tunes"], "seed"].max()))
 
 
 def best(table: pd.DataFrame, arm: str) -> Setting:
@@ -100,12 +106,12 @@ def off(table: pd.DataFrame, arm: str, setting: Setting) -> pd.Series:
 
 def met(table: pd.DataFrame) -> pd.Series:
     """`off` the curve without BN at its likely setting."""
-    return off(table, WITHOUT, likely(table, WITHOUT))
+    return off(table, WITHOUT, likely(table))
 
 
 def foretold(table: pd.DataFrame) -> pd.Series:
     """`off` the curve with BN at the likely setting of the network without."""
-    return off(table, WITH, likely(table, WITHOUT))
+    return off(table, WITH, likely(table))
 
 
 def nearest_rates(table: pd.DataFrame) -> pd.Series:
@@ -114,7 +120,7 @@ def nearest_rates(table: pd.DataFrame) -> pd.Series:
     The squared distance at the likely rate and at the rates above and below is taken for a parabola
     in the logarithm of the rate.
     """
-    std, rate = likely(table, WITHOUT)
+    std, rate = likely(table)
     rows = table[~table["tunes"] & (table["arm"] == WITHOUT) & (table["std"] == std)]
     rates = sorted(r for r in rows["learning_rate"].unique() if rate / NEXT < r < NEXT * rate)
     squares = pd.DataFrame({r: off(table, WITHOUT, (std, r)) ** 2 for r in rates})
@@ -158,7 +164,7 @@ def leads(table: pd.DataFrame, settings: dict[str, Setting]) -> pd.Series:
 
 def likely_leads(table: pd.DataFrame) -> pd.Series:
     """`leads` with both networks at the likely setting of the one without BN."""
-    return leads(table, dict.fromkeys(ARMS, likely(table, WITHOUT)))
+    return leads(table, dict.fromkeys(ARMS, likely(table)))
 
 
 def best_leads(table: pd.DataFrame) -> pd.Series:
@@ -189,7 +195,7 @@ def _at_ends(grid: pd.Series, value: float) -> bool:
 
 
 def _inside(table: pd.DataFrame) -> claims.Finding:
-    std, rate = likely(table, WITHOUT)
+    std, rate = likely(table)
     grid, out = coarse(table), []
     if _at_ends(grid["std"], std):
         out.append(f"standard deviation {std:g}")
@@ -291,10 +297,10 @@ CLAIMS = (
 
 def shown(table: pd.DataFrame) -> dict[str, Any]:
     """Return what the figure shows: see `figures.search`."""
-    setting, searched = likely(table, WITHOUT), distances(table[table["tunes"]])
+    setting, searched = likely(table), distances(table[table["tunes"]])
     return {
         "distances": {arm: searched[arm] for arm in ARMS},
-        "likely": {arm: likely(table, arm) for arm in ARMS},
+        "likely": setting,
         "best": {arm: best(table, arm) for arm in ARMS},
         "runs": {arm: judging(table, arm, setting) for arm in ARMS},
         "end": float(table["paper_step"].max()),
@@ -317,13 +323,19 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     }
     std, rate = _at_lowest(spreads_off(table[table["tunes"] & (table["arm"] == WITHOUT)]))
     found |= {"spread_std": claims.fact([std], 2), "spread_rate": claims.fact([rate], 2)}
+    std, rate = likely(table)
+    near = coarse_off(table, WITH)
+    found |= {
+        "std": claims.fact([std], 2),
+        "rate": claims.fact([rate], 2),
+        "with_settings": claims.fact([len(near)], 0),
+        "with_near": claims.fact([int((near <= 1).sum())], 0),
+        "with_farthest": claims.fact([near.max()], 1, " points"),
+        "without_farthest": claims.fact([coarse_off(table, WITHOUT).max()], 0, " points"),
+    }
     for arm, name in NAMES.items():
-        std, rate = likely(table, arm)
         best_std, best_rate = best(table, arm)
         found |= {
-            f"{name}_std": claims.fact([std], 2),
-            f"{name}_rate": claims.fact([rate], 2),
-            f"{name}_off": claims.fact(off(table, arm, (std, rate)), 2, " points"),
             f"{name}_best_std": claims.fact([best_std], 2),
             f"{name}_best_rate": claims.fact([best_rate], 1),
         }
@@ -336,7 +348,7 @@ STEPS = (8_000, 12_000, 16_000)
 
 def _beside_paper(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """Describe accuracies and a sigmoid's inputs at the likely setting, beside the paper's."""
-    setting, found = likely(table, WITHOUT), []
+    setting, found = likely(table), []
     for arm in ARMS:
         rows, curve = judging(table, arm, setting), drawn.accuracy(arm)
         for step in STEPS:

@@ -70,17 +70,17 @@ def draw_spreads(ax: Axes, runs: Mapping[str, pd.DataFrame], end: float) -> None
 
 def search(
     distances: Mapping[str, pd.Series],
-    likely: Mapping[str, tuple[float, float]],
+    likely: tuple[float, float],
     best: Mapping[str, tuple[float, float]],
     runs: Mapping[str, pd.DataFrame],
     end: float,
 ) -> Figure:
-    """The two maps, and the curves of both networks at the likely setting of the one without BN."""
+    """The two maps, and the curves of both networks at the likely setting."""
     figure = style.new_figure(2, 2, 8, 6.2)
     for ax, (arm, found) in zip(figure.axes[:2], distances.items(), strict=True):
-        draw_map(ax, found, arm, likely[arm], best[arm])
+        draw_map(ax, found, arm, likely, best[arm])
     draw_curves(figure.axes[2], runs, end)
     draw_spreads(figure.axes[3], runs, end)
-    figure.axes[2].set_title("both at the setting ringed without BN")
+    figure.axes[2].set_title("both at the ringed setting")
     figure.axes[3].set_title("input to a sigmoid, the same runs")
     return figure
