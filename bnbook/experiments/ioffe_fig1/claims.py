@@ -210,6 +210,7 @@ CLAIMS = (
         digits=3,
         kind="control",
         scale="ratio",
+        concerns="part of BN's lead that tuning takes away",
         premises=(*PREMISES, COMMON),
         revised=(
             claims.LATER + " Its value was a mean of each seed's share before; it is a ratio of"

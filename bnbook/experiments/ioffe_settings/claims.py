@@ -290,6 +290,7 @@ CLAIMS = (
         bound=0.5,
         kind="control",
         scale="ratio",
+        concerns="part of BN's lead that tuning takes away",
         premises=(*PREMISES, CLOSE, BEST, LEADS),
     ),
 )
