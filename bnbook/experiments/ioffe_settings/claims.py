@@ -38,25 +38,33 @@ WHOLE = 50_000
 """So many training images, at least, are the whole of MNIST."""
 
 
+def paper_curve(arm: str, until: float) -> drawn.Curve:
+    """Return the curve of figure 1(a) up to a step, without its leg from below the axis.
+
+    The bend at the end of that leg lies between two readings, of which the first is still on it.
+    """
+    curve = drawn.accuracy(arm, until)
+    if arm == WITH:
+        return curve
+    steps, values, corners = curve
+    return drawn.Curve(steps[1:], values[1:], corners[1:])
+
+
 def distances(table: pd.DataFrame) -> pd.Series:
     """Points of test accuracy by which each run is off the paper's curve, index `RUN`."""
-    found = {
-        run: 100
-        * drawn.distance(
-            rows["paper_step"],
-            rows["test_accuracy"],
-            drawn.accuracy(str(run[0]), rows["paper_step"].max()),
-        )
-        for run, rows in table.groupby(RUN)
-    }
+    found = {}
+    for run, rows in table.groupby(RUN):
+        curve = paper_curve(str(run[0]), rows["paper_step"].max())
+        off = drawn.distance(rows["paper_step"], rows["test_accuracy"], curve)
+        found[run] = 100 * off
     index = pd.MultiIndex.from_tuples(list(found), names=RUN)
     return pd.Series(list(found.values()), index, dtype=float)
 
 
-def nearest(table: pd.DataFrame, arm: str, seed: int) -> Setting:
-    """Return the setting at which a seed is nearest to the paper's curve."""
-    rows = table[(table["arm"] == arm) & (table["seed"] == seed)]
-    return _at_lowest(distances(rows))
+def nearest_at_each(table: pd.DataFrame, seed: int) -> list[Setting]:
+    """Return, for each standard deviation, the setting nearest to the curve without BN."""
+    found = distances(table[(table["arm"] == WITHOUT) & (table["seed"] == seed)])
+    return [_at_lowest(own) for _, own in found.groupby("std")]
 
 
 def _at_lowest(found: pd.Series) -> Setting:
@@ -79,7 +87,8 @@ def coarse_off(table: pd.DataFrame, arm: str) -> pd.Series:
 
 def likely(table: pd.DataFrame) -> Setting:
     """Return the setting without BN that the last round of the search finds."""
-    return nearest(table, WITHOUT, int(table.loc[table["tunes"], "seed"].max()))
+    last = int(table.loc[table["tunes"], "seed"].max())
+    return _at_lowest(distances(table[(table["arm"] == WITHOUT) & (table["seed"] == last)]))
 
 
 def best(table: pd.DataFrame, arm: str) -> Setting:
@@ -152,7 +161,7 @@ def rate_ratio(table: pd.DataFrame) -> pd.Series:
 def leads(table: pd.DataFrame, settings: dict[str, Setting]) -> pd.Series:
     """Points by which BN leads in test accuracy, mean over the steps where both are drawn."""
     until = float(table["paper_step"].max())
-    steps = drawn.accuracy(WITHOUT, until).steps
+    steps = paper_curve(WITHOUT, until).steps
     means = {}
     for arm, setting in settings.items():
         rows = judging(table, arm, setting).groupby("seed")
@@ -174,7 +183,7 @@ def best_leads(table: pd.DataFrame) -> pd.Series:
 
 def paper_lead(until: float) -> float:
     """Return the lead of BN in the paper's own figure, as `leads` counts it."""
-    without, with_bn = (drawn.accuracy(arm, until) for arm in ARMS)
+    without, with_bn = (paper_curve(arm, until) for arm in ARMS)
     other = np.interp(without.steps, with_bn.steps, with_bn.values)
     return float(100 * (other - without.values).mean())
 
@@ -227,6 +236,12 @@ BEST = Premise("no best rate is an end of the grid", _best_inside)
 CLOSE = Premise("at the likely setting the curve without BN is met within a point", _close)
 LEADS = Premise("at the likely setting BN leads by a point or more", _leads)
 
+REVISED = (
+    "While the search ran, and before any run judged, a reading on the leg by which the paper's"
+    " curve enters its figure was left out of the distance, and the search was made to go along the rates"
+    " of each standard deviation, for it had left nearer settings out that the pilot had seen."
+)
+
 CLAIMS = (
     Claim(
         id="ioffe.settings.met",
@@ -242,6 +257,7 @@ CLAIMS = (
         direction="below",
         unit=" points",
         kind="control",
+        revised=REVISED,
         premises=PREMISES,
     ),
     Claim(
@@ -258,6 +274,7 @@ CLAIMS = (
         direction="below",
         unit=" points",
         kind="control",
+        revised=REVISED,
         premises=(*PREMISES, CLOSE),
     ),
     Claim(
@@ -275,6 +292,7 @@ CLAIMS = (
         scale="log",
         digits=3,
         kind="control",
+        revised=REVISED,
         premises=(*PREMISES, CLOSE, BEST),
     ),
     Claim(
@@ -289,6 +307,7 @@ CLAIMS = (
         measure=lead_closed,
         bound=0.5,
         kind="control",
+        revised=REVISED,
         scale="ratio",
         concerns="part of BN's lead that tuning takes away",
         premises=(*PREMISES, CLOSE, BEST, LEADS),
