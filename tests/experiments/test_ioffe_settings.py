@@ -66,10 +66,10 @@ def found():
 
 
 def test_the_search_finds_a_planted_setting(found):
-    """To half the distance of the last round, a quarter of the grid's in the logarithm."""
+    """The rate to half the distance of the last round, a quarter of the grid's in the logarithm."""
     assert [analysis.best(found, arm) for arm in analysis.ARMS] == [BEST, BEST]
     std, rate = analysis.likely(found)
-    assert abs(np.log(std / 0.05)) <= np.log(2) / 8 + 0.01
+    assert std == 0.05
     assert abs(np.log(rate / 0.15)) <= np.log(0.2 / 0.06) / 8 + 0.01
     expected = 2 * abs(np.log(std / 0.05)) + 2 * abs(np.log(rate / 0.15))
     assert analysis.met(found).tolist() == pytest.approx([expected] * 5, abs=0.1)
@@ -78,12 +78,25 @@ def test_the_search_finds_a_planted_setting(found):
 def test_the_rounds_are_those_of_the_plan(found):
     runs = found.drop_duplicates(analysis.RUN)
     count = runs.groupby(["arm", "seed"]).size()
-    assert count[WITHOUT].tolist() == [4] * 5 + [24, 9, 9]
+    assert count[WITHOUT].tolist() == [4] * 5 + [24, 12, 12]
     assert count[WITH].tolist() == [2] * 5 + [24]
     lengths = runs["seed"].map(found.groupby("seed")["step"].max())
     assert set(lengths[runs["tunes"]]) == {121}
     assert set(lengths[~runs["tunes"]]) == {161}
     assert module.rounds(STANDARD, found) == []
+
+
+def test_each_standard_deviation_has_its_nearest_rate(found):
+    for std, rate in analysis.nearest_at_each(found, 102):
+        assert abs(np.log(rate / 0.15)) <= np.log(0.2 / 0.06) / 8 + 0.01, std
+
+
+def test_the_first_leg_counts_nowhere():
+    whole, used = drawn.accuracy(WITHOUT), analysis.paper_curve(WITHOUT, 50_000)
+    assert used.steps.tolist() == whole.steps[1:].tolist()
+    assert used.steps[0] == used.corners[0] == 7574
+    with_bn = analysis.paper_curve(WITH, 12_100)
+    assert with_bn.steps.tolist() == drawn.accuracy(WITH, 12_100).steps.tolist()
 
 
 def test_what_judges_decides_nothing(found):

@@ -238,8 +238,9 @@ LEADS = Premise("at the likely setting BN leads by a point or more", _leads)
 
 REVISED = (
     "While the search ran, and before any run judged, a reading on the leg by which the paper's"
-    " curve enters its figure was left out of the distance, and the search was made to go along the rates"
-    " of each standard deviation, for it had left nearer settings out that the pilot had seen."
+    " curve enters its figure was left out of the distance, and the search was made to go along"
+    " the rates of each standard deviation, for it had left nearer settings out that the pilot had"
+    " seen."
 )
 
 CLAIMS = (
