@@ -55,7 +55,9 @@ def test_the_rates_are_those_that_the_search_chose(scores, tuning):
 
     asked = config(tuning)
     table = finished(asked, score)
-    assert searched.chosen(table) == search.chosen_rates(asked, table)
+    scores = search._scores(asked, table)
+    tuned = {run: value for run, value in scores.items() if run.role == names.TUNING}
+    assert searched.chosen(table) == {arm: search._tune(asked, arm, tuned)[1] for arm in "ab"}
 
 
 def test_the_seeds_that_judge_choose_nothing_and_those_that_choose_are_not_shown():
