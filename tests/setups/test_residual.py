@@ -227,7 +227,7 @@ class Searched(Config, SearchSetting):
 def test_a_search_of_real_networks_shows_seeds_that_chose_nothing():
     given = {**vars(CONFIG), "arms": (WITHOUT, WITH), "learning_rates": (0.01, 0.1, 1.0)}
     config = Searched(**given, tuning_seeds=(7, 8), crossed=False)
-    searching = replace(bjorck_map, split=search.split, rounds=search.rounds)
+    searching = replace(bjorck_map, rounds=search.rounds)
     table = searching.run(config, "cpu")
     assert set(table) == SEARCH_COLUMNS.keys()
     judged = table[table["role"] == JUDGING]
