@@ -15,8 +15,7 @@ from bnbook.evidence import claims
 from bnbook.evidence.claims import Claim, Finding, Premise
 from bnbook.tables import searched
 from bnbook.tables.arms import WITH, WITHOUT
-from bnbook.tables.start import LAYERS, NAMES, significant
-from bnbook.tables.usable import PAPER
+from bnbook.tables.start import DEEP, NAMES, PAPER, significant
 
 GUESSING = 10.0
 """Accuracy of guessing among ten classes, in per cent."""
@@ -59,10 +58,6 @@ def lead(table: pd.DataFrame) -> pd.Series:
     return accuracy(table, WITH, small) - accuracy(table, WITHOUT, small)
 
 
-def _deep(table: pd.DataFrame) -> Finding:
-    return claims.at_least(float(6 * table["n"].min() + 2), LAYERS, " layers")
-
-
 def _apart(table: pd.DataFrame) -> Finding:
     small, large = rates(table)
     return claims.at_least(large / small, APART * 0.999, " times")
@@ -78,7 +73,6 @@ def _without_learns(table: pd.DataFrame) -> Finding:
     return claims.at_least(float(least), FAILED, " %")
 
 
-DEEP = Premise("the network has the paper's 110 layers", _deep)
 RATES_APART = Premise("BN's best rate is at least a hundred times that without BN", _apart)
 WITH_LEARNS = Premise(
     "with BN every run at its best rate is right on half of the training images", _with_learns

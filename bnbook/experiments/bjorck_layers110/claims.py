@@ -13,8 +13,7 @@ import pandas as pd
 from bnbook.evidence import claims
 from bnbook.evidence.claims import Claim, Finding, Premise
 from bnbook.tables.arms import WITH, WITHOUT
-from bnbook.tables.start import LAYERS, NAMES, significant
-from bnbook.tables.usable import PAPER
+from bnbook.tables.start import DEEP, NAMES, PAPER, significant
 
 TIMES = 1e3
 """Times the loss of its first minibatch above which a run has diverged."""
@@ -94,10 +93,6 @@ def ratio(table: pd.DataFrame) -> pd.Series:
     return pd.Series(rates["with"] / rates["without"])
 
 
-def _deep(table: pd.DataFrame) -> Finding:
-    return claims.at_least(float(6 * table["n"].min() + 2), LAYERS, " layers")
-
-
 def _with_lives(table: pd.DataFrame) -> Finding:
     dead = at(table, WITH, USUAL)["diverged"]
     return bool(len(dead)) and not dead.any(), f"{int(dead.sum())} of {len(dead)} seeds", "none"
@@ -115,7 +110,6 @@ def _inside(table: pd.DataFrame) -> Finding:
     return out == 0, f"{out} seeds", "none"
 
 
-DEEP = Premise("the network has the paper's 110 layers", _deep)
 WITH_LIVES = Premise("with BN no run diverges at that rate", _with_lives)
 DIVERGED = Premise("the network without BN diverges at 0.1 at every seed", _diverged)
 INSIDE = Premise(
