@@ -77,7 +77,7 @@ def _tune(config: C, arm: str, scores: Mapping[C, float]) -> tuple[list[C], floa
         if any(run not in scores for run in runs):
             return runs, None
         mean = {
-            rate: sum(scores[run] for run in _tuning(config, arm, (rate,), seeds)) / seeds
+            rate: math.fsum(scores[run] for run in _tuning(config, arm, (rate,), seeds)) / seeds
             for rate in rates
         }
         best = sorted(rates, key=lambda rate: (-mean[rate], rate))

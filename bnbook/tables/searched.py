@@ -23,12 +23,13 @@ def ends(table: pd.DataFrame, role: str) -> pd.DataFrame:
 def chosen(table: pd.DataFrame) -> dict[str, float]:
     """Return each arm's rate: of those that most tuning seeds have run, the best on average.
 
-    By the last validation accuracy; of equals the smallest. Judging runs are not asked.
+    By the last validation accuracy; of equals the smallest, whatever the order of the sum. Judging
+    runs are not asked.
     """
     found = {}
     for arm, runs in ends(table, TUNING).groupby("arm"):
-        rated = runs.groupby("learning_rate")["validation_accuracy"].agg(["size", "mean"])
-        most = rated.loc[rated["size"] == rated["size"].max(), "mean"]
+        rated = runs.groupby("learning_rate")["validation_accuracy"].agg(["size", math.fsum])
+        most = rated.loc[rated["size"] == rated["size"].max(), "fsum"]
         found[str(arm)] = float(most.index[int(most.argmax())])
     return found
 

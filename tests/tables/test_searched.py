@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bnbook.setups import search
@@ -46,6 +46,7 @@ def test_the_roles_are_called_alike():
 
 
 @settings(max_examples=25, deadline=None)
+@example({("a", 0.02, 101): 3, ("a", 0.04, 100): 3}, (100, 101, 102, 103))  # a tie
 @given(st.dictionaries(st.tuples(st.sampled_from("ab"), st.sampled_from(RATES),
                                  st.integers(100, 103)), st.integers(0, 5)),
        st.sampled_from([(100, 101), (100, 101, 102, 103)]))  # fmt: skip
