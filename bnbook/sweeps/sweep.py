@@ -213,6 +213,7 @@ class _Sweep:
         self.expects = versions(self.source) if crew.apart else None
         self.configs = configs
         self.part_of, self.known = dict[str, Any](), dict[Any, dict[str, Any]]()
+        self.tables = dict[str, pd.DataFrame]()
         self.growing: Growing | None = None
         self.told = False
 
@@ -262,7 +263,10 @@ class _Sweep:
         return found
 
     def _read(self, key: str) -> pd.DataFrame:
-        return self.kept.read(key).table
+        """Return the table of a finished member, which a search asks for after each run."""
+        if key not in self.tables:
+            self.tables[key] = self.kept.read(key).table
+        return self.tables[key]
 
     def _facts(self, part: Any) -> dict[str, Any]:
         if part not in self.known:

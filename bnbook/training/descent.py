@@ -156,7 +156,15 @@ class Descent:
         self.clip_norm = self._shaped(optimiser.clip_norm) if optimiser.clips else []
         self.momentum = self._shaped(optimiser.momentum)
         self.velocity = [torch.zeros_like(p) for p in self.parameters] if self.momentum else []
+        self.at_once = self._shared(optimiser) if self.parameters[0].is_cuda else {}
         self.factor: Tensor | None = None
+
+    def _shared(self, optimiser: SGD) -> dict[str, float]:
+        """Return momentum and decay where all parameters share them, as torch's kernel wants."""
+        if self.members > 1 or not self.velocity or optimiser.weights_only:
+            return {}
+        decay = float(self.decay[0]) if self.decay else 0.0
+        return {"momentum": float(self.momentum[0]), "weight_decay": decay}
 
     def _shaped(self, values: float | Sequence[float]) -> list[Tensor]:
         """Shape the members' values to multiply each parameter; nothing where all are zero."""
@@ -187,11 +195,24 @@ class Descent:
         """Move the parameters against gradients of their shapes."""
         if self.clip_norm:
             gradients = self._clipped(gradients)
+        if self.at_once:
+            self._descend_at_once(gradients)
+            return
         for at, (p, g) in enumerate(zip(self.parameters, gradients, strict=True)):
             step = g.addcmul(p, self.decay[at]) if self.decay else g
             if self.velocity:
                 step = self.velocity[at].mul_(self.momentum[at]).add_(step)
             p.addcmul_(step, self.rates[at], value=-1)
+
+    def _descend_at_once(self, gradients: Sequence[Tensor]) -> None:
+        """Let torch's kernel move all parameters: on a GPU a launch for each would cost more."""
+        pairs = zip(self.parameters, gradients, strict=True)
+        torch._fused_sgd_(
+            self.parameters, [_laid_out_as(p, g) for p, g in pairs], self.velocity,
+            lr=self.rates[0].view(()), momentum=self.at_once["momentum"],
+            weight_decay=self.at_once["weight_decay"], dampening=0.0,
+            nesterov=False, maximize=False, is_first_step=False,
+        )  # fmt: skip
 
     def _clipped(self, gradients: Sequence[Tensor]) -> list[Tensor]:
         """Scale each member's gradient down to a norm of `clip_norm` where it is longer."""
@@ -201,6 +222,11 @@ class Descent:
             g * (most / _along_members(norm, g)).clamp(max=1)
             for g, most in zip(gradients, self.clip_norm, strict=True)
         ]
+
+
+def _laid_out_as(p: Tensor, gradient: Tensor) -> Tensor:
+    """Return a gradient in the memory layout of its parameter."""
+    return gradient if gradient.stride() == p.stride() else torch.empty_like(p).copy_(gradient)
 
 
 def _along_members(values: Tensor, p: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from bnbook.networks.models import MLP
 from bnbook.sweeps import planning
 from bnbook.training import fit, steps
 from bnbook.training.chain import ChainStep
+from bnbook.training.descent import SGD, Descent
 from bnbook.training.session import Plan, Session
 
 LOSS = ensemble.cross_entropy
@@ -140,3 +141,39 @@ def test_a_short_gradient_is_not_clipped():
     _, clipped, _ = one_step(clip_norm=1e6)
     for one, other in zip(plain, clipped, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 5e-4])
+@pytest.mark.parametrize("clip_norm", [math.inf, 0.5])
+def test_the_kernel_that_moves_all_parameters_at_once_moves_them_as_the_loop_does(
+    weight_decay, clip_norm
+):
+    settings = SGD([0.1], momentum=0.9, weight_decay=weight_decay, clip_norm=clip_norm)
+    shapes, generator = ((1, 8, 4, 3, 3), (1, 8), (8,)), torch.Generator().manual_seed(0)
+    given = [torch.randn(shape, generator=generator) for shape in shapes]
+    given[0] = given[0].permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)  # channels last
+    one_by_one, at_once = (Descent([p.clone() for p in given], settings) for _ in range(2))
+    at_once.at_once = at_once._shared(settings)
+    assert at_once.at_once == pytest.approx({"momentum": 0.9, "weight_decay": weight_decay})
+    for factor in (1.0, 1.0, 0.1, 0.01):
+        gradients = [torch.randn(shape, generator=generator) for shape in shapes]
+        for each in (one_by_one, at_once):
+            each.scale(torch.tensor(factor))
+            each.descend(gradients)
+    for loop, kernel in zip(one_by_one.parameters, at_once.parameters, strict=True):
+        torch.testing.assert_close(kernel, loop, rtol=0, atol=20 * 2**-24 * float(loop.abs().max()))
+    for loop, kernel in zip(one_by_one.velocity, at_once.velocity, strict=True):
+        torch.testing.assert_close(kernel, loop, rtol=0, atol=20 * 2**-24 * float(loop.abs().max()))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        SGD([0.1, 0.1], momentum=0.9),
+        SGD([0.1]),
+        SGD([0.1], momentum=0.9, weight_decay=0.1, weights_only=True),
+    ],
+    ids=["two members", "no momentum", "decay of weights only"],
+)
+def test_parameters_that_do_not_share_their_settings_are_moved_one_by_one(settings):
+    assert not Descent([torch.zeros(2, 3)], settings)._shared(settings)
