@@ -33,6 +33,8 @@ GROWING = ".growing"
 """Added to the stem of a file that grows beside a whole record."""
 CARRIED = ("estimated_seconds", "again")
 """What a record states of itself that is kept when members are added."""
+WHERE = ("device", "torch", "numpy")
+"""Facts of a member that say where it was trained, and not what."""
 _MACHINE = ("device", "processor", "cores", "threads", "system", "versions", "commit", "plan")
 
 
@@ -192,12 +194,22 @@ class Growing:
     replace : bool
         Whether a record that this one does not cover may be replaced, and members of other code
         be given up.
+    mixed : bool
+        Whether members of another device, or of other releases of torch and NumPy, may stand beside
+        those of this run. Each says where it comes from.
     """
 
     def __init__(
-        self, experiment: Experiment, profile: str, config: Any, folder: Path, replace: bool = False
+        self,
+        experiment: Experiment,
+        profile: str,
+        config: Any,
+        folder: Path,
+        replace: bool = False,
+        mixed: bool = False,
     ) -> None:
         self.experiment, self.config, self.replace = experiment, config, replace
+        self.ignored = WHERE if mixed else ()
         self.name, self.profile = experiment.name, profile
         self.estimated: float | None = None
         self.written, self.took = now(), 0.0
@@ -323,9 +335,13 @@ class Growing:
         if config is None or not record.provenance.get("runs"):
             return False
         every = self.keyed(config, members_of(record))
-        now = {run_digest(facts): _rest(facts) for facts in every.values()}
-        origins = record.provenance["origins"]
-        return all(now.get(run[0]) == origins[run[3]]["facts"] for run in record.provenance["runs"])
+        now = {run_digest(facts): self._counted(_rest(facts)) for facts in every.values()}
+        then = [self._counted(origin["facts"]) for origin in record.provenance["origins"]]
+        return all(now.get(run[0]) == then[run[3]] for run in record.provenance["runs"])
+
+    def _counted(self, facts: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the facts that members of one record must share."""
+        return {name: value for name, value in facts.items() if name not in self.ignored}
 
     def _larger(self, record: records.Record) -> Any:
         """Return the record's config when it has all of this one's runs, or this one; else None."""

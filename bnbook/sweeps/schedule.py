@@ -33,11 +33,12 @@ WHOLE = "whole"
 
 @dataclass(frozen=True)
 class Entry:
-    """A record that is wanted, and why."""
+    """A record that is wanted, why, and whether it may hold members of several devices."""
 
     experiment: str
     profile: str
     why: str
+    mixed: bool = False
 
     @property
     def name(self) -> str:
@@ -69,7 +70,8 @@ def read(path: Path) -> list[Entry]:
         entries = [Entry(**each) for each in listed]
     except (ValueError, TypeError) as error:  # not TOML, not UTF-8, other fields
         raise BnbookError(
-            f"{path} must hold [[record]] tables with experiment, profile and why: {error}."
+            f"{path} must hold [[record]] tables with experiment, profile, why and, if need be,"
+            f" mixed: {error}."
         ) from error
     for entry in entries:
         experiments.find(entry.experiment).configure(entry.profile)
@@ -130,7 +132,8 @@ def work(
         experiment = experiments.find(entry.experiment)
         config = experiment.configure(entry.profile)
         try:
-            grow(experiment, entry.profile, config, folder=folder, budget=left, **how)
+            how = {**how, "folder": folder, "budget": left, "mixed": entry.mixed}
+            grow(experiment, entry.profile, config, **how)
         except OutOfTimeError:
             raise
         except BnbookError as error:

@@ -500,6 +500,7 @@ def grow(
     *,
     folder: Path | None = None,
     replace: bool = False,
+    mixed: bool = False,
     **options: Any,
 ) -> records.Record:
     """Run what a record lacks, adding members to it as they finish; return it when it is whole.
@@ -510,8 +511,9 @@ def grow(
         As for `record`.
     folder : pathlib.Path, optional
         The results folder, ``results`` by default.
-    replace : bool
-        Whether a record that this one does not cover may be replaced; see `Growing`.
+    replace, mixed : bool
+        Whether a record that this one does not cover may be replaced, and whether members of other
+        devices and releases may stay; see `Growing`.
 
     Raises
     ------
@@ -520,7 +522,7 @@ def grow(
     BnbookError
         As `sweep` does, and when the members that stand there do not belong with these.
     """
-    growing = Growing(experiment, profile, config, folder or records.recorded(), replace)
+    growing = Growing(experiment, profile, config, folder or records.recorded(), replace, mixed)
     outcome = sweep(experiment, config, growing=growing, **options)
     with executors.explained(growing.name):
         record = growing.add()

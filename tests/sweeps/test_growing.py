@@ -200,6 +200,34 @@ def test_members_of_other_source_data_or_torch_are_refused(tmp_path, monkeypatch
         assert len(record.provenance["origins"]) == 1
 
 
+def test_members_of_another_release_stay_in_a_record_that_may_be_mixed(tmp_path, log, monkeypatch):
+    held = stopped(tmp_path, monkeypatch, 11)
+    trained = len(fake.logged(log))
+    changed_torch(monkeypatch)
+    worker._machine.cache_clear()
+    record = grown(tmp_path, machine="b", mixed=True)
+    worker._machine.cache_clear()
+    assert record.provenance["missing"] == 0
+    assert len(fake.logged(log)) - trained == 4 // 2  # batches of two members, none of them again
+    assert [origin["facts"]["torch"] for origin in record.provenance["origins"]] == [
+        held.provenance["origins"][0]["facts"]["torch"], "9.9",
+    ]  # fmt: skip
+    assert [run[:3] for run in record.provenance["runs"][:2]] == [
+        run[:3] for run in held.provenance["runs"]
+    ]
+    pd.testing.assert_frame_equal(record.table.head(len(held.table)), held.table)
+
+
+@pytest.mark.parametrize("change", [changed_source, changed_data])
+def test_members_of_other_source_or_data_never_mix(tmp_path, monkeypatch, change):
+    stopped(tmp_path, monkeypatch, 11)
+    before = contents(tmp_path / "results")
+    change(monkeypatch)
+    with pytest.raises(BnbookError, match="do not belong"):
+        grown(tmp_path, machine="b", mixed=True)
+    assert contents(tmp_path / "results") == before
+
+
 def test_members_of_another_config_are_refused(tmp_path, monkeypatch):
     stopped(tmp_path, monkeypatch, 11)
     with pytest.raises(BnbookError, match="config: steps was 10, is 12"):

@@ -66,6 +66,18 @@ def slowly(monkeypatch):
     monkeypatch.setattr(time, "sleep", lambda _: clock.__setitem__(0, clock[0] + 10))
 
 
+def test_an_entry_says_whether_its_record_may_be_mixed(folder):
+    listed = LISTED.replace('why = "to see more"', 'why = "to see more"\nmixed = true')
+    (records.root() / schedule.FILE).write_text(listed)
+    asked = []
+
+    def grow(experiment, profile, config, **how):
+        asked.append((profile, how["mixed"]))
+
+    list(schedule.work(entries(), folder, grow, budget=None))
+    assert asked == [("quick", False), ("paper", True)]
+
+
 def test_it_is_read_in_order(folder):
     assert entries() == [QUICK, PAPER]
 
