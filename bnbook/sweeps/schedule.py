@@ -70,8 +70,8 @@ def read(path: Path) -> list[Entry]:
         entries = [Entry(**each) for each in listed]
     except (ValueError, TypeError) as error:  # not TOML, not UTF-8, other fields
         raise BnbookError(
-            f"{path} must hold [[record]] tables with experiment, profile, why and, if need be,"
-            f" mixed: {error}."
+            f"{path} must hold [[record]] tables with experiment, profile and why, and mixed"
+            f" where it applies: {error}."
         ) from error
     for entry in entries:
         experiments.find(entry.experiment).configure(entry.profile)
