@@ -140,6 +140,24 @@ def test_claims_on_the_papers_own_picture(whole):
     assert set(found.values()) == {"reproduced"}
 
 
+def test_of_networks_far_enough_apart_one_that_ends_is_judged(whole):
+    def unfinished(run):
+        rows = world(run)
+        if run.gain == 2.0 and run.arm == WITHOUT:
+            rows["training_accuracy"] = rows["training_accuracy"].clip(upper=0.9)
+        return rows
+
+    networks = ((5, 2.0), (5, 1.0), (9, 1.0))
+    low = {(5, 2.0): 0.0011, (5, 1.0): 0.0011, (9, 1.0): 0.0011}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(f"{__name__}.edge", lambda n, gain: low[n, gain])
+        assert claims.judged(played(unfinished, networks)[0]) == (9, 1.0)  # 1.09 a block, not 1.05
+        assert claims.judged(played(world, networks)[0]) == (5, 2.0)
+    table, _ = played(unfinished, ((5, 2.0),))
+    assert claims.judged(table) == (5, 2.0)
+    assert verdicts(table)["same_rate"] == "not tested"
+
+
 def test_growth_raises_what_the_rate_explains(whole):
     found = claims.response(whole[0]).groupby("gain")["rate"].mean()
     assert found[2.0] == pytest.approx(8.0)
