@@ -2,7 +2,7 @@
 
 Torch, oneDNN, MKL and OpenBLAS choose their code by the processor. Each can be told to take that of
 an older one, so that a sum in another order, or without fused multiply-adds, is met here before a
-reader meets it. Every setting runs on one thread and on two.
+reader meets it. Every setting runs on one thread, the oldest and the newest on two as well.
 """
 
 import os
@@ -28,7 +28,6 @@ SETTINGS = {
     "avx512": {"ATEN_CPU_CAPABILITY": "avx512", "ONEDNN_MAX_CPU_ISA": "ALL"},
 }  # fmt: skip
 """What torch calls the processor's capability -> environment, from the oldest to the newest."""
-THREADS = (1, 2)
 TESTS = (
     "tests/formulas", "tests/layers", "tests/conformance/test_conformance.py", "tests/training",
     "tests/networks", "tests/probes", "tests/setups",
@@ -68,8 +67,8 @@ def run(setting):
 def settings():
     """Return the settings and threads; the newest on one thread is `make test` itself."""
     names = available()
-    every = [(name, threads) for threads in THREADS for name in names]
-    return [setting for setting in every if setting != (names[-1], 1)]
+    on_two = [(name, 2) for name in dict.fromkeys((names[-1], names[0]))]
+    return on_two + [(name, 1) for name in names[:-1]]
 
 
 def main():
