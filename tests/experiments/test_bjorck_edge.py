@@ -273,6 +273,23 @@ def test_facts():
     assert found["without_diverge"]["value"] == found["without_edges"]["value"] == 8
     assert found["rise_110"]["value"] == pytest.approx(1 / exponential(18, 1.0))
     assert found["dose_2_0_growth"]["value"] == pytest.approx(2.4)
+    assert found["without_block"]["value"] == pytest.approx(0.9)
+    assert found["without_sharpness_shallowest"]["value"] == pytest.approx(2.0)
+    assert (found["without_deepest_train"]["value"], found["without_deepest_learned"]["value"]) == (
+        2, 2,
+    )  # fmt: skip
+
+
+def test_how_much_rests_on_the_deepest_networks_is_told():
+    bent = made_up(lambda n, gain: exponential(n, gain) / (1 if n < 18 else 100), seeds=(0, 1, 2))
+    slow = bent.replace({"outcome": {LEARNED: ON_ITS_WAY}}).where(bent["n"] == 18, bent)
+    found = EXPERIMENT.facts(slow)
+    layers, rates = 6 * np.array(N[:4]) + 2, exponential(np.array(N[:4]), 1.0)
+    truth = np.polyfit(np.log(layers), np.log(rates), 1)[0]
+    assert found["but_deepest"]["value"] == pytest.approx(truth)
+    assert found["but_deepest"]["value"] > claims.exponent_difference(slow).mean() + 0.5
+    assert found["without_deepest_train"]["value"] == 6
+    assert found["without_deepest_learned"]["value"] == 0
 
 
 # --- the measurements ---

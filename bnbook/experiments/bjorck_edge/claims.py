@@ -330,6 +330,11 @@ CLAIMS = (
 )
 
 
+def but_deepest(table: pd.DataFrame) -> pd.Series:
+    """`exponent_difference` without the deepest networks, per seed: how much rests on them."""
+    return exponent_difference(table[table["n"] < table["n"].max()])
+
+
 def failures(table: pd.DataFrame, arm: str) -> pd.Series:
     """What the run at the rate above the edge came to, of each network and seed of an arm."""
     said = search.outcomes(table)
@@ -354,6 +359,7 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         "shallowest": claims.fact([6 * sizes[0] + 2], 0),
         "deepest": claims.fact([6 * sizes[-1] + 2], 0),
         "dose_layers": claims.fact([6 * own["n"].iloc[0] + 2] if len(own) else [], 0),
+        "but_deepest": claims.fact(but_deepest(table).dropna(), 2),
     }
     for arm, short in NAMES.items():
         found |= _of_arm(table, arm, short)
@@ -370,9 +376,11 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
 
 def _of_arm(table: pd.DataFrame, arm: str, short: str) -> dict[str, dict[str, Any]]:
     rates, missed, above = by_depth(table, arm), errors(table, arm), failures(table, arm)
-    falls = rates[rates.columns[0]] / rates[rates.columns[-1]] if len(rates) else _nothing()
+    falls = _end(rates, 0) / _end(rates, -1)
+    blocks = _each(rates, lambda own: math.exp(line(own, "exponential")[0]))
     found = {
         f"{short}_fall": significant(falls.dropna()),
+        f"{short}_block": significant(blocks.dropna()),
         f"{short}_exponent": claims.fact(exponents(table, arm).dropna(), 2),
         f"{short}_power_error": claims.fact(missed["power"].dropna(), 2, " decades"),
         f"{short}_exponential_error": claims.fact(missed["exponential"].dropna(), 2, " decades"),
@@ -384,10 +392,26 @@ def _of_arm(table: pd.DataFrame, arm: str, short: str) -> dict[str, dict[str, An
         own = rates[size] if size in rates else _nothing()
         found[f"{short}_{6 * size + 2}"] = significant(own.dropna())
     for column, name in PREDICTIONS.items():
-        fitted = fits(table, column, arm)
+        fitted, over = fits(table, column, arm), rates / by_depth(table, arm, column)
         found |= {
             f"{short}_{name}_slope": claims.fact(fitted["slope"].dropna(), 2),
             f"{short}_{name}_level": significant(10 ** fitted["level"].dropna()),
             f"{short}_{name}_intercept": claims.fact(fitted["intercept"].dropna(), 2, " decades"),
+            f"{short}_{name}_shallowest": significant(_end(over, 0).dropna()),
+            f"{short}_{name}_deepest": significant(_end(over, -1).dropna()),
         }
-    return found
+    return found | _deepest_runs(table, arm, short)
+
+
+def _end(rates: pd.DataFrame, place: int) -> pd.Series:
+    """Return the column of the shallowest networks, at 0, or of the deepest, at -1."""
+    return rates[rates.columns[place]] if len(rates) else _nothing()
+
+
+def _deepest_runs(table: pd.DataFrame, arm: str, short: str) -> dict[str, dict[str, Any]]:
+    """Count the deepest networks' runs of an arm that train, and those of them that learned."""
+    own = table.loc[(table["n"] == table["n"].max()) & (table["arm"] == arm), "outcome"]
+    return {
+        f"{short}_deepest_train": claims.fact([int(own.isin(search.TRAINS).sum())], 0),
+        f"{short}_deepest_learned": claims.fact([int((own == search.LEARNED).sum())], 0),
+    }

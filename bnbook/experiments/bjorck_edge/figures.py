@@ -45,13 +45,15 @@ def depth(table: pd.DataFrame) -> Figure:
 
 
 def _legend(figure: Figure, columns: int) -> None:
-    """Put one legend under a figure, with each label of its panels once."""
+    """Put one legend under a figure, with each label of its panels once, predictions last."""
     found = {
         label: handle
         for ax in figure.axes
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
     }
-    figure.legend(list(found.values()), list(found), loc="outside lower center", ncols=columns)
+    labels = sorted(found, key=lambda label: label in SAID.values())
+    handles = [found[label] for label in labels]
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns)
 
 
 def draw_depth(ax: Axes, edges: pd.DataFrame, arm: str) -> None:
