@@ -1,7 +1,8 @@
 """The built pages in a browser: over http and from disk, light and dark, wide and narrow.
 
 One browser serves all tests, and every page is a test of its own, with its own limit of time: a
-machine that is busy makes them slow and not red.
+machine that is busy makes them slow and not red. Narrow pages are in `test_browser_phone`, so that
+another process can look at them meanwhile.
 """
 
 import base64
@@ -19,10 +20,8 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Error, sync_playwright
 
-from bnbook.book import build
 from bnbook.book.pages.search import Words
-from bnbook.plots import narrow
-from tests.book.conftest import PAGES, ROOT
+from tests.book.conftest import PAGES
 
 PATIENCE = 240  # seconds for the browser to start, and for each thing that a page is asked for
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(3 * PATIENCE)]
@@ -32,10 +31,11 @@ ARGUMENTS = (
     "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync",
     "--disable-component-update", "--no-first-run", "--disable-quic",
 )  # fmt: skip
+PHONE = "file, light, narrow"
 VISITS = {
     "http, light, wide": ("http", "light", 1280),
     "http, dark, wide": ("http", "dark", 1280),
-    "file, light, narrow": ("file", "light", 390),
+    PHONE: ("file", "light", 390),
 }
 THEME = {
     "region": r'class="[^"]*\blogo__(image|title)\b',
@@ -253,7 +253,7 @@ def seen(contexts, roots, pages):
     return functools.cache(lambda name, way: visit(contexts[way], roots[VISITS[way][0]], name))
 
 
-@pytest.mark.parametrize("way", VISITS)
+@pytest.mark.parametrize("way", [way for way in VISITS if way != PHONE])
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_has_no_fault(seen, name, way):
     found = seen(name, way).findings()
@@ -324,21 +324,6 @@ def test_the_ledger_is_filtered_sorted_and_has_the_same_rows_as_its_files(chromi
     assert [int(cells[4].split()[0]) for cells in page.evaluate(SHOWN)] == sorted(counts)[::-1]
     context.close()
     assert (seen.outside, seen.errors) == ([], [])
-
-
-@pytest.mark.parametrize("name", PAGES)
-def test_letters_of_figures_are_legible_on_a_phone(seen, name):
-    """A letter of SMALLEST points in a drawing of so many inches, as it is shown."""
-    for file, shown in seen(name, "file, light, narrow").figures:
-        drawn = width_of(build.FIGURES / file)
-        assert drawn is None or narrow.SMALLEST * shown / (72 * drawn) >= 9, (file, shown)
-
-
-def width_of(path):
-    """Width of a drawing in inches; None of a picture that is no figure's."""
-    drawn = (ROOT / path).is_file() and (ROOT / path).read_text()[:1000]
-    found = re.search(r'<svg[^>]* width="([\d.]+)pt"', drawn or "")
-    return float(found[1]) / 72 if found else None
 
 
 def test_a_figure_is_enlarged_by_keyboard_and_escape_ends_it(chromium, roots):
