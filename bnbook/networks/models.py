@@ -336,6 +336,8 @@ class Block(nn.Module):
         x = x[:, :, :: self.stride, :: self.stride]
         if not self.added:
             return x
+        if self.members == 1:
+            return F.pad(x, (0, 0, 0, 0, 0, self.added))  # which stays channels-last
         per_member = x.unflatten(1, (self.members, -1))
         return F.pad(per_member, (0, 0, 0, 0, 0, self.added)).flatten(1, 2)
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from bnbook.errors import BnbookError
 from bnbook.layers import ensemble
 from bnbook.layers.norm import BatchNorm, LayerNorm
-from bnbook.networks.models import MLP, ConvNet, ResNet
+from bnbook.networks.models import MLP, Block, ConvNet, ResNet
 
 CLOSE = {"rtol": 1e-10, "atol": 1e-10}
 
@@ -190,6 +190,19 @@ def test_placement_and_norm_leave_the_initial_weights_as_they_are():
     for layers in zip(*(m.convolutions for m in models), strict=True):
         assert all(torch.equal(layers[0].weight, layer.weight) for layer in layers[1:])
     assert all(torch.equal(models[0].output.weight, m.output.weight) for m in models[1:])
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_the_shortcut_of_a_network_alone_appends_zeros_and_keeps_channels_last(stride):
+    block = Block(1, 4, 6, stride, None)
+    x = torch.randn(2, 4, 6, 8)
+    for given in (x, x.to(memory_format=torch.channels_last)):
+        found = block._shortcut(given)
+        assert torch.equal(found[:, :4], x[:, :, ::stride, ::stride])
+        assert not found[:, 4:].any()
+        assert found.shape[1] == 6
+        assert found.is_contiguous() == given.is_contiguous()
+    assert found.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_a_resnet_keeps_channels_last():
