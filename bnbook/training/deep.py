@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from bnbook.layers import ensemble
-from bnbook.layers.norm import BatchNorm
+from bnbook.layers.norm import BatchNorm, FusedBatchNorm, LeanBatchNorm
 from bnbook.training import kernels
 from bnbook.training.descent import SGD, Descent, Loss
 
@@ -33,6 +33,7 @@ PRECISIONS = {"float32": (torch.float32, "full", 1), "bfloat16": (torch.bfloat16
 
 _LANES = 16  # channels of a block
 _AT_ONCE = 128  # images in a pass of an evaluation
+_PLAIN = (BatchNorm, FusedBatchNorm, LeanBatchNorm)  # whose values the kernels compute; no subclass
 
 Pairs = Sequence[tuple[ensemble.Conv2d, nn.Module]]
 """The convolutions of a residual network, each with the layer that normalises it."""
@@ -41,9 +42,9 @@ Pairs = Sequence[tuple[ensemble.Conv2d, nn.Module]]
 def applies(model: nn.Module, optimiser: SGD) -> bool:
     """Whether the kernels compute this model's steps.
 
-    They do for a `bnbook.networks.models.ResNet` of one member in float32 on a CPU, with batch
-    normalisation after every convolution or nowhere, widths that are multiples of 16, and at most
-    16 channels in an image.
+    They do for a `bnbook.networks.models.ResNet` of one member in float32 on a CPU, with plain
+    batch normalisation after every convolution or nowhere, widths that are multiples of 16, and at
+    most 16 channels in an image.
     """
     layers = pairs(model)
     if not layers or optimiser.weights_only or len(optimiser.learning_rate) != 1:
@@ -69,7 +70,7 @@ def _is_plain(conv: ensemble.Conv2d) -> bool:
 
 def _all_normed(layers: Pairs) -> bool:
     return all(
-        isinstance(norm, BatchNorm)
+        type(norm) in _PLAIN
         and norm.affine
         and norm.track_running_stats
         and norm.momentum is not None

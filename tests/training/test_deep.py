@@ -1,13 +1,14 @@
 """Steps of residual networks by the kernels: against autograd, in training, interrupted."""
 
 import copy
+import functools
 import math
 
 import pytest
 import torch
 from torch import nn
 
-from bnbook.layers import ensemble, norm
+from bnbook.layers import ensemble, norm, outside, partial, renorm, synchronised
 from bnbook.networks import models, placed, unnormalised
 from bnbook.probes import measurements
 from bnbook.training import deep, fit, kernels, steps
@@ -232,6 +233,34 @@ def test_which_networks_and_plans_the_kernels_serve(monkeypatch):
     ):
         assert chosen(refused) is made
     assert compiled
+
+
+@pytest.mark.parametrize("plain", [norm.BatchNorm, norm.FusedBatchNorm, norm.LeanBatchNorm])
+def test_the_kernels_serve_plain_batch_normalisation(plain):
+    assert deep.applies(network(plain), SGD([0.1]))
+
+
+class Own(norm.BatchNorm):
+    """A reader's, who may compute whatever."""
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        renorm.ReplicaBatchNorm,
+        renorm.BatchRenorm,
+        functools.partial(renorm.LateFrozenBatchNorm, freeze_at=3),
+        functools.partial(synchronised.GhostBatchNorm, parts=2),
+        synchronised.SyncBatchNorm,
+        outside.BatchNormOutside,
+        functools.partial(partial.PartialBatchNorm, fixes=(partial.MEAN,)),
+        partial.FrozenBatchNorm,
+        Own,
+    ],
+)
+def test_the_kernels_serve_no_layer_that_normalises_otherwise(other):
+    assert isinstance(other(4), norm.BatchNorm)
+    assert not deep.applies(network(other), SGD([0.1]))
 
 
 @each_arm
