@@ -161,7 +161,8 @@ def fit(
     ends : callable, optional
         ``(losses (t, E) of the steps so far) -> (E,)``, whether a member's run ends there. Asked
         every few steps; a member that ends leaves the computation at once, unmeasured, and its
-        later rows repeat the last measurement.
+        later rows repeat the last measurement. One that ends before the first step in `at` is
+        measured as it leaves.
     session : Session
         Plan, checkpoint, deadline and progress. With a checkpoint file an interrupted run goes on
         where it was and ends, on a CPU, with the same bits; the file stays for its owner to remove.
@@ -257,6 +258,7 @@ class _Run:
         self.total = torch.zeros(count, dtype=first.dtype, device=first.device)
         self.diverged_at = torch.full((count,), -1, device=first.device)
         self.history: list[Row] = []
+        self.last: Row = {}  # the last measurement: of the last row, or of members without one
         self.losses: list[Tensor] = []
         self.all_losses = torch.empty(0, count, dtype=first.dtype, device=first.device)
         self.update = steps.choose(model, loss, optimiser, session.plan)
@@ -326,23 +328,29 @@ class _Run:
         row["loss"] = (self.total / (since or torch.nan)).masked_fill(gone, torch.nan)
         row["diverged_at"] = self.diverged_at.clone()
         if self.kept:
-            self.model.eval()
-            with torch.no_grad(), self.update.evaluating():
-                found = {name: value for probe in self.probes for name, value in probe().items()}
-            row |= {name: self._full(name, value) for name, value in found.items()}
+            row |= self._probed()
         else:
-            row |= {k: v.clone() for k, v in self.history[-1].items() if k not in row}
+            row |= {k: v.clone() for k, v in self.last.items() if k not in row}
         self.history.append(row)
+        self.last = row
         self.total.zero_()
         self.measured = stop
         if self.drop:
             self._drop()
+
+    def _probed(self) -> Row:
+        """Run the probes on the members kept; those that left keep their last measurement."""
+        self.model.eval()
+        with torch.no_grad(), self.update.evaluating():
+            found = {name: value for probe in self.probes for name, value in probe().items()}
+        return {name: self._full(name, value) for name, value in found.items()}
 
     def _end(self, ends: Ends) -> None:
         """Let the members leave whose run ends here; with the last row give all their losses."""
         if self.kept:
             over = ends(self.all_losses)[self.held].tolist()
             if any(over):
+                self.last = self.last if self.history else self._probed()
                 self._narrow([i for i, is_over in enumerate(over) if not is_over])
         if self.done == self.count:
             missing = self.count - len(self.all_losses)
@@ -354,7 +362,7 @@ class _Run:
         """Complete a measurement of the members kept by the last one of those dropped."""
         if len(self.kept) == len(self.diverged_at):
             return value.detach().clone()
-        full = self.history[-1][name].clone()
+        full = self.last[name].clone()
         full[self.kept] = value.detach().to(full)
         return full
 
@@ -398,6 +406,7 @@ class _Run:
             "all_losses": self.all_losses.cpu(),
             "state": [tensor.detach().cpu() for tensor in self._state()],
             "history": [{k: v.cpu() for k, v in row.items()} for row in self.history],
+            "last": {k: v.cpu() for k, v in self.last.items()},
         }
         sink = io.BytesIO()
         torch.save(content, sink)
@@ -419,6 +428,7 @@ class _Run:
             for tensor, value in zip(self._state(), content["state"], strict=True):
                 tensor.copy_(value)
         self.history = [{k: v.to(device) for k, v in row.items()} for row in content["history"]]
+        self.last = {k: v.to(device) for k, v in content["last"].items()}
         self.losses = [loss.to(device) for loss in content["losses"]]
         self.all_losses = content["all_losses"].to(device)
         self.done, self.measured = content["done"], content["measured"]

@@ -268,7 +268,13 @@ def sessions(tmp_path, **more):
 
 
 def small_run(
-    session, interrupt_at=None, handwritten=True, rates=(0.1, 1e200, 0.7), schedule=None, ends=None
+    session,
+    interrupt_at=None,
+    handwritten=True,
+    rates=(0.1, 1e200, 0.7),
+    schedule=None,
+    ends=None,
+    at=(0, 130, 310, 400),
 ):
     torch.manual_seed(0)
     images, labels = torch.rand(90, 16), torch.randint(0, 3, (90,))
@@ -290,7 +296,7 @@ def small_run(
     optimiser = fit.SGD(list(rates), momentum=momentum, schedule=schedule)
     history = fit.fit(
         model, images, labels, batches, optimiser,
-        ensemble.cross_entropy, [weights], (0, 130, 310, 400), transform=interrupt,
+        ensemble.cross_entropy, [weights], at, transform=interrupt,
         ends=ends, session=session,
     )  # fmt: skip
     small_run.model = model
@@ -423,6 +429,28 @@ def test_a_run_that_ends_leaves_at_once_and_its_losses_stay(tmp_path, after):
             else:
                 assert row["loss"][e].isnan()
                 assert row["output"][e].equal(history[(last >= 130) + (last >= 310)]["output"][e])
+
+
+@pytest.mark.parametrize("after", [1000, 49, 60, 120, 350])
+@pytest.mark.parametrize("stops", [(50, 100, 500), (50, 100, 100)], ids=["one stays", "none does"])
+def test_a_run_that_ends_before_the_first_row_is_measured_as_it_leaves(tmp_path, after, stops):
+    """Each member's run ends after a step of its own; the rows are asked for from 130 on."""
+
+    def over(losses):
+        return len(losses) >= torch.tensor(stops)
+
+    whole = small_run(Session(), rates=(0.05, 0.7, 0.01), at=(50, 100, 130, 310, 400))
+    more = {"rates": (0.05, 0.7, 0.01), "ends": over, "at": (130, 310, 400)}
+    history, _ = in_sittings(tmp_path, after, **more)
+    assert [int(row["step"]) for row in history] == [130, 310, 400]
+    for row, full in zip(history, whole[2:], strict=True):
+        for e, stop in enumerate(stops):
+            last = {50: whole[0], 100: whole[1]}.get(stop, full)
+            assert row["output"][e].equal(last["output"][e])
+            assert row["var"][e].equal(last["var"][e])
+            assert row["loss"][e].isnan() == (stop <= 100)
+    counted = history[-1]["losses"].isfinite().sum(1).tolist()
+    assert counted == [min(stop, 400) for stop in stops]
 
 
 def test_progress_is_reported(tmp_path, monkeypatch):
