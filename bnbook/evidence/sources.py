@@ -8,6 +8,7 @@ importing it another way, comments, docstrings and the annotations of functions 
 What a module runs when it is imported counts as soon as one of its definitions does; a module that
 is used in any other way than for a name of it counts whole. A function's own names, such as
 parameters, lead nowhere. The form holds no empty fields, so that the versions of Python agree.
+The whole text of the C++ file beside a module, of the same name, counts with the module.
 """
 
 from __future__ import annotations
@@ -212,6 +213,9 @@ class _Reach:
         source = _source(module)
         if module not in self.entered:
             self.entered.add(module)
+            if (path := _path(module)) and (compiled := path.with_suffix(".cpp")).is_file():
+                of = Definition(module, f"{module.replace('.', '/')}.cpp")
+                self.forms[of] = [[compiled.read_text("utf-8")]]
             for name, form in source.on_import:
                 if name != ON_IMPORT:
                     self.name(module, name)

@@ -18,8 +18,6 @@ from functools import cache
 from pathlib import Path
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
-SHA256 = "da3146def0cf71807d479cb3d666c50a4bab1d56249b4fa3bd313f670214fb7c"
-"""Of the source. It stands here so that results depend on the source through this module."""
 
 _FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC")
 _VARIANTS = (("-fopenmp",), ("-Wno-unknown-pragmas",))  # without threads where there is no OpenMP

@@ -203,6 +203,47 @@ def test_figure_1_depends_on_its_own_network_and_on_no_other():
     assert found.keys().isdisjoint({"ResNet", "CLAIMS", "FIGURES", "curves"})
 
 
+CPP = "bnbook/training/kernels.cpp"
+
+
+@pytest.fixture
+def other_kernels(tmp_path, monkeypatch):
+    """Put the module of the kernels, with another C++ file beside it, into another folder."""
+    found, name = sources._path, "bnbook.training.kernels"
+    here = found(name)
+    for path in (here, here.with_suffix(".cpp")):
+        (tmp_path / path.name).write_text(path.read_text("utf-8"), "utf-8")
+
+    def change(old, new):
+        path = tmp_path / "kernels.cpp"
+        text = path.read_text("utf-8")
+        assert old in text
+        path.write_text(text.replace(old, new, 1), "utf-8")
+
+    moved = tmp_path / here.name
+    monkeypatch.setattr(sources, "_path", lambda each: moved if each == name else found(each))
+    return change
+
+
+def test_the_text_of_the_kernels_counts_where_networks_train(other_kernels):
+    deep, without = experiments.find("bjorck_fig1"), experiments.find("ioffe_alg2")
+    before, apart = store.source_digests(deep), store.source_digests(without)
+    assert {CPP, "DeepStep", "library"} <= before.keys()
+    assert apart.keys().isdisjoint({CPP, "library"})
+    other_kernels("+", "-")
+    after = store.source_digests(deep)
+    assert {name for name in before if after[name] != before[name]} == {CPP}
+    assert store.source_digests(without) == apart
+
+
+def test_the_text_of_the_kernels_counts_in_notebooks(other_kernels):
+    codes = ("from bnbook.training import fit\nfit.fit", "from bnbook.training import session")
+    before = [sources.imported_digest(code) for code in codes]
+    other_kernels("+", "-")
+    after = [sources.imported_digest(code) for code in codes]
+    assert [one == other for one, other in zip(before, after, strict=True)] == [False, True]
+
+
 # One package twice, with other files, imports, aliases, order, comments and annotations.
 HERE = {
     "__init__.py": "",
