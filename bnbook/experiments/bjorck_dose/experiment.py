@@ -105,7 +105,7 @@ EXPERIMENT = Experiment(
         "standard": Config(
             data="cifar10", seeds=(0, 1, 2), learning_rates=_RATES, side=16, train_images=5000,
             validation=1000, test_images=5000, pad=0, points=40, lengths=(2000, 6000, 18_000),
-            networks=((5, 1.7), (5, 1.0), (5, 1.4), (9, 1.0), (5, 2.0), (5, 0.5), (18, 1.0)),
+            networks=((5, 1.7), (5, 1.4), (5, 1.0), (5, 2.0), (9, 1.0), (5, 0.5), (18, 1.0)),
         ),
         "paper": Config(
             data="cifar10", seeds=(0, 1, 2, 3, 4), learning_rates=_RATES, points=40,
