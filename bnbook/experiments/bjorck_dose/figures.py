@@ -38,7 +38,8 @@ def draw_response(ax: Axes, found: pd.DataFrame) -> None:
         ax.text(1.6, 5, "no network has been judged yet", ha="center", color="0.4")
     ax.axhline(0, color="0.8", lw=0.8, zorder=0)
     ax.set(
-        xlim=(1, 2.2), xlabel="growth of the second moment at the start, factor a block",
+        xlim=(1, 2.2),
+        xlabel="growth of the second moment at the start, factor a block",
         ylabel="gain (points of test accuracy)",
     )
 
