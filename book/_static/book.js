@@ -117,7 +117,7 @@ function letBoxesScroll() {
   }
 }
 
-// On a phone a row's cells stand under each other, each under the name of its column.
+// Where a row's cells stand under each other, each is under the name of its column.
 function labelCells() {
   for (const table of document.querySelectorAll("table.claims, table.judgements")) {
     const names = [...table.querySelectorAll("thead th")].map((cell) => cell.textContent.trim());

@@ -196,9 +196,8 @@ PREMISES = (
 )
 _ABOUT = "dose and response, of the networks that meet the premises the one that grows most"
 REVISED = (
-    "The rule that says which network is judged was changed after the rates were chosen and before"
-    " any seed was judged: it took the one that grows most of those with rates far enough apart,"
-    " whether it can be trained to the end or not."
+    "Which network is judged was settled anew when the rates were known and before any seed was"
+    " judged: one that can be trained to the end."
 )
 _PAPERS: dict[str, Any] = {"paper": PAPER, "revised": REVISED}
 _POINTS: dict[str, Any] = {**_PAPERS, "digits": 1, "unit": " points", "premises": PREMISES}
