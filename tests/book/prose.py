@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+from bnbook import experiments
 from bnbook.book.pages import evidence
 from bnbook.evidence import records
 
@@ -24,6 +25,16 @@ MATH = re.compile(r"\$[^$]+\$")
 BARE_NUMBER = re.compile(r"[\d\s.,+\-\\{}^]*(?:\\cdot|\\times)?[\d\s.,+\-\\{}^]+")
 WORDLESS = ("verdict", "quantity", "statement", "criterion", "profile", "unit")
 """Fields of a claim that print no number of its own."""
+
+
+def rehearsed(contents: dict[str, dict]) -> set[str]:
+    """Name the experiments that are meant to have a `standard` record and have `quick` alone."""
+    return {
+        name
+        for name in set(experiments.names()) & contents.keys()
+        if set(contents[name]["profiles"]) == {"quick"}
+        and "standard" in experiments.find(name).profiles
+    }
 
 
 def closed(fence: str, line: str) -> bool:

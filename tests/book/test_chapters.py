@@ -10,6 +10,7 @@ from bnbook.book import blocks
 from bnbook.book.pages import evidence, settings
 from bnbook.evidence import ledger, records
 from bnbook.sweeps import sweep
+from tests.book import prose
 
 ROOT = records.root()
 CHAPTERS = sorted((ROOT / "book").glob("[0-9][0-9]-*.md"))
@@ -96,12 +97,19 @@ NUMBER = re.compile(r"\{claim\}`(\S+?)(?: (?:value|interval))?(?: @\w+)?`")
 
 
 def lonely(text, contents):
-    """Claims whose number a page prints without that of another record about the same quantity."""
+    """Claims whose number a page prints without that of another record about the same quantity.
+
+    A table of an experiment's claims says of each what other records have. A rehearsal has nothing.
+    """
     found = evidence.Evidence(ROOT / "results", contents)
-    printed = set(NUMBER.findall(text))
+    named = set(NUMBER.findall(text))
+    tables = re.findall(r"```\{claims\} (\w+)", text)
+    said = [claim for name in tables for claim in contents[name]["claims"]]
+    printed = named | {each["id"] for claim in said for each in (claim, *found.others(claim))}
+    printed |= {c["id"] for name in prose.rehearsed(contents) for c in contents[name]["claims"]}
     return [
         (name, other["id"])
-        for name in sorted(printed)
+        for name in sorted(named)
         for other in found.others(found.claim(name)[1])
         if other["id"] not in printed
     ]

@@ -4,19 +4,12 @@ import re
 
 import pytest
 
-from bnbook import experiments
 from bnbook.evidence import ledger
 from tests.book import prose
 
 SAID = "A rehearsal, not a record"
 LEDGER = ledger.read(prose.ROOT / "results")
-REHEARSED = {
-    name
-    for name in experiments.names()
-    if name in LEDGER
-    and set(LEDGER[name]["profiles"]) == {"quick"}
-    and "standard" in experiments.find(name).profiles
-}
+REHEARSED = prose.rehearsed(LEDGER)
 OF = {claim["id"]: name for name, content in LEDGER.items() for claim in content["claims"]}
 PAGES = sorted([*(prose.ROOT / "book").glob("*.md"), prose.ROOT / "index.md"])
 SHOWN = re.compile(r"\{(claim|fact|claims)\}(?:`([\w.]+)( verdict)?[^`]*`| (\w+)$)", re.MULTILINE)
