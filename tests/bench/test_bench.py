@@ -600,6 +600,7 @@ def test_a_whole_benchmark_in_small(monkeypatch, capsys, tmp_path):
     monkeypatch.setitem(contenders.CONTENDERS, "digits", who)
     monkeypatch.setattr(measure, "QUICK", measure.Effort(5, SMALL_EFFORT))
     monkeypatch.setattr(growth, "QUICK_MEMBERS", (1, 2))
+    monkeypatch.setattr(deep, "QUICK", ())  # minutes; they have tests of their own
     monkeypatch.setattr(planning, "has_compiler", lambda: False)
     monkeypatch.setattr(backward, "INPUTS", TINY_INPUTS)
     monkeypatch.setattr(records, "recorded", lambda: tmp_path)
