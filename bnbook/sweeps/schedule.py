@@ -132,8 +132,10 @@ def work(
         experiment = experiments.find(entry.experiment)
         config = experiment.configure(entry.profile)
         try:
-            how = {**how, "folder": folder, "budget": left, "mixed": entry.mixed}
-            grow(experiment, entry.profile, config, **how)
+            grow(
+                experiment, entry.profile, config,
+                folder=folder, budget=left, mixed=entry.mixed, **how,
+            )  # fmt: skip
         except OutOfTimeError:
             raise
         except BnbookError as error:

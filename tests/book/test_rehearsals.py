@@ -10,7 +10,7 @@ from tests.book import prose
 SAID = "A rehearsal, not a record"
 LEDGER = ledger.read(prose.ROOT / "results")
 REHEARSED = prose.rehearsed(LEDGER)
-OF = {claim["id"]: name for name, content in LEDGER.items() for claim in content["claims"]}
+OF = {claim: content["experiment"] for claim, (content, _) in ledger.by_id(LEDGER).items()}
 PAGES = sorted([*(prose.ROOT / "book").glob("*.md"), prose.ROOT / "index.md"])
 SHOWN = re.compile(r"\{(claim|fact|claims)\}(?:`([\w.]+)( verdict)?[^`]*`| (\w+)$)", re.MULTILINE)
 

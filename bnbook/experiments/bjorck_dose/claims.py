@@ -285,6 +285,7 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     small, large = rates(table)
     whole = explained(table)["whole"].dropna()
     n, gain = network or (0, math.nan)
+    names = "none_small", "with_small", "with_large"
     return {
         "networks": claims.fact([int((found["runs"] > 0).sum())], 0),
         "layers": claims.fact([6 * n + 2] if network else [], 0),
@@ -294,8 +295,7 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         "large_rate": claims.fact([large] if network else [], 4),
         "whole_gain": claims.fact(whole, 1, " points"),
         **{
-            name: claims.fact(100 * cell(table, arm, rate)["test_accuracy"].dropna(), 1, " %")
-            for name, arm, rate in (("none_small", WITHOUT, small), ("with_small", WITH, small),
-                                    ("with_large", WITH, large))
+            name: claims.fact(100 * cell(table, *each)["test_accuracy"].dropna(), 1, " %")
+            for name, each in zip(names, _compared(Rates(small, large)), strict=True)
         },
-    }  # fmt: skip
+    }
