@@ -166,6 +166,29 @@ def test_growth_raises_what_the_rate_explains(whole):
     )
 
 
+def test_the_parts_add_up_to_the_whole_gain(whole):
+    found = claims.response(whole[0])
+    assert found["whole"].to_numpy() == pytest.approx((found["same"] + found["rate"]).to_numpy())
+
+
+def test_facts_of_a_network_are_those_of_its_cells(whole):
+    table = whole[0]
+    found, response = claims.facts(table), claims.response(table)
+    dose = claims.doses(table).loc[(5, 2.0)]
+    assert found["layers32_2_0_small"]["value"] == dose["small"]
+    assert found["layers32_2_0_large"]["value"] == dose["large"]
+    means = response[response["gain"] == 2.0].mean()
+    none, low, high = (found[f"layers32_2_0_{name}"]["value"] for name in ("none", "low", "high"))
+    assert low - none == pytest.approx(means["same"])
+    assert high - low == pytest.approx(means["rate"])
+    assert found["layers32_2_0_gained"]["value"] == pytest.approx(means["whole"])
+
+
+def test_the_chapter_prints_the_networks_of_the_record_run_or_not(whole):
+    assert sorted(claims.DOSES) == sorted(EXPERIMENT.profiles["standard"].networks)
+    assert claims.facts(whole[0])["layers110_1_0_none"]["value"] is None
+
+
 @pytest.mark.parametrize(
     ("options", "claim", "verdict"),
     [
@@ -189,6 +212,6 @@ def test_without_the_papers_regime_nothing_is_tested():
 
 def test_figures_draw_every_dose(whole):
     (ax,) = EXPERIMENT.figures["response"](whole[0]).axes
-    assert len(ax.get_legend_handles_labels()[1]) == 2
+    assert len(ax.get_legend_handles_labels()[1]) == 3
     maps = EXPERIMENT.figures["rates"](whole[0]).axes
     assert [len(ax.lines) for ax in maps] == [2, 2, 2]

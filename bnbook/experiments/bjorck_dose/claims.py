@@ -150,7 +150,7 @@ def response(table: pd.DataFrame) -> pd.DataFrame:
     """BN's gain in two parts at every dose and seed, in points of test accuracy.
 
     Columns: ``n``, ``gain``, ``growth``, ``seed``, ``same`` (BN minus none at r0), ``rate`` (BN at
-    r1 minus BN at r0).
+    r1 minus BN at r0), ``whole`` (their sum).
     """
     runs, rows = shown(table), []
     for dose in doses(table).reset_index().to_dict("records"):
@@ -160,7 +160,8 @@ def response(table: pd.DataFrame) -> pd.DataFrame:
         for seed in sorted(own["seed"].unique()):
             none, low, high = (100 * by.get((*each, seed), math.nan) for each in compared)
             rows.append((dose["n"], dose["gain"], dose["growth"], seed, low - none, high - low))
-    return pd.DataFrame(rows, columns=[*NETWORK, "growth", "seed", "same", "rate"])
+    found = pd.DataFrame(rows, columns=[*NETWORK, "growth", "seed", "same", "rate"])
+    return found.assign(whole=found["same"] + found["rate"])
 
 
 def rising(table: pd.DataFrame) -> pd.Series:
@@ -279,23 +280,45 @@ CLAIMS = (
 )
 
 
+DOSES = ((5, 0.5), (5, 1.0), (5, 1.4), (5, 1.7), (5, 2.0), (9, 1.0), (18, 1.0))
+"""Blocks a stage and gain of the networks whose numbers the chapter prints one by one."""
+
+
 def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """Return the numbers that the chapter quotes beside the claims."""
+    """Return the numbers that the chapter quotes beside the claims.
+
+    Those of `DOSES` are there, without a value, before the record holds them.
+    """
     network, found = judged(table), doses(table)
-    small, large = rates(table)
-    whole = explained(table)["whole"].dropna()
     n, gain = network or (0, math.nan)
-    names = "none_small", "with_small", "with_large"
-    return {
+    described = {
         "networks": claims.fact([int((found["runs"] > 0).sum())], 0),
         "layers": claims.fact([6 * n + 2] if network else [], 0),
         "gain": claims.fact([gain] if network else [], 2),
         "growth": claims.fact([float(found["growth"][network])] if network else [], 2),
-        "small_rate": claims.fact([small] if network else [], 4),
-        "large_rate": claims.fact([large] if network else [], 4),
-        "whole_gain": claims.fact(whole, 1, " points"),
-        **{
-            name: claims.fact(100 * cell(table, *each)["test_accuracy"].dropna(), 1, " %")
-            for name, each in zip(names, _compared(Rates(small, large)), strict=True)
-        },
     }
+    for each in sorted({*DOSES, *found.index}):
+        described |= _of_network(table, found, each)
+    return described
+
+
+def _of_network(
+    table: pd.DataFrame, found: pd.DataFrame, network: tuple[int, float]
+) -> dict[str, dict[str, Any]]:
+    """Return growth, rates, accuracies in per cent and BN's whole gain in points of one network."""
+    n, gain = network
+    own = found[found.index == network]
+    small, large = (float(own[name].iloc[0]) if len(own) else math.nan for name in Rates._fields)
+    compared = _compared(Rates(small, large))
+    none, low, high = (100 * _cell(table, network, *each)["test_accuracy"] for each in compared)
+    facts = {
+        "growth": claims.fact(own["growth"], 2),
+        "small": claims.fact([small], 4),
+        "large": claims.fact([large], 4),
+        "none": claims.fact(none, 1, " %"),
+        "low": claims.fact(low, 1, " %"),
+        "high": claims.fact(high, 1, " %"),
+        "gained": claims.fact((high - none).dropna(), 1, " points"),
+    }
+    prefix = f"layers{6 * n + 2}_{str(gain).replace('.', '_')}"
+    return {f"{prefix}_{name}": value for name, value in facts.items()}
