@@ -15,6 +15,7 @@ from bnbook.book.pages import evidence, explorables
 from bnbook.book.pages.explorables import growth, norms, rates, scale, transform
 from bnbook.errors import BnbookError
 from bnbook.evidence import ledger, records
+from bnbook.experiments.bjorck_dose.claims import doses
 from bnbook.experiments.bjorck_fig5.claims import stage_growth, wide_limit
 from bnbook.tables.arms import WITH, WITHOUT
 
@@ -69,6 +70,13 @@ def test_the_map_by_growth_has_each_run_at_the_length_that_it_needed(map_):
     assert close(growths, sorted(without))
     shown = sum(p[4] for n in family["networks"] for a in n["arms"].values() for p in a["points"])
     assert shown == len(table.drop_duplicates(["n", "gain", "arm", "learning_rate", "seed"]))
+
+
+def test_the_map_by_growth_marks_the_rates_that_tuning_seeds_have_chosen(map_):
+    found = doses(record("bjorck_dose").table)
+    for network, dose in zip(map_["families"][0]["networks"], found.itertuples(), strict=True):
+        assert network["arms"][WITHOUT]["tuned"] == dose.small
+        assert network["arms"][WITH]["tuned"] == dose.large
 
 
 def test_the_papers_points_are_the_ends_of_its_curves(map_):

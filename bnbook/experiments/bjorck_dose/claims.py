@@ -313,8 +313,8 @@ def _of_network(
     none, low, high = (100 * _cell(table, network, *each)["test_accuracy"] for each in compared)
     facts = {
         "growth": claims.fact(own["growth"], 2),
-        "small": claims.fact([small], 4),
-        "large": claims.fact([large], 4),
+        "small": _rate(small),
+        "large": _rate(large),
         "none": claims.fact(none, 1, " %"),
         "low": claims.fact(low, 1, " %"),
         "high": claims.fact(high, 1, " %"),
@@ -322,3 +322,9 @@ def _of_network(
     }
     prefix = f"layers{6 * n + 2}_{str(gain).replace('.', '_')}"
     return {f"{prefix}_{name}": value for name, value in facts.items()}
+
+
+def _rate(rate: float) -> dict[str, Any]:
+    """Return a rate of the grid as a number to print, without zeros at its end."""
+    known = not math.isnan(rate)
+    return claims.fact([rate], max(0, -math.floor(math.log10(rate))) if known else 0)

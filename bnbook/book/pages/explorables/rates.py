@@ -46,13 +46,19 @@ def data(found: Mapping[str, Record]) -> dict[str, Any]:
 
 
 def _by_growth(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Describe the networks of the dose's record, in the order of their growth."""
+    """Describe the networks of the dose's record, in the order of their growth.
+
+    Their rates are those that the seeds that choose rates have chosen.
+    """
     ended, found = cells.settled(cells.ends(table)), []
     for dose in doses(table).reset_index().to_dict("records"):
         own = ended[(ended["n"] == dose["n"]) & (ended["gain"] == dose["gain"])]
         layers, growth = 6 * dose["n"] + 2, float(dose["growth"])
         about = {"name": f"{layers} layers, growth {growth:.2f} a block", "growth": growth}
-        found.append({**about, "mark": f"{growth:.2f}, {layers} layers", "arms": _arms(own)})
+        arms = _arms(own)
+        for arm, rate in ((WITHOUT, dose["small"]), (WITH, dose["large"])):
+            arms[arm]["tuned"] = None if math.isnan(rate) else float(rate)
+        found.append({**about, "mark": f"{growth:.2f}, {layers} layers", "arms": arms})
     return found
 
 
