@@ -166,6 +166,21 @@ def test_growth_raises_what_the_rate_explains(whole):
     )
 
 
+def test_a_network_is_judged_once_its_runs_are_there(whole):
+    table, _ = whole
+    own = (table["n"] == 5) & (table["gain"] == 2.0) & ~table["tunes"]
+    assert claims._meets(table, (5, 2.0))
+    for arm, rate in ((WITHOUT, 0.001), (WITH, 0.001), (WITH, 0.1), (WITHOUT, 0.1)):
+        cell = own & (table["arm"] == arm) & (table["learning_rate"] == rate)
+        assert not claims._meets(table[~cell], (5, 2.0))
+
+
+def test_a_hundred_times_is_a_hundred_times_at_every_rate_of_the_grid(monkeypatch):
+    for small, large in zip(RATES, RATES[4:], strict=False):
+        monkeypatch.setattr(claims, "_rates", lambda *_, r=(small, large): cells.Rates(*r))
+        assert claims._apart(pd.DataFrame(), (5, 2.0))[:2] == (True, "100 times")
+
+
 def test_the_parts_add_up_to_the_whole_gain(whole):
     found = claims.response(whole[0])
     assert found["whole"].to_numpy() == pytest.approx((found["same"] + found["rate"]).to_numpy())

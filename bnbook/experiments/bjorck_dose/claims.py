@@ -7,6 +7,7 @@ A pilot of minutes showed what a size can decide (32 layers, one seed: without B
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ from bnbook.experiments.bjorck_dose.cells import CELL, NETWORK, Rates
 from bnbook.tables import right
 from bnbook.tables.arms import WITH, WITHOUT
 
+Network = tuple[int, float]
+"""Residual blocks a stage, and gain."""
 PAPER = "Bjorck et al. 2018"
 END = 0.95
 """Training accuracy that every compared network has to reach."""
@@ -53,7 +56,7 @@ def doses(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns).sort_values("growth").set_index(NETWORK)
 
 
-def judged(table: pd.DataFrame) -> tuple[int, float] | None:
+def judged(table: pd.DataFrame) -> Network | None:
     """Return the network that the claims are about: of those that meet the premises the one that
     grows most; without such a one, that with r0 and r1 furthest apart; None without any.
     """  # noqa: D205
@@ -61,22 +64,11 @@ def judged(table: pd.DataFrame) -> tuple[int, float] | None:
     found = found[found["runs"] > 0]
     if found.empty:
         return None
-    meeting = [network for network in found.index if _meets(table, network, found.loc[network])]
+    meeting = [network for network in found.index if _meets(table, network)]
     apart = found["large"] / found["small"]
     most = (found.loc[meeting, "growth"] if meeting else apart).sort_values()
     n, gain = most.reset_index().iloc[-1][NETWORK]
     return int(n), float(gain)
-
-
-def _meets(table: pd.DataFrame, network: tuple[int, float], dose: pd.Series) -> bool:
-    """Whether what is run of a network so far meets the `PREMISES`."""
-    small, large = dose["small"], dose["large"]
-    if not large >= APART * small * 0.999:
-        return False
-    compared = [_cell(table, network, arm, rate) for arm, rate in _compared(Rates(small, large))]
-    ended = [rows["training_accuracy"].min() >= END for rows in compared if len(rows)]
-    dead = _cell(table, network, WITHOUT, large)["dead_at"] >= 0
-    return all(ended) and (dead.empty or bool(dead.mean() > MOST))
 
 
 def _compared(rates: Rates) -> tuple[tuple[str, float], ...]:
@@ -86,11 +78,16 @@ def _compared(rates: Rates) -> tuple[tuple[str, float], ...]:
 
 def rates(table: pd.DataFrame) -> Rates:
     """Return r0 and r1 of the network that the claims are about."""
-    network = judged(table)
-    if network is None:
-        return Rates(math.nan, math.nan)
-    found = doses(table)
-    return Rates(*(float(found[name][network]) for name in ("small", "large")))
+    return _rates(table, judged(table))
+
+
+def _rates(table: pd.DataFrame, network: Network | None) -> Rates:
+    return cells.chosen(cells.ends(_of(table, network)))
+
+
+def _of(table: pd.DataFrame, network: Network | None) -> pd.DataFrame:
+    n, gain = network or (0, math.nan)
+    return table[(table["n"] == n) & (table["gain"] == gain)]
 
 
 def cell(table: pd.DataFrame, arm: str, rate: float) -> pd.DataFrame:
@@ -98,14 +95,11 @@ def cell(table: pd.DataFrame, arm: str, rate: float) -> pd.DataFrame:
     return _cell(table, judged(table), arm, rate)
 
 
-def _cell(
-    table: pd.DataFrame, network: tuple[int, float] | None, arm: str, rate: float
-) -> pd.DataFrame:
-    runs = shown(table)
-    if network is None:
-        return runs.iloc[:0].set_index("seed")
-    mine = (runs["n"] == network[0]) & (runs["gain"] == network[1]) & (runs["arm"] == arm)
-    return runs[mine & (runs["learning_rate"] == rate)].set_index("seed").sort_index()
+def _cell(table: pd.DataFrame, network: Network | None, arm: str, rate: float) -> pd.DataFrame:
+    own = _of(table, network)
+    runs = own if own.empty else shown(own)
+    mine = (runs["arm"] == arm) & (runs["learning_rate"] == rate)
+    return runs[mine].set_index("seed").sort_index()
 
 
 def same_rate(table: pd.DataFrame) -> pd.DataFrame | pd.Series:
@@ -143,7 +137,12 @@ def speedup(table: pd.DataFrame) -> pd.Series:
 
 def fails(table: pd.DataFrame) -> pd.Series:
     """Whether the network without BN died at r1, 1 or 0, by seed."""
-    return (cell(table, WITHOUT, rates(table).large)["dead_at"] >= 0).astype(float)
+    return _dead(table, judged(table))
+
+
+def _dead(table: pd.DataFrame, network: Network | None) -> pd.Series:
+    large = _rates(table, network).large
+    return (_cell(table, network, WITHOUT, large)["dead_at"] >= 0).astype(float)
 
 
 def response(table: pd.DataFrame) -> pd.DataFrame:
@@ -173,28 +172,42 @@ def rising(table: pd.DataFrame) -> pd.Series:
     return pd.Series(slopes, dtype=float)
 
 
-def _apart(table: pd.DataFrame) -> Finding:
-    small, large = rates(table)
+def _apart(table: pd.DataFrame, network: Network | None) -> Finding:
+    small, large = _rates(table, network)
     return claims.at_least(large / small, APART, " times")
 
 
-def _ended(table: pd.DataFrame) -> Finding:
-    compared = _compared(rates(table))
-    reached = [cell(table, *each)["training_accuracy"].min() for each in compared]
-    return claims.at_least(100 * min(reached, default=math.nan), 100 * END, " %", 1)
+def _ended(table: pd.DataFrame, network: Network | None) -> Finding:
+    compared = _compared(_rates(table, network))
+    reached = [_cell(table, network, *each)["training_accuracy"].min() for each in compared]
+    return claims.at_least(100 * float(np.min(reached)), 100 * END, " %", 1)  # NaN if one is
 
 
-def _fails(table: pd.DataFrame) -> Finding:
-    dead = fails(table)
+def _fails(table: pd.DataFrame, network: Network | None) -> Finding:
+    dead = _dead(table, network)
     found = f"{int(dead.sum())} of {len(dead)} seeds" if len(dead) else "no seed"
     return bool(dead.mean() > MOST), found, "more than half of the seeds"
 
 
-PREMISES = (
-    Premise("BN's best rate is at least a hundred times that without BN", _apart),
-    Premise("every compared network ends above 95 % training accuracy", _ended),
-    Premise("the network without BN fails to train at BN's best rate", _fails),
-)
+_CONDITIONS = {
+    "BN's best rate is at least a hundred times that without BN": _apart,
+    "every compared network ends above 95 % training accuracy": _ended,
+    "the network without BN fails to train at BN's best rate": _fails,
+}
+
+
+def _meets(table: pd.DataFrame, network: Network) -> bool:
+    """Whether a network's runs are there and as the claims need them."""
+    return all(condition(table, network)[0] for condition in _CONDITIONS.values())
+
+
+def _of_judged(
+    condition: Callable[[pd.DataFrame, Network | None], Finding],
+) -> Callable[[pd.DataFrame], Finding]:
+    return lambda table: condition(table, judged(table))
+
+
+PREMISES = tuple(Premise(text, _of_judged(each)) for text, each in _CONDITIONS.items())
 _ABOUT = "dose and response, of the networks that meet the premises the one that grows most"
 REVISED = (
     "Which network is judged was settled anew when the rates were known and before any seed was"
@@ -303,7 +316,7 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
 
 
 def _of_network(
-    table: pd.DataFrame, found: pd.DataFrame, network: tuple[int, float]
+    table: pd.DataFrame, found: pd.DataFrame, network: Network
 ) -> dict[str, dict[str, Any]]:
     """Return growth, rates, accuracies in per cent and BN's whole gain in points of one network."""
     n, gain = network
