@@ -166,6 +166,13 @@ def test_growth_raises_what_the_rate_explains(whole):
     )
 
 
+def test_growth_is_that_of_the_seeds_that_are_shown_once_there_are_any(whole):
+    table, _ = whole
+    table = table.assign(growth=np.where(table["tunes"], 9.0, 1 + table["seed"] / 10))
+    assert claims.doses(table)["growth"].tolist() == pytest.approx([1.1] * 3)
+    assert claims.doses(table[table["tunes"]])["growth"].tolist() == [9.0] * 3
+
+
 def test_a_network_is_judged_once_its_runs_are_there(whole):
     table, _ = whole
     own = (table["n"] == 5) & (table["gain"] == 2.0) & ~table["tunes"]
@@ -194,6 +201,7 @@ def test_facts_of_a_network_are_those_of_its_cells(whole):
     assert found["layers32_2_0_large"]["value"] == dose["large"]
     means = response[response["gain"] == 2.0].mean()
     none, low, high = (found[f"layers32_2_0_{name}"]["value"] for name in ("none", "low", "high"))
+    assert found["layers32_2_0_far"]["value"] == pytest.approx(10.0)  # it dies there
     assert low - none == pytest.approx(means["same"])
     assert high - low == pytest.approx(means["rate"])
     assert found["layers32_2_0_gained"]["value"] == pytest.approx(means["whole"])

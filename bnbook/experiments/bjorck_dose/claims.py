@@ -43,13 +43,15 @@ def doses(table: pd.DataFrame) -> pd.DataFrame:
     """Describe each network: its growth at the start, r0, r1 and how far they lie apart.
 
     Index: ``n`` and ``gain``, in the order of growth. Columns: ``growth`` (factor of the second
-    moment a block, without BN, mean over seeds), ``small`` and ``large`` (r0 and r1), and ``runs``
-    (those that are shown).
+    moment a block, without BN, mean over the seeds that are shown, or over those that choose rates
+    while there are no others), ``small`` and ``large`` (r0 and r1), and ``runs`` (those that are
+    shown).
     """
     ended, rows = cells.ends(table), []
     for (n, gain), own in ended.groupby(NETWORK):
         rates = cells.chosen(own)
-        growth = own.loc[own["arm"] == WITHOUT, "growth"].mean()
+        seeds = own[own["arm"] == WITHOUT].groupby(["tunes", "seed"])["growth"].mean()
+        growth = seeds.groupby("tunes").mean().iloc[0] if len(seeds) else math.nan
         count = len(cells.settled(own[~own["tunes"].astype(bool)]))
         rows.append((n, gain, growth, *rates, count))
     columns = [*NETWORK, "growth", "small", "large", "runs"]
@@ -322,8 +324,8 @@ def _of_network(
     n, gain = network
     own = found[found.index == network]
     small, large = (float(own[name].iloc[0]) if len(own) else math.nan for name in Rates._fields)
-    compared = _compared(Rates(small, large))
-    none, low, high = (100 * _cell(table, network, *each)["test_accuracy"] for each in compared)
+    arms = (*_compared(Rates(small, large)), (WITHOUT, large))
+    none, low, high, far = (100 * _cell(table, network, *each)["test_accuracy"] for each in arms)
     facts = {
         "growth": claims.fact(own["growth"], 2),
         "small": _rate(small),
@@ -331,6 +333,7 @@ def _of_network(
         "none": claims.fact(none, 1, " %"),
         "low": claims.fact(low, 1, " %"),
         "high": claims.fact(high, 1, " %"),
+        "far": claims.fact(far, 1, " %"),
         "gained": claims.fact((high - none).dropna(), 1, " points"),
     }
     prefix = f"layers{6 * n + 2}_{str(gain).replace('.', '_')}"
