@@ -179,7 +179,8 @@ def test_claims_are_differences_and_ratios_of_what_is_chosen(table):
     ends = choosing.ends(table, "test")
     assert claims.gap(table).equals(ends[best[BN]] - ends[best[LAYER_NORM]])
     facts = EXPERIMENT.facts(table)
-    assert facts["test_images_bn_convnet"]["value"] == pytest.approx(ends[claims.CONVNET].mean())
+    bn = arm(TEXT, BN, POST)
+    assert facts["test_characters_bn_post"]["value"] == pytest.approx(ends[bn].mean())
     ratio = claims.text_over_images(table)
     assert (ratio > 0).all()
     assert len(ratio) == 2

@@ -6,6 +6,7 @@ other seeds.
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import pandas as pd
@@ -62,13 +63,6 @@ def course(table: pd.DataFrame, method: str) -> pd.Series:
     return pd.Series(means[with_bn] / means[without])
 
 
-def gain(table: pd.DataFrame, method: str) -> pd.Series:
-    """Test accuracy with BN minus without, points."""
-    ends = choosing.ends(table, "test_accuracy")
-    without, with_bn = pair(method)
-    return 100 * pd.Series(ends[with_bn] - ends[without])
-
-
 def shape(table: pd.DataFrame, column: str, name: str, *, start: bool = False) -> pd.Series:
     """Return a column of the runs shown of an arm, at the end or at the start, per seed."""
     rows = choosing.shown(table)
@@ -77,10 +71,10 @@ def shape(table: pd.DataFrame, column: str, name: str, *, start: bool = False) -
     return pd.Series(rows.set_index("seed").sort_index()[column])
 
 
-def closer(table: pd.DataFrame, nonlinearity: str, *, start: bool = False) -> pd.Series:
+def closer(table: pd.DataFrame, nonlinearity: str) -> pd.Series:
     """Distance from a Gaussian of u over that of Wu, with BN, per seed."""
     name = arm(SGD, nonlinearity, WITH)
-    u, wu = (shape(table, f"{of}_distance", name, start=start) for of in ("u", "wu"))
+    u, wu = (shape(table, f"{of}_distance", name) for of in ("u", "wu"))
     return pd.Series(u / wu)
 
 
@@ -184,10 +178,9 @@ CLAIMS = (
 
 def facts(table: pd.DataFrame) -> dict[str, Any]:
     """Return what the page quotes beside the claims."""
-    rates, shown = choosing.chosen(table), choosing.shown(table)
+    shown = choosing.shown(table)
     found = {
         "seeds": claims.fact([shown["seed"].nunique()], 0),
-        "tuning": claims.fact([table.loc[table["tunes"], "seed"].nunique()], 0),
         "rates": claims.fact([table["learning_rate"].nunique()], 0),
         "steps": claims.fact([table["step"].max()], 0),
         "full_steps": claims.fact(
@@ -195,36 +188,16 @@ def facts(table: pd.DataFrame) -> dict[str, Any]:
         ),
         "diverged": claims.fact([(choosing.last(table)["diverged_at"] >= 0).sum()], 0),
     }
+    norms = {"without": WITHOUT, "with": WITH}
     accuracies = choosing.ends(table, "test_accuracy")
     for method in METHODS:
         name = method.lower().replace(" ", "_")
         found[f"{name}_speed"] = claims.fact(speed(table, method), 2, "×")
         found[f"{name}_course"] = claims.fact(course(table, method), 2, "×")
-        found[f"{name}_gain"] = claims.fact(gain(table, method), 1, " points")
-        for which, own in zip(("without", "with"), pair(method), strict=True):
-            found[f"{name}_{which}"] = claims.fact(100 * accuracies[own], 1, " %")
-            found[f"{name}_{which}_rate"] = claims.fact([rates[own]], 3)
-    return found | _shapes(table)
-
-
-def _shapes(table: pd.DataFrame) -> dict[str, Any]:
-    """Return shapes of u and Wu by nonlinearity, with BN and without, at the end and the start."""
-    found = {}
-    numbers: dict[str, tuple[str, float, int, str]] = {
-        "distance": ("distance", 1, 2, ""), "near_zero": ("near_zero", 100, 1, " %"),
-    }  # fmt: skip
-    for nonlinearity, (which, norm) in (
-        (g, each) for g in (RELU, SIGMOID) for each in (("with", WITH), ("without", WITHOUT))
-    ):
-        name = arm(SGD, nonlinearity, norm)
-        for label, (column, factor, digits, unit) in numbers.items():
-            for of in ("u", "wu"):
-                stem = f"{nonlinearity.lower()}_{which}_{of}_{label}"
-                end, begin = (shape(table, f"{of}_{column}", name, start=s) for s in (False, True))
-                found[stem] = claims.fact(factor * end, digits, unit)
-                found[f"{stem}_start"] = claims.fact(factor * begin, digits, unit)
-    for nonlinearity in (RELU, SIGMOID):
-        found[f"{nonlinearity.lower()}_closer_start"] = claims.fact(
-            closer(table, nonlinearity, start=True), 2, "×"
-        )
+        for which, norm in norms.items():
+            own = 100 * accuracies[arm(method, RELU, norm)]
+            found[f"{name}_{which}"] = claims.fact(own, 1, " %")
+    for nonlinearity, which, of in product((RELU, SIGMOID), norms, ("u", "wu")):
+        distance = shape(table, f"{of}_distance", arm(SGD, nonlinearity, norms[which]))
+        found[f"{nonlinearity.lower()}_{which}_{of}_distance"] = claims.fact(distance, 2)
     return found

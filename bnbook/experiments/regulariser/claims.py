@@ -226,47 +226,40 @@ CLAIMS = (
 )
 
 
-def fact_name(arm: Arm) -> str:
-    """Return what an arm is called in facts."""
-    parts = ["with" if arm.bn else "without", arm.dropout, L2 * arm.decay]
-    parts += [str(arm.together)] * bool(arm.together) + ["fixed"] * arm.fixed
-    return "_".join(part for part in parts if part).lower().replace(" ", "_")
+PRINTED = {
+    "without": _BARE,
+    "with": _NORMALISED,
+    "without_weak_dropout": Arm(False, WEAK),
+    **{f"with_{m}": Arm(True, together=m) for m in SIZES},
+}
+"""The arms whose accuracy the page prints, by their names in facts."""
 
 
 def facts(table: pd.DataFrame) -> dict[str, Any]:
-    """Return what the page quotes beside the claims; of the arms that a table has."""
-    found: dict[str, Any] = {}
-    right, known, apart = (
-        ends(table, "test_accuracy"), ends(table, "training_accuracy"), gap(table),
-    )  # fmt: skip
-    rates = choosing.chosen(table)
-    for arm in map(str, right):
-        short = fact_name(ARMS[arm])
+    """Return what the page quotes beside the claims."""
+    right, apart, rates = ends(table, "test_accuracy"), gap(table), choosing.chosen(table)
+    found = {
+        f"{which}_accuracy": claims.fact(right[name(arm)], 1, " %")
+        for which, arm in PRINTED.items()
+    }
+    for which, bn in (("without", False), ("with", True)):
+        bare = name(Arm(bn))
         found |= {
-            f"{short}_accuracy": claims.fact(right[arm], 1, " %"),
-            f"{short}_training": claims.fact(known[arm], 1, " %"),
-            f"{short}_gap": claims.fact(apart[arm], 1, " points"),
-            f"{short}_rate": rate_fact(rates[arm]),
-        }
-    for bn, which in ((False, "without"), (True, "with")):
-        found |= {
+            f"{which}_gap": claims.fact(apart[bare], 1, " points"),
+            f"{which}_rate": rate_fact(rates[bare]),
             f"dropout_{which}": claims.fact(dropout_gain(table, bn), 1, " points"),
             f"dropout_l2_{which}": claims.fact(dropout_gain(table, bn, decay=True), 1, " points"),
             f"l2_{which}": claims.fact(
                 difference(table, Arm(bn, decay=True), Arm(bn)), 1, " points"
             ),
-            f"shuffling_{which}": claims.fact(shuffling_gain(table, bn), 1, " points"),
         }
-    judged = choosing.shown(table)
     return found | {
+        "shuffling_without": claims.fact(shuffling_gain(table, bn=False), 1, " points"),
         "bn_accuracy": claims.fact(difference(table, _NORMALISED, _BARE), 1, " points"),
         "bn_accuracy_fixed": claims.fact(
             difference(table, Arm(True, fixed=True), Arm(False, fixed=True)), 1, " points"
         ),
-        "shuffling_few": claims.fact(shuffling_gain(table, True, FEW), 1, " points"),
-        "seeds": claims.fact([judged["seed"].nunique()], 0),
+        "seeds": claims.fact([choosing.shown(table)["seed"].nunique()], 0),
         "tuning": claims.fact([table.loc[table["tunes"], "seed"].nunique()], 0),
         "rates": claims.fact([table["learning_rate"].nunique()], 0),
-        "networks": claims.fact([right.shape[1]], 0),
-        "steps": claims.fact([table["step"].max()], 0),
     }

@@ -7,6 +7,7 @@ recorded runs.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,6 @@ from bnbook.evidence import claims
 from bnbook.evidence.claims import Claim, Finding, Premise
 from bnbook.tables import tuning
 from bnbook.tables.arms import SIGMOID, WITH, WITHOUT
-from bnbook.tables.rate_map import rate_fact
 from bnbook.tables.start import significant
 
 PAPER = "Ioffe & Szegedy 2015"
@@ -268,29 +268,26 @@ CLAIMS = (
 def facts(table: pd.DataFrame) -> dict[str, Any]:
     """Return what the page quotes beside the claims."""
     found: dict[str, Any] = {}
-    deepest = int(max(table["depth"]))
-    for cell, (start, rate) in chosen(table).items():
-        nonlinearity, depth, arm = cell
-        name = f"{nonlinearity}_{'deepest' if depth == deepest else depth}_{NAMES[arm]}"
-        shares = 100 * in_training(table, "share")[cell]
-        found |= {
-            f"{name}_accuracy": claims.fact(accuracies(table, nonlinearity)[depth, arm], 1, " %"),
-            f"{name}_rate": rate_fact(rate),
-            f"{name}_start": claims.fact([start], 0),
-            f"{name}_share": claims.fact(shares, 1, " %"),
-        }
-        for size in sorted(set(table["start"])) if depth == deepest else ():
-            found |= {
-                f"{name}_evenness_{size:g}": significant(evenness(table, cell, size)),
-                f"{name}_share_{size:g}": claims.fact(_share_at_start(table, cell, size), 1, " %"),
-            }
-    for size in sorted(set(table["start"])):
+    shallowest, deepest = int(min(table["depth"])), int(max(table["depth"]))
+    sizes = sorted(set(table["start"]))
+    shares = 100 * in_training(table, "share")
+    for nonlinearity, (arm, name) in product(NONLINEARITIES, NAMES.items()):
+        cell, stem = (nonlinearity, deepest, arm), f"{nonlinearity}_deepest_{name}"
+        ends = accuracies(table, nonlinearity)[deepest, arm]
+        found[f"{stem}_accuracy"] = claims.fact(ends, 1, " %")
+        found[f"{stem}_share"] = claims.fact(shares[cell], 1, " %")
+        found[f"{nonlinearity}_{shallowest}_{name}_share"] = claims.fact(
+            shares[nonlinearity, shallowest, arm], 1, " %"
+        )
+        for size in sizes:
+            found[f"{stem}_evenness_{size:g}"] = significant(evenness(table, cell, size))
+    for size in sizes:
+        at_start = _share_at_start(table, (SIGMOID, deepest, WITHOUT), size)
+        found[f"sigmoid_deepest_without_share_{size:g}"] = claims.fact(at_start, 1, " %")
         found[f"sigmoid_without_depth_{size:g}"] = claims.fact([_tuned_depth(table, size)], 0)
     for nonlinearity in NONLINEARITIES:
-        depths = trained_depths(table, nonlinearity)
-        for arm, name in NAMES.items():
-            found[f"{nonlinearity}_{name}_depth"] = claims.fact(depths[arm].dropna(), 0)
-        found[f"{nonlinearity}_both"] = claims.fact([len(both_learn(table, nonlinearity))], 0)
+        depths = trained_depths(table, nonlinearity)[WITHOUT]
+        found[f"{nonlinearity}_without_depth"] = claims.fact(depths.dropna(), 0)
     return found | {
         "seeds": claims.fact([judged(table)["seed"].nunique()], 0),
         "tuning": claims.fact([table.loc[table["tunes"], "seed"].nunique()], 0),

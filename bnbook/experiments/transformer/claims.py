@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from bnbook.evidence import claims
@@ -100,7 +99,6 @@ def decoding(table: pd.DataFrame) -> pd.Series:
     return pd.Series(with_batch - running)
 
 
-DISTANCES = ("mean_distance", "mean_distance_95", "scale_distance", "scale_distance_95")
 LEARNED = 3.3
 """Bits a character below which a network has learned more than how frequent characters are."""
 
@@ -203,25 +201,25 @@ CLAIMS = (
 
 def facts(table: pd.DataFrame) -> dict[str, Any]:
     """Return what the page quotes beside the claims."""
-    found = {}
-    for column in ("test", "test_batch", "decode", "decode_batch"):
-        ends = choosing.ends(table, column)
-        for name in map(str, ends):
-            found[f"{column}_{_slug(name)}"] = claims.fact(ends[name], 2, " bits")
-    for name in sorted(set(table["arm"])):
-        for column in (*DISTANCES, "mean_excess"):
-            values = distance(table, name, column)
-            if np.isfinite(values).all():
-                found[f"{column}_{_slug(name)}"] = claims.fact(values, 3)
-    excess = choosing.ends(table, "mean_excess").dropna(axis=1)
-    for name in map(str, excess):
-        found[f"end_excess_{_slug(name)}"] = claims.fact(excess[name], 2)
-    rates = choosing.chosen(table)
-    low, high = min(rates.values()), max(rates.values())
-    return found | {
-        "lowest_rate": claims.fact([low], 3), "highest_rate": claims.fact([high], 3),
-        "decode_difference": claims.fact([decode_difference(table)], None, " bits"),
-    }  # fmt: skip
+    after = {norm: arm(TEXT, norm, POST) for norm in (BN, COUNTED, LAYER_NORM)}
+    printed = {
+        "test": [each for each in TEXTS if each in set(table["arm"])],
+        "test_batch": [after[BN], after[COUNTED]],
+        "decode": [after[BN], after[LAYER_NORM]],
+        "decode_batch": [after[BN], after[LAYER_NORM]],
+    }
+    found = {
+        f"{column}_{_slug(name)}": claims.fact(choosing.ends(table, column)[name], 2, " bits")
+        for column, names in printed.items()
+        for name in names
+    }
+    excess = choosing.ends(table, "mean_excess")
+    for name in (*(arm(kind, BN, PRE) for kind in (TEXT, WORDS, PIXELS)), CONVNET):
+        apart = distance(table, name, "mean_distance").dropna()
+        found[f"mean_distance_{_slug(name)}"] = claims.fact(apart, 3)
+        found[f"end_excess_{_slug(name)}"] = claims.fact(excess[name].dropna(), 2)
+    difference = decode_difference(table)
+    return found | {"decode_difference": claims.fact([difference], None, " bits")}
 
 
 def decode_difference(table: pd.DataFrame) -> float:
