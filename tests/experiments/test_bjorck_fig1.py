@@ -178,10 +178,9 @@ def test_facts():
     facts = bjorck_fig1.facts(made_up())
     assert facts["small_rate"]["value"] == 0.01
     assert facts["small_rate"]["digits"] == 2
-    assert facts["with_large_accuracy"]["value"] == pytest.approx(85.1)
+    assert facts["with_small_accuracy"]["value"] == pytest.approx(70.1)
     assert facts["without_survives"]["value"] == 0.1
     assert facts["without_diverged"]["value"] == 3
-    assert facts["large_gap"]["value"] == pytest.approx(5)
     assert facts["tuned_gap"]["value"] == pytest.approx(15)
 
 

@@ -135,8 +135,6 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     rates = tuning.tuned_rates(table, (WITHOUT, WITH))
     small, large = small_rate(table), large_rate(table)
     grid, last = sorted(table["learning_rate"].unique()), tuning.final(table)
-    gap = 100 * (table["training_accuracy"] - table["test_accuracy"])
-    gaps = table.assign(gap=gap)
     training = same_rate_leads(table, "training_accuracy")
     leads = [claims.fact(lead.dropna(), 1) for _, lead in same_rate_leads(table).items()]
     found = {
@@ -147,7 +145,6 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         "largest_rate": rate_fact(float(grid[-1])),
         "small_rate": rate_fact(small),
         "large_rate": rate_fact(large),
-        "target": claims.fact([100 * target(table)], 1, " %"),
         "tuned_gap": claims.fact(tuned_gap(table), 1, " points"),
         "trained_least": claims.fact([_least_trained(table)], 0, " %"),
         "trained_most": claims.fact([_most_trained(table)], 0, " %"),
@@ -155,8 +152,6 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         "ahead": claims.fact([sum((lead["low"] or 0) > 0 for lead in leads)], 0),
         "behind": claims.fact([sum((lead["high"] or 0) < 0 for lead in leads)], 0),
         "largest_lead": claims.fact(_largest(lead["value"] for lead in leads), 1, " points"),
-        "small_gap": claims.fact(_defined(at(gaps, WITH, small, "gap")), 1, " points"),
-        "large_gap": claims.fact(_defined(at(gaps, WITH, large, "gap")), 1, " points"),
     }
     found |= _beside_paper(table)
     learns = {arm: tuning.learned(table, arm, rate_map.FAILED) for arm in (WITHOUT, WITH)}
@@ -166,18 +161,13 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     for name, arm in (("without", WITHOUT), ("with", WITH)):
         found |= {
             f"{name}_rate": rate_fact(rates[arm]),
-            f"{name}_on_edge": claims.fact([rates[arm] in (grid[0], grid[-1])], 0),
             f"{name}_small_accuracy": _accuracy(table, arm, small),
-            f"{name}_large_accuracy": _accuracy(table, arm, large),
             f"{name}_survives": rate_fact(survived(table, arm)),
             f"{name}_learns_from": rate_fact(min(learns[arm], default=float("nan"))),
             f"{name}_learns_to": rate_fact(max(learns[arm], default=float("nan"))),
             f"{name}_runs": claims.fact([int((last["arm"] == arm).sum())], 0),
             f"{name}_diverged": claims.fact([int(gone[arm])], 0),
             f"{name}_still": claims.fact([int(still[arm])], 0),
-            f"{name}_usable": claims.fact(
-                [tuning.usable_rates(table, arm, "test_accuracy", 0.02)], 0
-            ),
         }
     return found
 

@@ -196,13 +196,12 @@ def _factor(samples: pd.Series) -> dict[str, Any]:
 def facts(table: pd.DataFrame) -> dict[str, Any]:
     """Return what the page quotes beside the claims."""
     of_runs = shift.runs(table)
-    rates, found = shift.tuned_rates(of_runs), {}
+    found = {}
     for network, short in SHORT.items():
         for arm, which in ((WITHOUT, "without"), (WITH, "with")):
-            found[f"{short}_{which}_rate"] = claims.fact([rates[network, arm]], 3)
             cosines = tuned(table, network, "cosine")[arm].dropna()
             found[f"{short}_{which}_cosine"] = claims.fact(cosines, 2)
-        for column in ("course", "drift", "distance", "change", "relative", "loss"):
+        for column in ("distance", "relative", "loss"):
             found[f"{short}_{column}"] = _factor(ratio(table, network, column))
     names = {"all": None, "without": WITHOUT, "with": WITH}
     for name, one in names.items():

@@ -326,9 +326,6 @@ def _of_networks(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
             f"{name}_steps": claims.fact(steps, 0),
             f"{name}_fewer": claims.fact(ratio, 1, "×"),
             f"{name}_easier": claims.fact(easier, 1, "×"),
-            f"{name}_dead": claims.fact(
-                [float((shown(table, arm).groupby("seed")["dead_at"].last() >= 0).sum())], 0
-            ),
         }
     return found
 
@@ -343,11 +340,9 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         "x30_rate": rate_fact(30 * rate),
         "seeds": claims.fact([shown(table, INCEPTION)["seed"].nunique()], 0),
         "still_gains": claims.fact([still_gains(table)], 1, " points"),
-        "ensembles": claims.fact([len(together)], 0),
         "ensemble_accuracy": claims.fact(together["ensemble"], 1, " %"),
         "ensemble_best": claims.fact(together["best"], 1, " %"),
         "ensemble_mean": claims.fact(together["mean"], 1, " %"),
-        "x30_over_inception": claims.fact(lead(table, X30, INCEPTION), 1, " points"),
         "ablated_seeds": claims.fact([len(best(table, without(CHANGES[0])))], 0),
         **_of_networks(table),
         **{

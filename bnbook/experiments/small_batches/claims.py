@@ -157,7 +157,6 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     sizes = sorted(int(m) for m in table.loc[table["arm"] == BN, "batch_size"].unique())
     found = {
         "seeds": claims.fact([climbed.judged(table)["seed"].nunique()], 0),
-        "sizes": claims.fact([len(sizes)], 0),
         "steps": claims.fact([table["step"].max()], 0),
     }
     for arm, name in NAMES.items():
@@ -167,7 +166,6 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     for m in sizes:
         found |= {
             f"precise_{m}": claims.fact(error(table, BN, m, ALGORITHM_2), 1, " %"),
-            f"mates_{m}": claims.fact(error(table, BN, m, MIXED), 1, " %"),
             f"training_{m}": claims.fact(error(table, BN, m, MIXED, "training"), 1, " %"),
         }
     frozen = error(table, BN, SMALLEST) - error(table, LATE_FROZEN, SMALLEST)
