@@ -91,4 +91,3 @@ def test_facts_read_the_spread_of_pairs_beside_that_of_seeds():
     facts = EXPERIMENT.facts(table)
     assert facts["largest"]["value"] == pytest.approx(1.0)
     assert facts["pair"]["value"] == pytest.approx(0.0, abs=1e-12)
-    assert (facts["layers"]["value"], facts["cells"]["value"]) == (56.0, 3.0)

@@ -85,7 +85,7 @@ def test_facts():
     assert facts["gain"]["value"] == pytest.approx(20)
     assert facts["gap"]["value"] == pytest.approx(1.9)
     assert facts["layers"]["value"] == 2
-    assert (facts["lsuv_rate"]["value"], facts["on_edge"]["value"]) == (0.1, 0)
+    assert facts["lsuv_rate"]["value"] == 0.1
     assert facts["lsuv_mean_shift"]["value"] == pytest.approx(2)
     assert (facts["lsuv_least_end"]["value"], facts["lsuv_most_end"]["value"]) == (1, 4)
 

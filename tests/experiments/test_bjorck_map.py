@@ -94,9 +94,8 @@ def test_facts():
     facts = bjorck_map.facts(made_up())
     assert facts["without_survives"]["value"] == 0.1
     assert facts["fixup_survives"]["value"] == 1.0
-    assert facts["without_diverged"]["value"] == 50
+    assert facts["without_failed"]["value"] == 50
     assert facts["groupnorm_accuracy"]["value"] == pytest.approx(81)
-    assert facts["on_edge"]["value"] == len(analysis.ARMS)  # of two rates both are edges
 
 
 def test_the_map_is_figure_1s():

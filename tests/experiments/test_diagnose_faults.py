@@ -42,7 +42,7 @@ def test_measures_on_a_table_with_known_truth():
     assert [criterion(c, table).verdict for c in (NAMED, ALARMS)] == ["reproduced"] * 2
     facts = {name: fact["value"] for name, fact in analysis.facts(table).items()}
     assert facts["planted"] == facts["named"] == facts["placed"] == 160
-    assert (facts["faults"], facts["kinds"], facts["healthy"]) == (2, 2, 80)
+    assert (facts["faults"], facts["healthy"]) == (2, 80)
     assert facts["alarms_on_healthy"] == facts["alarms_beside"] == 0
 
 

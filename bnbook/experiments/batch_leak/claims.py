@@ -139,7 +139,7 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """Return the numbers that the chapter quotes beside the claims."""
     found = {"seeds": claims.fact([climbed.judged(table)["seed"].nunique()], 0)}
     for arm, name in NAMES.items():
-        for mates, short in ((ALONE, "alone"), (ALIKE, "alike"), (ANY, "any")):
+        for mates, short in ((ALONE, "alone"), (ALIKE, "alike")):
             if len(own := accuracy(table, arm, mates)):
                 found[f"{name}_{short}"] = claims.fact(own, 1, " %")
     rows = table[table["arm"] == REPLICA]

@@ -116,9 +116,7 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     by_cell = (accuracy[BFLOAT16] - accuracy[FLOAT32]).groupby(CELL)
     seeds = accuracy[FLOAT32].groupby(CELL).std()
     return {
-        "layers": fact([6.0 * table["n"].iloc[0] + 2], 0),
         "runs": fact([float(len(rows))], 0),
-        "cells": fact([float(len(living(table)))], 0),
         "largest": fact([float(by_cell.mean().abs().max())], 1, " points"),
         "pair": fact([float(by_cell.std().mean())], 1, " points"),
         "seeds": fact([float(seeds.mean())], 1, " points"),

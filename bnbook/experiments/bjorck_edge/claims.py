@@ -349,12 +349,10 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
 
     Those of `DEPTHS` and `GAINS` are there, without a value, before the record holds them.
     """
-    sizes, runs = sorted(table["n"].unique()), table[table["outcome"] != search.START]
-    own = doses(table)
+    sizes, own = sorted(table["n"].unique()), doses(table)
     found = {
         "seeds": claims.fact([table["seed"].nunique()], 0),
         "steps": claims.fact([table["step"].max()], 0),
-        "runs": claims.fact([len(runs)], 0),
         "depths": claims.fact([len(sizes)], 0),
         "shallowest": claims.fact([6 * sizes[0] + 2], 0),
         "deepest": claims.fact([6 * sizes[-1] + 2], 0),
@@ -386,7 +384,6 @@ def _of_arm(table: pd.DataFrame, arm: str, short: str) -> dict[str, dict[str, An
         f"{short}_exponential_error": claims.fact(missed["exponential"].dropna(), 2, " decades"),
         f"{short}_edges": claims.fact([len(above)], 0),
         f"{short}_diverge": claims.fact([int((above == search.DIVERGED).sum())], 0),
-        f"{short}_none": claims.fact([int(rates.isna().sum().sum())], 0),
     }
     for size in sorted({*DEPTHS, *rates.columns}):
         own = rates[size] if size in rates else _nothing()

@@ -166,10 +166,11 @@ def losses(table: pd.DataFrame, arm: str, fraction: float) -> pd.Series:
     return pd.Series(rows.groupby("seed")["loss"].first())
 
 
-def best_fraction(table: pd.DataFrame, arm: str = WITHOUT) -> pd.Series:
-    """Part of the update, of those applied, with the smallest loss of a network, per seed."""
-    losses_by_fraction = _losses_on_the_way(table, arm).unstack("fraction")
-    return pd.Series(losses_by_fraction.idxmin(axis="columns"), dtype=float)
+def best_fraction(table: pd.DataFrame) -> pd.Series:
+    """Part of the update, of those applied, with the smallest loss without BN, per seed."""
+    rows = table[table["arm"] == WITHOUT]
+    by_fraction = rows.groupby(["seed", "fraction"])["loss"].first().unstack("fraction")
+    return pd.Series(by_fraction.idxmin(axis="columns"), dtype=float)
 
 
 def middle_seed(table: pd.DataFrame) -> int:
@@ -189,15 +190,11 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         "depth": claims.fact([updates["depth"].iloc[0]], 0),
         "batch_size": claims.fact([updates["batch_size"].iloc[0]], 0),
         "diverged": claims.fact([int(diverged(table).sum())], 0),
-        "edge": significant(updates["edge"]),
         "smallest_rate": significant([updates["learning_rate"].min()]),
         "largest_rate": significant([updates["learning_rate"].max()]),
-        "last_update": claims.fact([updates["update"].max()], 0),
         "began_above": claims.fact([int((losses(table, WITHOUT, 0.0) > THRESHOLD).sum())], 0),
         "helped": claims.fact([int((best > 0).sum())], 0),
         "best_fraction": claims.fact(100 * best, 0, " %"),
-        "as_long_helped": claims.fact([int((best_fraction(table, AS_LONG) > 0).sum())], 0),
-        "first_layer": claims.fact(first, 0),
         "last_first": claims.fact([int((first == last).sum())], 0),
         "layers_gone": claims.fact(crossing(table).notna().sum(axis="columns"), 0),
         "rank_correlation": claims.fact(_rank_correlation(grown), 2),
@@ -207,9 +204,6 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     for arm, name in NAMES.items():
         for when, fraction in (("before", 0.0), ("after", 1.0)):
             found[f"{name}_loss_{when}"] = significant(losses(table, arm, fraction))
-    low, *_, high = probed(table)
-    found["ratio"] = significant(grown[high] / grown[low])
-    found["high_fell"] = claims.fact([int((grown[high] < 1).sum())], 0)
     at = crossing(table)
     for place, layer in zip(("low", "middle", "high"), probed(table), strict=False):
         found[f"{place}_gone"] = claims.fact([int(at[layer].notna().sum())], 0)
@@ -222,12 +216,6 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         for arm, name in NAMES.items():
             found[f"{name}_{place}_growth"] = significant(growth(table, arm)[layer])
     return found
-
-
-def _losses_on_the_way(table: pd.DataFrame, arm: str = WITHOUT) -> pd.Series:
-    """Loss of a network up to the whole update: index seed and fraction."""
-    rows = table[table["arm"] == arm]
-    return pd.Series(rows.groupby(["seed", "fraction"])["loss"].first())
 
 
 def _rank_correlation(grown: pd.DataFrame) -> list[float]:

@@ -114,7 +114,6 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         "smallest_rate": claims.fact([grid[0]], 3),
         "largest_rate": claims.fact([grid[-1]], 0 if grid[-1] >= 1 else 1),
         "steps": claims.fact([table["step"].max()], 0),
-        "on_edge": claims.fact([sum(rate in (grid[0], grid[-1]) for rate in rates.values())], 0),
         "layers": claims.fact([sum(str(name).startswith("size_") for name in table)], 0),
         "gain": claims.fact(final[WITH] - final[WITHOUT], 1, " points"),
         "gap": claims.fact(final[WITH] - final[LSUV], 1, " points"),

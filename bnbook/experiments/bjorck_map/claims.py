@@ -142,23 +142,19 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """Return the numbers that the chapter quotes beside the claims, by name.
 
     Of each arm: tuned rate, largest rate up to which no run diverges, test accuracy, its share of
-    BN's gain in it, shares of all runs that diverged and that failed.
+    BN's gain in it, and the share of all runs that failed.
     """
     rates, final = tuning.tuned_rates(table, ARMS), tuned_accuracy(table)
     last = tuning.final(table)
-    edges = (table["learning_rate"].min(), table["learning_rate"].max())
-    found = {
-        "on_edge": claims.fact([sum(rate in edges for rate in rates.values())], 0),
-    }
+    found: dict[str, dict[str, Any]] = {}
     for arm, rate in rates.items():
-        runs, name = last[last["arm"] == arm], NAMES[arm]
-        failed = runs["test_accuracy"] < rate_map.FAILED
+        name = NAMES[arm]
+        failed = last.loc[last["arm"] == arm, "test_accuracy"] < rate_map.FAILED
         found |= {
             f"{name}_rate": rate_fact(rate),
             f"{name}_survives": rate_fact(survived(table, arm)),
             f"{name}_accuracy": claims.fact(100 * final[arm], 1, " %"),
             f"{name}_share": gain_share(table, arm),
-            f"{name}_diverged": claims.fact([100 * (runs["diverged_at"] >= 0).mean()], 0, " %"),
             f"{name}_failed": claims.fact([100 * failed.mean()], 0, " %"),
         }
     return found

@@ -265,7 +265,6 @@ def _network_facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     facts = {
         "shallowest": claims.fact([6 * blocks[0] + 2], 0),
         "deepest": claims.fact([6 * blocks[-1] + 2], 0),
-        "image_size": claims.fact([rows["image_size"].iloc[0]], 0),
     }
     for wiring in (RESIDUAL, PLAIN):
         for name, arm in (("with", WITH), ("without", WITHOUT)):

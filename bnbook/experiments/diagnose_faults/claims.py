@@ -80,8 +80,6 @@ def facts(table: pd.DataFrame) -> dict:
     rows, sound = planted(table), healthy(table)
     counts = {
         "faults": rows["fault"].nunique(),
-        "kinds": rows["kind"].nunique(),
-        "architectures": table["architecture"].nunique(),
         "planted": len(rows),
         "named": rows["named"].sum(),
         "placed": (rows["named"] & rows["placed"]).sum(),

@@ -227,12 +227,8 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     common = dict.fromkeys(rates, COMMON_RATE)
     tuned, untuned = (tuning.final_by_arm(table, r, "test_accuracy") for r in (rates, common))
     seeds = table["seed"].unique()
-    half, most_of = (
-        tuning.steps_to(table, rates, "validation_accuracy", {int(s): level for s in seeds})
-        for level in (0.5, 0.9)
-    )
+    half = tuning.steps_to(table, rates, "validation_accuracy", {int(s): 0.5 for s in seeds})
     movement, early = (tuning.final_by_arm(table, r, "movement") for r in (rates, common))
-    needed = tuning.steps_to_reach(table, "validation_accuracy", MAP_TARGET)
     last = tuning.final(table)
     found = {
         "rates": claims.fact([len(grid)], 0),
@@ -257,12 +253,9 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
             f"{name}_common_movement": claims.fact(early[arm], 3),
             f"{name}_steps": claims.fact(steps[arm].dropna(), 0),
             f"{name}_steps_to_50": claims.fact(half[arm].dropna(), 0),
-            f"{name}_steps_to_90": claims.fact(most_of[arm].dropna(), 0),
             f"{name}_usable": claims.fact(
                 [tuning.usable_rates(table, arm, "test_accuracy", 0.01)], 0
             ),
-            f"{name}_reaches": claims.fact([int(needed.loc[:, [arm]].notna().all().sum())], 0),
-            f"{name}_fastest": claims.fact([float(needed.loc[:, [arm]].mean().min())], 0),
             f"{name}_failing_rate": claims.fact(_first_failure(last[last["arm"] == arm]), 0),
         }
     return found

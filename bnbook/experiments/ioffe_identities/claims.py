@@ -92,19 +92,12 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     spectrum = spectra(table)
     width = int(table.loc[table["check"] == SPECTRUM, "feature"].iloc[0])
     other = table[table["check"] == OTHERS].groupby("m")[["value", "theory"]].mean()
-    small = table[(table["check"] == DISTANCES) & (table["m"] <= table["feature"])]
-    count = table.groupby("check").size()
     return {
         "seeds": claims.fact([table["seed"].nunique()], 0),
         "width": claims.fact([width], 0),
-        "identity_cases": claims.fact([count[IDENTITY]], 0),
-        "rank_cases": claims.fact([count[RANK]], 0),
-        "bias_cases": claims.fact([count[BIAS]], 0),
         "other_60": claims.fact([other["value"].get(60, float("nan"))], 2),
         "other_theory_60": claims.fact([other["theory"].get(60, float("nan"))], 2),
-        "smallest_at_width": claims.fact([spectrum["value"].get(width, float("nan"))], None),
         "smallest_at_twice": claims.fact([spectrum["value"].get(2 * width, float("nan"))], 3),
-        "distances": claims.fact([small["error"].max()], None),
     }
 
 

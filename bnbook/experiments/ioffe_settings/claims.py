@@ -18,7 +18,6 @@ from bnbook.tables.start import geometric
 
 BOOK = "this book"
 ARMS = (WITHOUT, WITH)
-NAMES = {WITHOUT: "without", WITH: "with"}
 RUN = ["arm", "seed", "std", "learning_rate"]
 """Columns that name a run."""
 Setting = tuple[float, float]
@@ -332,8 +331,6 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """Return the numbers that the chapter quotes beside the claims."""
     until = float(table["paper_step"].max())
     found = {
-        "steps": claims.fact([table["step"].max()], 0),
-        "seeds": claims.fact([table.loc[~table["tunes"], "seed"].nunique()], 0),
         "stds": claims.fact([coarse(table)["std"].nunique()], 0),
         "rates": claims.fact([coarse(table)["learning_rate"].nunique()], 0),
         "likely_lead": claims.fact(likely_leads(table), 1, " points"),
@@ -346,21 +343,13 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     found |= {"spread_std": claims.fact([std], 2), "spread_rate": claims.fact([rate], 2)}
     std, rate = likely(table)
     near = coarse_off(table, WITH)
-    found |= {
+    return found | {
         "std": claims.fact([std], 2),
         "rate": claims.fact([rate], 2),
         "with_settings": claims.fact([len(near)], 0),
         "with_near": claims.fact([int((near <= 1).sum())], 0),
-        "with_farthest": claims.fact([near.max()], 1, " points"),
-        "without_farthest": claims.fact([coarse_off(table, WITHOUT).max()], 0, " points"),
+        "without_best_rate": claims.fact([best(table, WITHOUT)[1]], 1),
     }
-    for arm, name in NAMES.items():
-        best_std, best_rate = best(table, arm)
-        found |= {
-            f"{name}_best_std": claims.fact([best_std], 2),
-            f"{name}_best_rate": claims.fact([best_rate], 1),
-        }
-    return found
 
 
 STEPS = (8_000, 12_000, 16_000)

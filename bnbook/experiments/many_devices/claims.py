@@ -18,8 +18,6 @@ from bnbook.evidence.claims import Claim, Finding, Premise
 LOCAL, SYNC, FROZEN = "of each replica", "synchronised", "frozen"
 """How the statistics are taken."""
 NORMS = (LOCAL, SYNC, FROZEN)
-NAMES = {LOCAL: "local", SYNC: "sync", FROZEN: "frozen"}
-"""Norms as they are called in facts."""
 BOUND = 1e-9
 """Relative distance below which replicas and one process count as equal."""
 DIFFERENT = 1e-3
@@ -118,15 +116,11 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         "steps": claims.fact([table["step"].max()], 0),
         "messages": claims.fact([sizes["messages"][SYNC]], 0),
         "numbers": claims.fact([sizes["numbers"][SYNC]], 0),
-        "local_messages": claims.fact([sizes["messages"][LOCAL]], 0),
         "learned": claims.fact([sizes["learned"][SYNC]], 0),
         "sync_slower": claims.fact(step_ratio(table, SYNC), 1),
         "frozen_slower": claims.fact(step_ratio(table, FROZEN), 1),
-        "sync_gap": claims.fact([_first_gaps(table, SYNC).max()], None),
         "frozen_error": claims.fact([errors(FROZEN)(table).max()], None),
     }
-    for replicas, gaps in _first_gaps(table, LOCAL).groupby("replicas"):
-        found[f"local_gap_{replicas}"] = claims.fact(100 * gaps, 1, " %")
     for name, label in (("least", rows["replicas"].min()), ("most", rows["replicas"].max())):
         gaps = _first_gaps(table, LOCAL).xs(label, level="replicas")
         found[f"local_gap_{name}"] = claims.fact(100 * gaps, 0, " %")

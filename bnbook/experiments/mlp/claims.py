@@ -40,10 +40,10 @@ def speed(table: pd.DataFrame, task: str) -> pd.Series:
     return pd.Series(steps[arm(task, WITHOUT)] / steps[arm(task, BN)])
 
 
-def gain(table: pd.DataFrame, task: str, norm: str = BN) -> pd.Series:
-    """Test accuracy with a norm minus without BN, points."""
+def gain(table: pd.DataFrame, task: str) -> pd.Series:
+    """Test accuracy with BN minus without, points."""
     ends = choosing.ends(table, "test_accuracy")
-    return 100 * pd.Series(ends[arm(task, norm)] - ends[arm(task, WITHOUT)])
+    return 100 * pd.Series(ends[arm(task, BN)] - ends[arm(task, WITHOUT)])
 
 
 def _premises(task: str) -> tuple[Premise, ...]:
@@ -101,8 +101,5 @@ def facts(table: pd.DataFrame) -> dict[str, Any]:
             name, own = f"{task} {norm}".lower().replace(" ", "_"), arm(task, norm)
             found[f"accuracy_{name}"] = claims.fact(100 * ends[own], 1, " %")
             found[f"rate_{name}"] = claims.fact([rates[own]], 3)
-        for norm in (BN, LAYER_NORM):
-            name = f"{task} {norm}".lower().replace(" ", "_")
-            found[f"gain_{name}"] = claims.fact(gain(table, task, norm), 1, " points")
-        found[f"speed_{task.replace(' ', '_')}"] = claims.fact(speed(table, task), 2, "×")
+        found[f"gain_{task.replace(' ', '_')}_bn"] = claims.fact(gain(table, task), 1, " points")
     return found

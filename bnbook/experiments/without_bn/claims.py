@@ -215,8 +215,6 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         "judging": claims.fact([judges["seed"].nunique()], 0),
         "gain": claims.fact(gain(table).dropna(), 1, " points"),
         "affine_learned": claims.fact([100 * learned[AFFINE_ONLY] / learned[WITH]], 1, " %"),
-        "others_learned": claims.fact([learned[OTHERS_ONLY]], 0),
-        "all_learned": claims.fact([learned[WITH]], 0),
     }
     for arm, name in NAMES.items():
         rate = largest[arm].dropna()
