@@ -129,7 +129,7 @@ def verdicts(table):
 def test_claims_on_the_papers_own_picture(whole):
     table, _ = whole
     assert claims.judged(table) == (5, 2.0)
-    assert claims.rates(table) == (0.001, 0.1)
+    assert claims.compared(table).rates == (0.001, 0.1)
     assert claims.same_rate(table).mean(axis=1).tolist() == pytest.approx([0, 0, 0])
     assert claims.rate_gain(table).mean(axis=1).tolist() == pytest.approx([8, 8, 8])
     assert claims.explained(table)["part"].tolist() == pytest.approx([8, 8, 8])
@@ -176,16 +176,26 @@ def test_growth_is_that_of_the_seeds_that_are_shown_once_there_are_any(whole):
 def test_a_network_is_judged_once_its_runs_are_there(whole):
     table, _ = whole
     own = (table["n"] == 5) & (table["gain"] == 2.0) & ~table["tunes"]
-    assert claims._meets(table, (5, 2.0))
+    assert claims._meets(claims._compared(cells.ends(table), (5, 2.0)))
     for arm, rate in ((WITHOUT, 0.001), (WITH, 0.001), (WITH, 0.1), (WITHOUT, 0.1)):
         cell = own & (table["arm"] == arm) & (table["learning_rate"] == rate)
-        assert not claims._meets(table[~cell], (5, 2.0))
+        rest = claims._compared(cells.ends(table[~cell]), (5, 2.0))
+        assert not claims._meets(rest)
 
 
-def test_a_hundred_times_is_a_hundred_times_at_every_rate_of_the_grid(monkeypatch):
+def test_a_hundred_times_is_a_hundred_times_at_every_rate_of_the_grid(whole):
+    found = claims.compared(whole[0])
     for small, large in zip(RATES, RATES[4:], strict=False):
-        monkeypatch.setattr(claims, "_rates", lambda *_, r=(small, large): cells.Rates(*r))
-        assert claims._apart(pd.DataFrame(), (5, 2.0))[:2] == (True, "100 times")
+        apart = found._replace(rates=cells.Rates(small, large))
+        assert claims._apart(apart)[:2] == (True, "100 times")
+    assert not claims._apart(found._replace(rates=cells.Rates(0.001, 0.03)))[0]
+
+
+def test_a_record_without_a_run_has_no_values(whole):
+    empty = whole[0].iloc[:0]
+    assert claims.response(empty).empty
+    assert claims.judged(empty) is None
+    assert {fact["value"] for name, fact in claims.facts(empty).items() if "_" in name} == {None}
 
 
 def test_the_parts_add_up_to_the_whole_gain(whole):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -33,10 +33,9 @@ FAST = 0.9
 """Training accuracy to which steps are counted: all compared networks pass it."""
 
 
-def shown(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the settled last rows of the seeds that are shown."""
-    ended = cells.ends(table)
-    return cells.settled(ended[~ended["tunes"].astype(bool)])
+def _ends(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the last row of each run, with all columns even where there is none."""
+    return table if table.empty else cells.ends(table)
 
 
 def doses(table: pd.DataFrame) -> pd.DataFrame:
@@ -47,7 +46,7 @@ def doses(table: pd.DataFrame) -> pd.DataFrame:
     while there are no others), ``small`` and ``large`` (r0 and r1), and ``runs`` (those that are
     shown).
     """
-    ended, rows = cells.ends(table), []
+    ended, rows = _ends(table), []
     for (n, gain), own in ended.groupby(NETWORK):
         rates = cells.chosen(own)
         seeds = own[own["arm"] == WITHOUT].groupby(["tunes", "seed"])["growth"].mean()
@@ -66,85 +65,90 @@ def judged(table: pd.DataFrame) -> Network | None:
     found = found[found["runs"] > 0]
     if found.empty:
         return None
-    meeting = [network for network in found.index if _meets(table, network)]
+    ended = _ends(table)
+    meeting = [network for network in found.index if _meets(_compared(ended, network))]
     apart = found["large"] / found["small"]
     most = (found.loc[meeting, "growth"] if meeting else apart).sort_values()
     n, gain = most.reset_index().iloc[-1][NETWORK]
     return int(n), float(gain)
 
 
-def _compared(rates: Rates) -> tuple[tuple[str, float], ...]:
-    """Return the cells that claims compare, as arms and rates."""
-    return (WITHOUT, rates.small), (WITH, rates.small), (WITH, rates.large)
+class Compared(NamedTuple):
+    """What claims compare of one network: its two rates, and four cells with a row for each seed.
+
+    ``none`` and ``low`` are without BN and with it at r0, ``far`` and ``high`` at r1.
+    """
+
+    rates: Rates
+    none: pd.DataFrame
+    low: pd.DataFrame
+    high: pd.DataFrame
+    far: pd.DataFrame
 
 
-def rates(table: pd.DataFrame) -> Rates:
-    """Return r0 and r1 of the network that the claims are about."""
-    return _rates(table, judged(table))
+def compared(table: pd.DataFrame) -> Compared:
+    """Return what is compared of the network that the claims are about."""
+    return _compared(_ends(table), judged(table))
 
 
-def _rates(table: pd.DataFrame, network: Network | None) -> Rates:
-    return cells.chosen(cells.ends(_of(table, network)))
-
-
-def _of(table: pd.DataFrame, network: Network | None) -> pd.DataFrame:
+def _compared(ended: pd.DataFrame, network: Network | None) -> Compared:
     n, gain = network or (0, math.nan)
-    return table[(table["n"] == n) & (table["gain"] == gain)]
+    own = ended[(ended["n"] == n) & (ended["gain"] == gain)]
+    rates = cells.chosen(own)
+    runs = cells.settled(own[~own["tunes"].astype(bool)])
 
+    def cell(arm: str, rate: float) -> pd.DataFrame:
+        mine = runs[(runs["arm"] == arm) & (runs["learning_rate"] == rate)]
+        return mine.set_index("seed").sort_index()
 
-def cell(table: pd.DataFrame, arm: str, rate: float) -> pd.DataFrame:
-    """Return the last rows of a cell of the judged network, a row for each seed."""
-    return _cell(table, judged(table), arm, rate)
-
-
-def _cell(table: pd.DataFrame, network: Network | None, arm: str, rate: float) -> pd.DataFrame:
-    own = _of(table, network)
-    runs = own if own.empty else shown(own)
-    mine = (runs["arm"] == arm) & (runs["learning_rate"] == rate)
-    return runs[mine].set_index("seed").sort_index()
+    near = cell(WITHOUT, rates.small), cell(WITH, rates.small)
+    return Compared(rates, *near, cell(WITH, rates.large), cell(WITHOUT, rates.large))
 
 
 def same_rate(table: pd.DataFrame) -> pd.DataFrame | pd.Series:
     """BN minus none at r0."""
-    small = rates(table).small
-    return right.lead(cell(table, WITH, small), cell(table, WITHOUT, small))
+    found = compared(table)
+    return right.lead(found.low, found.none)
 
 
 def rate_gain(table: pd.DataFrame) -> pd.DataFrame | pd.Series:
     """BN at r1 minus BN at r0."""
-    small, large = rates(table)
-    return right.lead(cell(table, WITH, large), cell(table, WITH, small))
+    found = compared(table)
+    return right.lead(found.high, found.low)
 
 
 def explained(table: pd.DataFrame) -> pd.DataFrame:
     """What the rate explains of BN's gain, and the whole gain, in points, by seed."""
-    compared = _compared(rates(table))
-    none, low, high = (100 * cell(table, *each)["test_accuracy"] for each in compared)
+    found = compared(table)
+    none, low, high = map(_percent, (found.none, found.low, found.high))
     return pd.DataFrame({"part": high - low, "whole": high - none})
 
 
-def steps_to(table: pd.DataFrame, arm: str, rate: float) -> pd.Series:
+def _percent(cell: pd.DataFrame) -> pd.Series:
+    return 100 * cell["test_accuracy"].astype(float)
+
+
+def speedup(table: pd.DataFrame) -> pd.Series:
+    """Steps with BN at r0 divided by steps with BN at r1, to `FAST` training accuracy."""
+    found = compared(table)
+    return _steps(table, found.low) / _steps(table, found.high)
+
+
+def _steps(table: pd.DataFrame, cell: pd.DataFrame) -> pd.Series:
     """Return the first measured step of a cell with `FAST` training accuracy, by seed."""
-    rows = cell(table, arm, rate).reset_index()[[*CELL, "seed", "length"]]
+    rows = cell.reset_index()[[*CELL, "seed", "length"]]
     runs = table.merge(rows, on=[*CELL, "seed", "length"])
     reached = runs[runs["training_accuracy"] >= FAST].groupby("seed")["step"].min()
     return reached.reindex(rows["seed"]).astype(float)
 
 
-def speedup(table: pd.DataFrame) -> pd.Series:
-    """Steps with BN at r0 divided by steps with BN at r1, to `FAST` training accuracy."""
-    small, large = rates(table)
-    return steps_to(table, WITH, small) / steps_to(table, WITH, large)
-
-
 def fails(table: pd.DataFrame) -> pd.Series:
     """Whether the network without BN died at r1, 1 or 0, by seed."""
-    return _dead(table, judged(table))
+    return _dead(compared(table))
 
 
-def _dead(table: pd.DataFrame, network: Network | None) -> pd.Series:
-    large = _rates(table, network).large
-    return (_cell(table, network, WITHOUT, large)["dead_at"] >= 0).astype(float)
+def _dead(found: Compared) -> pd.Series:
+    return (found.far["dead_at"] >= 0).astype(float)
 
 
 def response(table: pd.DataFrame) -> pd.DataFrame:
@@ -153,16 +157,15 @@ def response(table: pd.DataFrame) -> pd.DataFrame:
     Columns: ``n``, ``gain``, ``growth``, ``seed``, ``same`` (BN minus none at r0), ``rate`` (BN at
     r1 minus BN at r0), ``whole`` (their sum).
     """
-    runs, rows = shown(table), []
+    ended, parts = _ends(table), []
     for dose in doses(table).reset_index().to_dict("records"):
-        own = runs[(runs["n"] == dose["n"]) & (runs["gain"] == dose["gain"])]
-        by = own.set_index(["arm", "learning_rate", "seed"])["test_accuracy"]
-        compared = _compared(Rates(dose["small"], dose["large"]))
-        for seed in sorted(own["seed"].unique()):
-            none, low, high = (100 * by.get((*each, seed), math.nan) for each in compared)
-            rows.append((dose["n"], dose["gain"], dose["growth"], seed, low - none, high - low))
-    found = pd.DataFrame(rows, columns=[*NETWORK, "growth", "seed", "same", "rate"])
-    return found.assign(whole=found["same"] + found["rate"])
+        found = _compared(ended, (dose["n"], dose["gain"]))
+        none, low, high = map(_percent, (found.none, found.low, found.high))
+        own = pd.DataFrame({"same": low - none, "rate": high - low, "whole": high - none})
+        about = {name: dose[name] for name in (*NETWORK, "growth")}
+        parts.append(own.rename_axis("seed").reset_index().assign(**about))
+    columns = [*NETWORK, "growth", "seed", "same", "rate", "whole"]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
 
 
 def rising(table: pd.DataFrame) -> pd.Series:
@@ -174,21 +177,19 @@ def rising(table: pd.DataFrame) -> pd.Series:
     return pd.Series(slopes, dtype=float)
 
 
-def _apart(table: pd.DataFrame, network: Network | None) -> Finding:
-    small, large = _rates(table, network)
-    return claims.at_least(large / small, APART, " times")
+def _apart(found: Compared) -> Finding:
+    return claims.at_least(found.rates.large / found.rates.small, APART, " times")
 
 
-def _ended(table: pd.DataFrame, network: Network | None) -> Finding:
-    compared = _compared(_rates(table, network))
-    reached = [_cell(table, network, *each)["training_accuracy"].min() for each in compared]
+def _ended(found: Compared) -> Finding:
+    reached = [rows["training_accuracy"].min() for rows in (found.none, found.low, found.high)]
     return claims.at_least(100 * float(np.min(reached)), 100 * END, " %", 1)  # NaN if one is
 
 
-def _fails(table: pd.DataFrame, network: Network | None) -> Finding:
-    dead = _dead(table, network)
-    found = f"{int(dead.sum())} of {len(dead)} seeds" if len(dead) else "no seed"
-    return bool(dead.mean() > MOST), found, "more than half of the seeds"
+def _fails(found: Compared) -> Finding:
+    dead = _dead(found)
+    said = f"{int(dead.sum())} of {len(dead)} seeds" if len(dead) else "no seed"
+    return bool(dead.mean() > MOST), said, "more than half of the seeds"
 
 
 _CONDITIONS = {
@@ -198,15 +199,13 @@ _CONDITIONS = {
 }
 
 
-def _meets(table: pd.DataFrame, network: Network) -> bool:
+def _meets(found: Compared) -> bool:
     """Whether a network's runs are there and as the claims need them."""
-    return all(condition(table, network)[0] for condition in _CONDITIONS.values())
+    return all(condition(found)[0] for condition in _CONDITIONS.values())
 
 
-def _of_judged(
-    condition: Callable[[pd.DataFrame, Network | None], Finding],
-) -> Callable[[pd.DataFrame], Finding]:
-    return lambda table: condition(table, judged(table))
+def _of_judged(condition: Callable[[Compared], Finding]) -> Callable[[pd.DataFrame], Finding]:
+    return lambda table: condition(compared(table))
 
 
 PREMISES = tuple(Premise(text, _of_judged(each)) for text, each in _CONDITIONS.items())
@@ -312,32 +311,27 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         "gain": claims.fact([gain] if network else [], 2),
         "growth": claims.fact([float(found["growth"][network])] if network else [], 2),
     }
+    ended = _ends(table)
     for each in sorted({*DOSES, *found.index}):
-        described |= _of_network(table, found, each)
+        own = _of_network(_compared(ended, each), found[found.index == each])
+        name = f"layers{6 * each[0] + 2}_{str(each[1]).replace('.', '_')}"
+        described |= {f"{name}_{part}": value for part, value in own.items()}
     return described
 
 
-def _of_network(
-    table: pd.DataFrame, found: pd.DataFrame, network: Network
-) -> dict[str, dict[str, Any]]:
+def _of_network(found: Compared, dose: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """Return growth, rates, accuracies in per cent and BN's whole gain in points of one network."""
-    n, gain = network
-    own = found[found.index == network]
-    small, large = (float(own[name].iloc[0]) if len(own) else math.nan for name in Rates._fields)
-    arms = (*_compared(Rates(small, large)), (WITHOUT, large))
-    none, low, high, far = (100 * _cell(table, network, *each)["test_accuracy"] for each in arms)
-    facts = {
-        "growth": claims.fact(own["growth"], 2),
-        "small": _rate(small),
-        "large": _rate(large),
+    none, low, high, far = map(_percent, found[1:])
+    return {
+        "growth": claims.fact(dose["growth"], 2),
+        "small": _rate(found.rates.small),
+        "large": _rate(found.rates.large),
         "none": claims.fact(none, 1, " %"),
         "low": claims.fact(low, 1, " %"),
         "high": claims.fact(high, 1, " %"),
         "far": claims.fact(far, 1, " %"),
         "gained": claims.fact((high - none).dropna(), 1, " points"),
     }
-    prefix = f"layers{6 * n + 2}_{str(gain).replace('.', '_')}"
-    return {f"{prefix}_{name}": value for name, value in facts.items()}
 
 
 def _rate(rate: float) -> dict[str, Any]:
