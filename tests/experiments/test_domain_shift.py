@@ -132,9 +132,8 @@ def test_the_measures_on_a_table_with_known_truth():
     assert analysis.shift_gain(table).tolist() == pytest.approx([20.0] * 3)
     assert analysis.drift_gain(table).tolist() == pytest.approx([15.0] * 3)
     assert all(claims.judge(c, table).verdict == "reproduced" for c in EXPERIMENT.claims)
-    facts = EXPERIMENT.facts(table)
-    assert facts["few_noise"]["value"] == pytest.approx(45.1)
-    assert analysis.gain(table, analysis.PLAIN).tolist() == pytest.approx([-10.0] * 3)
+    assert EXPERIMENT.facts(table)["few_plain"]["value"] == pytest.approx(45.1)
+    assert analysis.gain(table, PLAIN).tolist() == pytest.approx([-10.0] * 3)
 
 
 def test_the_claims_turn_red_where_new_statistics_hurt():

@@ -187,13 +187,13 @@ def facts(table: pd.DataFrame) -> dict[str, Any]:
             [shown.loc[shown["arm"] == pair(FULL_BATCH)[1], "step"].max()], 0
         ),
         "diverged": claims.fact([(choosing.last(table)["diverged_at"] >= 0).sum()], 0),
+        "sgd_course": claims.fact(course(table, SGD), 2, "×"),
     }
     norms = {"without": WITHOUT, "with": WITH}
     accuracies = choosing.ends(table, "test_accuracy")
     for method in METHODS:
         name = method.lower().replace(" ", "_")
         found[f"{name}_speed"] = claims.fact(speed(table, method), 2, "×")
-        found[f"{name}_course"] = claims.fact(course(table, method), 2, "×")
         for which, norm in norms.items():
             own = 100 * accuracies[arm(method, RELU, norm)]
             found[f"{name}_{which}"] = claims.fact(own, 1, " %")
