@@ -43,7 +43,7 @@ def draw_response(ax: Axes, found: pd.DataFrame) -> None:
         ax.text(1.6, 5, "no network has been judged yet", ha="center", color="0.4")
     ax.axhline(0, color="0.8", lw=0.8, zorder=0)
     ax.set(
-        xlim=(1, 2.2),
+        xlim=(0.9, 2),
         xlabel="growth of the second moment at the start, factor a block",
         ylabel="gain (points of test accuracy)",
     )
