@@ -171,6 +171,7 @@ def test_growth_is_that_of_the_seeds_that_are_shown_once_there_are_any(whole):
     table = table.assign(growth=np.where(table["tunes"], 9.0, 1 + table["seed"] / 10))
     assert claims.doses(table)["growth"].tolist() == pytest.approx([1.1] * 3)
     assert claims.doses(table[table["tunes"]])["growth"].tolist() == [9.0] * 3
+    assert claims.facts(table)["growth_tuned"]["value"] == 9.0
 
 
 def test_a_network_is_judged_once_its_runs_are_there(whole):

@@ -49,12 +49,18 @@ def doses(table: pd.DataFrame) -> pd.DataFrame:
     ended, rows = _ends(table), []
     for (n, gain), own in ended.groupby(NETWORK):
         rates = cells.chosen(own)
-        seeds = own[own["arm"] == WITHOUT].groupby(["tunes", "seed"])["growth"].mean()
-        growth = seeds.groupby("tunes").mean().iloc[0] if len(seeds) else math.nan
+        means = _growth(own)
+        growth = means.iloc[0] if len(means) else math.nan
         count = len(cells.settled(own[~own["tunes"].astype(bool)]))
         rows.append((n, gain, growth, *rates, count))
     columns = [*NETWORK, "growth", "small", "large", "runs"]
     return pd.DataFrame(rows, columns=columns).sort_values("growth").set_index(NETWORK)
+
+
+def _growth(own: pd.DataFrame) -> pd.Series:
+    """Return a network's growth over the seeds that are shown, then over those that choose."""
+    seeds = own[own["arm"] == WITHOUT].groupby(["tunes", "seed"])["growth"].mean()
+    return seeds.groupby("tunes").mean()
 
 
 def judged(table: pd.DataFrame) -> Network | None:
@@ -312,6 +318,8 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         "growth": claims.fact([float(found["growth"][network])] if network else [], 2),
     }
     ended = _ends(table)
+    tuned = ended[(ended["n"] == n) & (ended["gain"] == gain) & ended["tunes"].astype(bool)]
+    described["growth_tuned"] = claims.fact(_growth(tuned), 2)
     for each in sorted({*DOSES, *found.index}):
         own = _of_network(_compared(ended, each), found[found.index == each])
         name = f"layers{6 * each[0] + 2}_{str(each[1]).replace('.', '_')}"
