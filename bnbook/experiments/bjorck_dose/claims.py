@@ -312,7 +312,6 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     network, found = judged(table), doses(table)
     n, gain = network or (0, math.nan)
     described = {
-        "networks": claims.fact([int((found["runs"] > 0).sum())], 0),
         "layers": claims.fact([6 * n + 2] if network else [], 0),
         "gain": claims.fact([gain] if network else [], 2),
         "growth": claims.fact([float(found["growth"][network])] if network else [], 2),

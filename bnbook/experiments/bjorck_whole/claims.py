@@ -285,8 +285,6 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         "large_rate": rate_fact(chosen.large),
         "short_epochs": claims.fact(epochs.reindex([short]), 0),
         "long_epochs": claims.fact(epochs.reindex([long]), 0),
-        "lengths": claims.fact([len(lengths(table))], 0),
-        "rates": claims.fact([runs.loc[runs["arm"] == WITHOUT, "learning_rate"].nunique()], 0),
         "short_lead": claims.fact(by_seed(lead(table, short)).dropna(), 1, " points"),
         "long_lead": claims.fact(by_seed(lead(table, long)).dropna(), 1, " points"),
         **{
@@ -294,5 +292,4 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
             for name, rows in ended.items()
             for what, column in (("", "test"), ("_training", "training"))
         },
-        "seeds": claims.fact([len(ended["with_small"])], 0),
     }
