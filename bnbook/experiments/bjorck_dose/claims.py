@@ -19,6 +19,7 @@ from bnbook.experiments.bjorck_dose import cells
 from bnbook.experiments.bjorck_dose.cells import CELL, NETWORK, Rates
 from bnbook.tables import right
 from bnbook.tables.arms import WITH, WITHOUT
+from bnbook.tables.rate_map import rate_fact
 
 Network = tuple[int, float]
 """Residual blocks a stage, and gain."""
@@ -331,17 +332,11 @@ def _of_network(found: Compared, dose: pd.DataFrame) -> dict[str, dict[str, Any]
     none, low, high, far = map(_percent, found[1:])
     return {
         "growth": claims.fact(dose["growth"], 2),
-        "small": _rate(found.rates.small),
-        "large": _rate(found.rates.large),
+        "small": rate_fact(found.rates.small),
+        "large": rate_fact(found.rates.large),
         "none": claims.fact(none, 1, " %"),
         "low": claims.fact(low, 1, " %"),
         "high": claims.fact(high, 1, " %"),
         "far": claims.fact(far, 1, " %"),
         "gained": claims.fact((high - none).dropna(), 1, " points"),
     }
-
-
-def _rate(rate: float) -> dict[str, Any]:
-    """Return a rate of the grid as a number to print, without zeros at its end."""
-    known = not math.isnan(rate)
-    return claims.fact([rate], max(0, -math.floor(math.log10(rate))) if known else 0)

@@ -208,11 +208,10 @@ def facts(table: pd.DataFrame) -> dict[str, Any]:
         "decode": [after[BN], after[LAYER_NORM]],
         "decode_batch": [after[BN], after[LAYER_NORM]],
     }
-    found = {
-        f"{column}_{_slug(name)}": claims.fact(choosing.ends(table, column)[name], 2, " bits")
-        for column, names in printed.items()
-        for name in names
-    }
+    found: dict[str, dict[str, Any]] = {}
+    for column, names in printed.items():
+        ends = choosing.ends(table, column)
+        found |= {f"{column}_{_slug(name)}": claims.fact(ends[name], 2, " bits") for name in names}
     excess = choosing.ends(table, "mean_excess")
     for name in (*(arm(kind, BN, PRE) for kind in (TEXT, WORDS, PIXELS)), CONVNET):
         apart = distance(table, name, "mean_distance").dropna()

@@ -57,7 +57,7 @@ def _by_growth(table: pd.DataFrame) -> list[dict[str, Any]]:
         about = {"name": f"{layers} layers, growth {growth:.2f} a block", "growth": growth}
         arms = _arms(own)
         for arm, rate in ((WITHOUT, dose["small"]), (WITH, dose["large"])):
-            arms[arm]["tuned"] = None if math.isnan(rate) else float(rate)
+            arms[arm]["tuned"] = _number(rate)
         found.append({**about, "mark": f"{growth:.2f}, {layers} layers", "arms": arms})
     return found
 
