@@ -1,6 +1,7 @@
 """Dose and response: the plan of rates on made-up worlds, the claims on tables with known truth."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -166,6 +167,42 @@ def test_growth_raises_what_the_rate_explains(whole):
     )
 
 
+def test_networks_that_meet_the_premises_have_all_seeds_the_others_the_first_three():
+    standard = EXPERIMENT.profiles["standard"]
+    config = replace(standard, networks=NETWORKS, learning_rates=RATES, lengths=LENGTHS)
+    tables = {}
+
+    def table_of(run):
+        return tables.get(run)
+
+    while new := [run for run in EXPERIMENT.asked(config, table_of) if run not in tables]:
+        for run in new:
+            ((n, gain),), (arm,), (rate,) = run.networks, run.arms, run.learning_rates
+            wanted = cells.Wanted(n, gain, arm, rate, run.seeds[0], run.lengths[0])
+            tables[run] = world(wanted)
+    table = pd.concat(tables.values())
+    ended = cells.ends(table)
+    seeds = {
+        network: set(table.loc[(table["n"] == network[0]) & (table["gain"] == network[1]), "seed"])
+        for network in NETWORKS
+    }
+    assert [network for network in NETWORKS if claims.meets(ended, network)] == [(5, 2.0)]
+    first = {*TUNING, *SEEDS}
+    assert seeds == {(5, 2.0): {*first, 3, 4}, (5, 1.0): first, (9, 1.0): first}
+    assert len(claims.same_rate(table)) == 5
+    assert list(claims.rising(table).index) == list(SEEDS)  # the others have one network alone
+
+
+def test_the_slope_takes_networks_that_three_seeds_have_and_seeds_that_have_them_all(whole):
+    table, _ = whole
+    slopes = claims.rising(table)
+    assert len(slopes) == 3
+    begun = table[(table["gain"] == 2.0) | (table["seed"] == 0) | table["tunes"]]
+    assert claims.rising(begun).empty  # two networks have one seed each
+    one_less = table[(table["gain"] == 2.0) | (table["n"] == 9) | (table["seed"] != 2)]
+    assert claims.rising(one_less).empty  # two networks are left
+
+
 def test_growth_is_that_of_the_seeds_that_are_shown_once_there_are_any(whole):
     table, _ = whole
     table = table.assign(growth=np.where(table["tunes"], 9.0, 1 + table["seed"] / 10))
@@ -177,11 +214,10 @@ def test_growth_is_that_of_the_seeds_that_are_shown_once_there_are_any(whole):
 def test_a_network_is_judged_once_its_runs_are_there(whole):
     table, _ = whole
     own = (table["n"] == 5) & (table["gain"] == 2.0) & ~table["tunes"]
-    assert claims._meets(claims._compared(cells.ends(table), (5, 2.0)))
+    assert claims.meets(cells.ends(table), (5, 2.0))
     for arm, rate in ((WITHOUT, 0.001), (WITH, 0.001), (WITH, 0.1), (WITHOUT, 0.1)):
         cell = own & (table["arm"] == arm) & (table["learning_rate"] == rate)
-        rest = claims._compared(cells.ends(table[~cell]), (5, 2.0))
-        assert not claims._meets(rest)
+        assert not claims.meets(cells.ends(table[~cell]), (5, 2.0))
 
 
 def test_a_hundred_times_is_a_hundred_times_at_every_rate_of_the_grid(whole):

@@ -30,6 +30,8 @@ APART = 100.0
 """By how much BN's best rate has to lie above the other's; a thousand in the paper."""
 MOST = 0.5
 """Share of seeds above which a network fails to train."""
+LEAST = 3
+"""Seeds with which a network counts for the slope over networks."""
 FAST = 0.9
 """Training accuracy to which steps are counted: all compared networks pass it."""
 
@@ -73,7 +75,7 @@ def judged(table: pd.DataFrame) -> Network | None:
     if found.empty:
         return None
     ended = _ends(table)
-    meeting = [network for network in found.index if _meets(_compared(ended, network))]
+    meeting = [network for network in found.index if meets(ended, network)]
     apart = found["large"] / found["small"]
     most = (found.loc[meeting, "growth"] if meeting else apart).sort_values()
     n, gain = most.reset_index().iloc[-1][NETWORK]
@@ -176,12 +178,16 @@ def response(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def rising(table: pd.DataFrame) -> pd.Series:
-    """Slope of what the rate explains against the logarithm of the growth, points an e-fold."""
-    found, slopes = response(table).dropna(), {}
-    for seed, own in found.groupby("seed"):
-        if own["growth"].nunique() >= 3:
-            slopes[seed] = float(np.polyfit(np.log(own["growth"]), own["rate"], 1)[0])
-    return pd.Series(slopes, dtype=float)
+    """Slope of what the rate explains against the logarithm of the growth, points an e-fold.
+
+    Over the networks that `LEAST` seeds have, by the seeds that have all of these networks.
+    """
+    found = response(table).pivot(index="seed", columns=["growth", *NETWORK], values="rate")
+    found = found.dropna(axis="columns", thresh=LEAST).dropna()
+    if found.shape[1] < 3:
+        return pd.Series(dtype=float)
+    growth = np.log(found.columns.get_level_values("growth").to_numpy(float))
+    return found.apply(lambda own: float(np.polyfit(growth, own, 1)[0]), axis="columns")
 
 
 def _apart(found: Compared) -> Finding:
@@ -206,8 +212,9 @@ _CONDITIONS = {
 }
 
 
-def _meets(found: Compared) -> bool:
-    """Whether a network's runs are there and as the claims need them."""
+def meets(ended: pd.DataFrame, network: Network) -> bool:
+    """Whether a network's runs, of which the last rows are given, are as the claims need them."""
+    found = _compared(ended, network)
     return all(condition(found)[0] for condition in _CONDITIONS.values())
 
 
