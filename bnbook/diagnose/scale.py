@@ -45,7 +45,8 @@ EDGE = Kind(
     "rate over the edge", WARNING,
     "a rate below twice the largest step along the minibatch's own gradient that still lowers its"
     " loss",
-    "every step raises the loss of the batch that it was made for; the loss stays high or diverges",
+    "every step raises the loss of the batch that it was made for; without BN training then often"
+    " fails, with BN it may still succeed, so look at the loss first",
     "for group in optimizer.param_groups: group['lr'] /= 10", "33-first-steps",
 )  # fmt: skip
 MINIBATCHES = 3

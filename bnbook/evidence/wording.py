@@ -41,12 +41,17 @@ def reasons(
         said.append(f"{missing} member{'s' * (missing > 1)} of the record missing.")
     if judgement.get("unbounded"):
         said.append("The interval has no ends, for what it divides by is not clear of zero.")
-    changed = adjusted is not None and adjusted > 1 - LEVEL
-    if changed and judgement["verdict"] in DECIDED:
+    if shaken(judgement, adjusted):
         said.append("Inconclusive when adjusted over the claims of its paper.")
     if claim.get("revised"):
         said.append(claim["revised"])
     return said
+
+
+def shaken(judgement: Mapping[str, Any], adjusted: float | None) -> bool:
+    """Whether a verdict is decided, and would not be by its adjusted p value."""
+    decided = judgement["verdict"] in DECIDED
+    return decided and adjusted is not None and adjusted > 1 - LEVEL
 
 
 def place(claim: Mapping[str, Any]) -> str:

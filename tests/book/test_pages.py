@@ -63,6 +63,8 @@ def test_roles_print_the_stored_values(site, content):
             " Processor), 31 minutes of computing, torch 2.13.0, 2026-11-22, record digest"
             " ab12cd34… , commit 0123456789 ."
         ),
+        "{took}`toy_fig1`": "31 minutes",
+        "{took}`toy_fig1 toy_fig1 toy_fig1`": "1.6 hours",
     }
     found = printed(site, content, " | ".join(expected)).split(" | ")
     assert dict(zip(expected, found, strict=True)) == expected
@@ -125,6 +127,8 @@ FAULTS = {
     "{fact}`toy_fig1.steps interval`": "found 'interval'; there are: value",
     "{fact}`toy_fig2.steps`": "found 'toy_fig2'; there are: toy_fig1",
     "{provenance}`toy_fig1 value`": "expected `experiment [@profile]`",
+    "{took}`toy_fig1 toy_fig3`": "found 'toy_fig3'; there are: toy_fig1",
+    "{took}`toy_fig1 @paper`": "expected",
     "```{claims} toy_fig3\n```": "found 'toy_fig3'; there are: toy_fig1",
     "```{provenance} toy_fig1 @paper\n```": "found 'paper'; there are: quick, standard",
     "{doc}`nowhere`": "unknown document",

@@ -59,7 +59,8 @@ def test_landmarks_of_a_curve_by_hand():
     # From 10^0 at 10^2 to 10^4 at 10^3: 10^3 is three quarters of the way.
     assert found.tolist() == pytest.approx([10.0, 100.0, 10**2.75])
     short = landmarks(curve[curve["step_size"] < 50]).loc[0]
-    assert short[["back", "burst"]].isna().all()
+    assert short.isna().all()  # the lowest point is the last one: a best step may lie beyond it
+    assert math.isnan(landmarks(curve[curve["step_size"] > 5]).loc[0, "best"])  # or before it
 
 
 def test_the_first_papers_own_speed_depends_on_the_level_too():

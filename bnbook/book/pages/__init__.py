@@ -12,6 +12,7 @@ In a page                                         What is printed
 ``{fact}`ioffe_fig1.with_accuracy```              a number that is no claim
 ``{fact}`ioffe_fig1.with_accuracy interval```     its 95 % interval
 ``{provenance}`ioffe_fig1```                      where, when and how it was recorded
+``{took}`ioffe_fig1 ioffe_settings```             how long their records took to compute
 ``{claims} ioffe_fig1``                           table of an experiment's claims
 ``{provenance} ioffe_fig1``                       the same, as a paragraph
 ``{paper} ioffe_fig1``                            numbers read off the paper's figure, beside ours

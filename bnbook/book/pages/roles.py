@@ -16,8 +16,11 @@ from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 from bnbook.book.pages import evidence
 from bnbook.errors import BnbookError
+from bnbook.evidence import wording
 
 logger = logging.getLogger(__name__)
+SHAKEN = ", but inconclusive when adjusted"
+"""Follows a verdict in prose that the adjustment over its paper's claims would change."""
 
 
 def read_evidence(env: BuildEnvironment) -> evidence.Evidence:
@@ -65,6 +68,16 @@ def recorded(env: BuildEnvironment, request: evidence.Request) -> tuple[dict[str
     return content, evidence.profile_of(content, request.profile)
 
 
+def adjusted(env: BuildEnvironment, content: Mapping[str, Any], profile: str) -> dict[str, float]:
+    """Return the adjusted p values for an experiment's best profile, and depend on all files."""
+    if profile != evidence.profile_of(content, None):
+        return {}
+    found = read_evidence(env)
+    for other in found.contents.values():
+        depend_on(env, found.file(other))
+    return found.adjusted
+
+
 def provenance(profile: str, record: Mapping[str, Any]) -> list[nodes.Node]:
     """Return the sentence that says where a record comes from."""
     return [
@@ -89,13 +102,17 @@ class _LedgerRole(SphinxRole):
     def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
         """Print it, or warn and show the source."""
         try:
-            return self.render(evidence.Request.parse(self.text)), []
+            return self.printed(), []
         except BnbookError as error:
             warn(self, error)
             return [nodes.problematic(self.rawtext, self.rawtext)], []
 
+    def printed(self) -> list[nodes.Node]:
+        """Return what is printed for the role's text."""
+        return self.render(evidence.Request.parse(self.text))
+
     def render(self, request: evidence.Request) -> list[nodes.Node]:
-        """Return what is printed."""
+        """Return what is printed of one name."""
         raise NotImplementedError
 
 
@@ -111,8 +128,12 @@ class ClaimRole(_LedgerRole):
         text = evidence.claim_text(content, claim, request.field, profile)
         if request.field in evidence.DESCRIPTIONS:
             return [nodes.inline(text, text, classes=["claim-words"])]
-        classes = badge_classes(text) if request.field == "verdict" else ["claim"]
-        return [link(self.env, claim, text, classes)]
+        if request.field != "verdict":
+            return [link(self.env, claim, text, ["claim"])]
+        badge = link(self.env, claim, text, badge_classes(text))
+        judgement = content["profiles"][profile]["judgements"][claim["id"]]
+        p = adjusted(self.env, content, profile).get(claim["id"])
+        return [badge, *[nodes.Text(SHAKEN)] * wording.shaken(judgement, p)]
 
 
 class FactRole(_LedgerRole):
@@ -135,10 +156,23 @@ class ProvenanceRole(_LedgerRole):
         return provenance(profile, content["profiles"][profile]["record"])
 
 
+class TookRole(_LedgerRole):
+    """``{took}`experiment [experiment ...]```: how long their best records took to compute."""
+
+    def printed(self) -> list[nodes.Node]:
+        """Return the time of all of them together."""
+        seconds = 0.0
+        for name in self.text.split():
+            content, profile = recorded(self.env, evidence.Request.parse(name))
+            seconds += content["profiles"][profile]["record"]["seconds"]
+        return [nodes.Text(evidence.duration(seconds))]
+
+
 ROLES: dict[str, Callable[[], SphinxRole]] = {
     "claim": ClaimRole,
     "fact": FactRole,
     "provenance": ProvenanceRole,
+    "took": TookRole,
 }
 
 

@@ -13,6 +13,7 @@ from sphinx.util.docutils import SphinxDirective
 
 from bnbook.book.pages import evidence
 from bnbook.book.pages.roles import (
+    adjusted,
     badge_classes,
     depend_on,
     link,
@@ -118,16 +119,6 @@ def elsewhere(env: BuildEnvironment, claim: Mapping[str, Any]) -> list[nodes.par
         name = link(env, other, content["experiment"], ["claim-source"])
         said.append(paragraph("The same quantity in ", name, f": {text}, {judgement['verdict']}."))
     return said
-
-
-def adjusted(env: BuildEnvironment, content: Mapping[str, Any], profile: str) -> dict[str, float]:
-    """Return the adjusted p values for an experiment's best profile, and depend on all files."""
-    if profile != evidence.profile_of(content, None):
-        return {}
-    found = read_evidence(env)
-    for other in found.contents.values():
-        depend_on(env, found.file(other))
-    return found.adjusted
 
 
 def provenance_line(profile: str, record: Mapping[str, Any]) -> nodes.paragraph:

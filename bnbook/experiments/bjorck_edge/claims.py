@@ -216,7 +216,7 @@ CLAIMS = (
         paper=PAPER,
         section="4 and appendix",
         statement=(
-            "Without BN shallower networks allow larger learning rates; BN takes this limit away."
+            "Without BN shallower networks allow larger learning rates, and more so than with BN."
         ),
         quantity=(
             "slope of the logarithm of the largest rate that trains against that of depth, without"

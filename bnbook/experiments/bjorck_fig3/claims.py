@@ -138,12 +138,13 @@ def _reached(steps: pd.Series, ratio: pd.Series, level: float) -> float:
 def landmarks(curves: pd.DataFrame) -> pd.DataFrame:
     """Return the step sizes where curves have their best step, are back at 1, and pass 1000.
 
-    Index ``run``, columns ``best``, ``back`` and ``burst``; missing beyond the curve.
+    Index ``run``, columns ``best``, ``back`` and ``burst``; missing beyond the curve's ends.
     """
     found = {}
     for run, curve in curves.sort_values("step_size").groupby("run"):
         steps, ratio = curve["step_size"], curve["loss_ratio"]
-        best = float(steps.iloc[int(np.nanargmin(ratio.to_numpy(float)))])
+        lowest = int(np.nanargmin(ratio.to_numpy(float)))
+        best = float(steps.iloc[lowest]) if 0 < lowest < len(steps) - 1 else float("nan")
         back, burst = _reached(steps, ratio, 1.0), _reached(steps, ratio, 1000.0)
         found[run] = {"best": best, "back": back, "burst": burst}
     return pd.DataFrame(found).T
@@ -156,22 +157,18 @@ MARKS = {
 
 
 def _beside_paper(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """Describe the landmarks of both figures, in powers of ten, means over minibatches."""
+    """Describe the landmarks of both figures before any update, in powers of ten."""
     paper = papers.read("bjorck_fig3")
-    paper = paper.assign(loss_ratio=10 ** paper["log10_relative_loss"], run=paper["minibatch"])
-    found = []
+    paper = paper[paper["minibatch"] == paper["minibatch"].min()]
+    paper = paper.assign(loss_ratio=10 ** paper["log10_relative_loss"], run=0)
+    start, found = table[table["minibatch"] == table["minibatch"].min()], []
     for arm in NAMES:
-        own = table[table["arm"] == arm]
-        keys = own[["seed", "minibatch"]].astype(str)
-        own = own.assign(run=keys["seed"] + "/" + keys["minibatch"])
-        ours = landmarks(own).map(np.log10)
-        theirs = landmarks(paper[paper["network"] == papers.ARMS[arm]]).map(np.log10).mean()
-        seeds = [run.partition("/")[0] for run in ours.index]
+        ours = landmarks(start[start["arm"] == arm].assign(run=start["seed"])).map(np.log10)
+        theirs = landmarks(paper[paper["network"] == papers.ARMS[arm]]).map(np.log10).loc[0]
         for mark, what in MARKS.items():
             if np.isfinite(theirs[mark]):
-                each = ours[mark].groupby(seeds).mean().dropna()
                 said = f"{arm}: {what}, power of ten"
-                found.append(papers.beside(said, theirs[mark], 0.02, each, 2))
+                found.append(papers.beside(said, theirs[mark], 0.02, ours[mark].dropna(), 2))
     return papers.rows(found)
 
 

@@ -170,7 +170,7 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
                                      .drop_duplicates())], 0),
         "finite_population_error": claims.fact(100 * error, 2, " %"),
         "as_trained": claims.fact(whole, 2),
-        "small_batch_gain": claims.fact(small_batch_gain(table), 1, " points"),
+        "small_batch_behind": claims.fact(-small_batch_gain(table), 1, " points"),
         "small_batch_accuracy": claims.fact(100 * final.iloc[:, 0], 1, " %"),
         "large_batch_accuracy": claims.fact(100 * final.iloc[:, -1], 1, " %"),
         "small_batch_training": claims.fact(100 * gaps.iloc[:, 0], 1, " %"),

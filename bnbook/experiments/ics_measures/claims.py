@@ -22,6 +22,7 @@ ARMS = (WITHOUT, WITH)
 SANTURKAR = "Santurkar et al. 2018"
 LEARNS = 0.5
 """Validation accuracy from which on a run counts as one that learns."""
+_ARMS = {"all": None, "without": WITHOUT, "with": WITH}
 SHORT = {SIGMOID_MLP: "sigmoid", RELU_MLP: "relu", CONV: "conv", LINEAR_25: "linear"}
 
 
@@ -55,9 +56,15 @@ def least_agreement(table: pd.DataFrame) -> pd.Series:
     return pd.Series(correlations(table).min(axis=1))
 
 
-def correlations(table: pd.DataFrame, arm: str | None = None) -> pd.DataFrame:
-    """Rank correlations over runs, of one arm or all: index seed, a column for each pair."""
+def correlations(
+    table: pd.DataFrame, arm: str | None = None, without: str | None = None
+) -> pd.DataFrame:
+    """Rank correlations over runs, of one arm or all, of all networks or all but one.
+
+    Index seed, a column for each pair of measures.
+    """
     rows = shift.alive(shift.runs(table))
+    rows = rows[rows["network"] != without]
     rows = rows if arm is None else rows[rows["arm"] == arm]
     found = {seed: shift.pairwise(own) for seed, own in rows.groupby("seed")}
     return pd.DataFrame(found).T.rename_axis("seed")
@@ -203,9 +210,9 @@ def facts(table: pd.DataFrame) -> dict[str, Any]:
             found[f"{short}_{which}_cosine"] = claims.fact(cosines, 2)
         for column in ("distance", "relative", "loss"):
             found[f"{short}_{column}"] = _factor(ratio(table, network, column))
-    names = {"all": None, "without": WITHOUT, "with": WITH}
-    for name, one in names.items():
-        pairs = correlations(table, one)
+    every = {name: correlations(table, arm) for name, arm in _ARMS.items()}
+    every["learning"] = correlations(table, without=SIGMOID_MLP)
+    for name, pairs in every.items():
         for a, b in combinations(shift.AGREEING, 2):
             found[f"{name}_{a}_{b}"] = claims.fact(pairs[a, b].dropna(), 2)
     same = effects(table)

@@ -265,7 +265,7 @@ def facts(table: pd.DataFrame) -> dict[str, Any]:
         own = tuned[tuned["arm"] == arm]
         found[f"{short}_loss"] = claims.fact([_geometric(own["loss"])], 2, " nats")
         found[f"{short}_accuracy"] = claims.fact([100 * own["validation_accuracy"].mean()], 1, " %")
-        for column in ("course", "drift"):
+        for column in ("course", "drift", "distance"):
             found[f"{short}_{column}"] = claims.fact([_geometric(own[column])], 3)
         if arm not in (WITHOUT, WITH):
             parts = kept_gain(table, arm)

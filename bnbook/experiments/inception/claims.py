@@ -316,13 +316,17 @@ def cost(table: pd.DataFrame, change: str) -> pd.Series:
 
 
 def _of_networks(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """Describe each network: best accuracy, steps to Inception's best, how many times fewer."""
+    """Describe each network: best accuracy, steps to Inception's best, how many times fewer.
+
+    Steps and factors are means over the seeds that get there, of which ``there`` is the number.
+    """
     target, found = best(table, INCEPTION), dict[str, dict[str, Any]]()
     for arm, name in NAMES.items():
         steps = steps_to(table, arm, target).dropna()
         ratio, easier = (fewer(table, arm, below).dropna() for below in (0.0, EASIER))
         found |= {
             f"{name}_best": claims.fact(best(table, arm), 1, " %"),
+            f"{name}_there": claims.fact([len(steps)], 0, f" of {len(target)}"),
             f"{name}_steps": claims.fact(steps, 0),
             f"{name}_fewer": claims.fact(ratio, 1, "×"),
             f"{name}_easier": claims.fact(easier, 1, "×"),
@@ -344,6 +348,8 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         "ensemble_best": claims.fact(together["best"], 1, " %"),
         "ensemble_mean": claims.fact(together["mean"], 1, " %"),
         "ablated_seeds": claims.fact([len(best(table, without(CHANGES[0])))], 0),
+        "x5_runs": claims.fact([len(best(table, X5))], 0),
+        "x5_spread": claims.fact([np.ptp(best(table, X5))], 1, " points"),
         **_of_networks(table),
         **{
             f"without_{name}": claims.fact(cost(table, change), 1, " points")

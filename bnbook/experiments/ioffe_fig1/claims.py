@@ -179,7 +179,7 @@ CLAIMS = (
         id="ioffe.fig1bc.stability",
         paper=PAPER,
         section="4.1, figure 1(b, c)",
-        statement="BN makes the distribution of a sigmoid's input much more stable in training.",
+        statement="BN makes the distribution of a sigmoid's input more stable in training.",
         quantity=(
             "movement of the 15th, 50th and 85th percentiles during training, in units of their"
             " spread, median unit of the last hidden layer: without BN divided by with BN, each"

@@ -261,6 +261,11 @@ def _geometric(values: pd.Series) -> float:
     return math.exp(float(np.log(values).mean()))
 
 
+def _rough(number: float) -> float:
+    """Keep two digits of a number that is known no better: where a curve passes a level."""
+    return float(f"{number:.1e}")
+
+
 def _rounding_facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     alone = case(table, BIAS)
     last = tuning.final(alone[alone["arm"] == OUTSIDE])
@@ -269,8 +274,8 @@ def _rounding_facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     for name, biases in noticeable_bias(table).items():
         typical = _geometric(biases)
         found |= {
-            f"{name}_noticeable": claims.fact([typical], 0),
-            f"{name}_steps": claims.fact([typical / per_step], 0),
+            f"{name}_noticeable": claims.fact([_rough(typical)], 0),
+            f"{name}_steps": claims.fact([_rough(typical / per_step)], 0),
         }
     return found
 

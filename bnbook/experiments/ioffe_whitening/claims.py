@@ -112,8 +112,13 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     closest = pd.DataFrame(gaps.xs(smallest, level="gap"))
     least = gains.xs(gains.index.get_level_values("eigenvalue").min(), level="eigenvalue")
     names = {"zca": ZCA, "cholesky": CHOLESKY, "bn": BN, "linear": LINEAR}
+    m, both = timed["m"].iloc[0], seconds(table)
+    full = timed.loc[timed["width"] < m, "width"].max()  # a covariance of m examples has rank m - 1
+    whitened = both.xs(int(full), level="width")
     return {
-        "batch_size": claims.fact([timed["m"].iloc[0]], 0),
+        "batch_size": claims.fact([m], 0),
+        "full_width": claims.fact([full], 0),
+        "full_ratio": claims.fact(whitened[ZCA] / whitened[BN], 1, "×"),
         "narrowest": claims.fact([timed["width"].min()], 0),
         "widest": claims.fact([timed["width"].max()], 0),
         "repetitions": claims.fact([timed["seed"].nunique()], 0),

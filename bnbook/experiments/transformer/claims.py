@@ -92,11 +92,13 @@ def bn_over_power_norm(table: pd.DataFrame) -> pd.Series:
 
 
 def decoding(table: pd.DataFrame) -> pd.Series:
-    """What the statistics of one step's symbols cost against running ones, bits a character."""
-    with_batch, running = (
-        choosing.ends(table, column)[best(table, BN)] for column in ("decode_batch", "decode")
-    )
-    return pd.Series(with_batch - running)
+    """What the statistics of one step's symbols cost against running ones, bits a character.
+
+    Read with a batch's statistics, a rest of the test that fills no batch is left out. What that
+    changes is what it changes for LayerNorm, which has no such statistics, and is taken off.
+    """
+    moved = choosing.ends(table, "decode_batch") - choosing.ends(table, "decode")
+    return pd.Series(moved[best(table, BN)] - moved[best(table, LAYER_NORM)])
 
 
 LEARNED = 3.3
@@ -187,8 +189,11 @@ CLAIMS = (
         ),
         quantity=(
             "test loss read one character at a time with the statistics of that step's characters,"
-            " as many sequences as in training, minus with running statistics"
+            " as many sequences as in training, minus with running statistics; less the same of"
+            " LayerNorm"
         ),
+        revised="What LayerNorm loses by the other choice of test symbols is taken off since the"
+        " record was seen: some 0.03 bits.",
         measure=decoding,
         bound=0.1,
         direction="above",

@@ -16,7 +16,10 @@ from bnbook.tables.arms import RESIDUAL, WITH, WITHOUT
 RECORDS = ("bjorck_fig5", "bjorck_dose", "jacobians")
 TITLE = "Explore: growth at the start"
 COLUMNS = ("What grows", "Where", "Network", "Measured, a factor", "Theory, a factor")
-CAPTION = "Growth at the start: geometric means over seeds; a dash where there is none."
+CAPTION = (
+    "Growth at the start: geometric means over seeds, those that choose rates among them; a dash"
+    " where there is none."
+)
 FIG5_SIDE, DOSE_SIDE = 32, 16
 """Sides of the images in the two records."""
 ARMS = (WITHOUT, WITH)
@@ -58,7 +61,8 @@ def _depth(
         WITH: [_course(n, True, side, 1.0)],
     }
     own = dose[(dose["n"] == n) & (dose["step"] == 0)]
-    factors = np.exp(np.log(own["growth"]).groupby([own["arm"], own["gain"]]).mean())
+    logs = np.log(own["growth"]).groupby([own["arm"], own["gain"], own["seed"]]).mean()
+    factors = np.exp(logs.groupby(level=["arm", "gain"]).mean())
     measured = {
         arm: [_factor(factors, arm, gain) for gain in gains] for arm in ARMS
     }  # fmt: skip
@@ -122,7 +126,7 @@ def rows(found: Mapping[str, Any]) -> list[list[str]]:
                 if measured is not None:
                     theory = depth["theory"][arm][at if arm == WITHOUT else 0]
                     where = f"{depth['layers']} layers, gain {gain:g}"
-                    lines.append(["activations, a block", where, arm, f"{measured:.3f}",
+                    lines.append(["mean square, a block", where, arm, f"{measured:.3f}",
                                   f"{per_block(theory):.3f}"])  # fmt: skip
     for each in found["gradients"]:
         theory = DASH if each["theory"] is None else f"{each['theory']:.3f}"
