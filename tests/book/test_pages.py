@@ -70,6 +70,14 @@ def test_roles_print_the_stored_values(site, content):
     assert dict(zip(expected, found, strict=True)) == expected
 
 
+def test_a_verdict_says_where_the_adjustment_would_change_it(site, content):
+    asked = "{claim}`toy.fig1.speed verdict`; {claim}`toy.fig1.speed verdict @quick`"
+    assert printed(site, content, asked) == "reproduced; reproduced"
+    content["profiles"]["standard"]["judgements"]["toy.fig1.speed"]["p"] = 0.051
+    said = "reproduced, but inconclusive when adjusted; reproduced"
+    assert printed(site, content, asked) == said
+
+
 def test_a_claim_leads_to_its_entry_in_the_ledger(site, content):
     printed(site, content, "{claim}`toy.fig1.speed` {claim}`toy.fig1.gap verdict`")
     index, ledger = site.page("index"), site.page("book/ledger")

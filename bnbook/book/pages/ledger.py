@@ -16,11 +16,10 @@ from sphinx.environment import BuildEnvironment
 
 from bnbook import files
 from bnbook.book.pages import evidence, places
-from bnbook.book.pages.roles import depend_on, link, read_evidence
+from bnbook.book.pages.roles import adjusted, depend_on, link, read_evidence
 from bnbook.book.pages.tables import (
     COLUMNS,
     EvidenceDirective,
-    adjusted,
     elsewhere,
     labelled,
     measured,
