@@ -71,10 +71,10 @@ def test_roles_print_the_stored_values(site, content):
 
 
 def test_a_verdict_says_where_the_adjustment_would_change_it(site, content):
-    asked = "{claim}`toy.fig1.speed verdict`; {claim}`toy.fig1.speed verdict @quick`"
-    assert printed(site, content, asked) == "reproduced; reproduced"
+    asked = "{claim}`toy.fig1.speed verdict` and {claim}`toy.fig1.speed verdict @quick`"
+    assert printed(site, content, asked) == "reproduced and reproduced"
     content["profiles"]["standard"]["judgements"]["toy.fig1.speed"]["p"] = 0.051
-    said = "reproduced, but inconclusive when adjusted; reproduced"
+    said = "reproduced , but inconclusive when adjusted and reproduced"  # texts joined by spaces
     assert printed(site, content, asked) == said
 
 

@@ -124,4 +124,7 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     for domain in DOMAINS:
         adapted = error(table, BN, domain, ADAPTED, most(table))
         found[f"adapted_{NAMES[domain]}"] = claims.fact(adapted, 1, " %")
+        if domain != PLAIN:
+            worse = error(table, BN, domain) - error(table, GROUP_NORM, domain)
+            found[f"worse_{NAMES[domain]}"] = claims.fact(worse, 1, " points")
     return found
