@@ -11,8 +11,7 @@ import numpy as np
 from bnbook.bench.runner import Runner
 from bnbook.bench.workloads import State, Workload
 from bnbook.errors import BnbookError
-
-_OFF = 1e9  # seconds that an idle worker waits for a word
+from bnbook.sweeps import memory
 
 
 def remote(
@@ -117,6 +116,7 @@ def _runner(
 
     from bnbook.bench import our_fit
 
+    memory.keep_freed()  # as a sweep's workers do
     if threads is not None:
         torch.set_num_threads(threads)
     return our_fit.prepare(workload, steps, seed, device, rates)

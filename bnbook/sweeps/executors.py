@@ -21,6 +21,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from bnbook.errors import BnbookError
 from bnbook.evidence import records
+from bnbook.sweeps import memory
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -109,6 +110,7 @@ def _prepare_process(threads: int) -> None:
     """Leave Ctrl-C to the parent, end when it ends, and take a share of the cores."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    memory.keep_freed()
     os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads)))
     if "torch" in sys.modules:  # it read the environment when it was imported
         sys.modules["torch"].set_num_threads(threads)

@@ -218,6 +218,28 @@ def test_a_resnet_keeps_channels_last():
     torch.testing.assert_close(scores, model(x), **CLOSE)
 
 
+@pytest.mark.parametrize("side", [8, 7])
+@pytest.mark.parametrize("members", [1, 2])
+def test_the_gradient_of_a_shortcut_is_that_of_every_second_pixel_in_the_images_layout(
+    side, members
+):
+    block = Block(members, 3, 5, 2, None)
+    for layout in (torch.channels_last, torch.contiguous_format):
+        x = torch.randn(4, 3 * members, side, side).contiguous(memory_format=layout)
+        x.requires_grad_()
+        y = block._shortcut(x)
+        per_member = y.unflatten(1, (members, -1))
+        assert torch.equal(per_member[:, :, :3].flatten(1, 2), x[:, :, ::2, ::2])
+        assert not per_member[:, :, 3:].any()
+        cotangent = torch.randn(y.shape).contiguous(memory_format=layout)
+        (found,) = torch.autograd.grad(y, x, cotangent)
+        expected = torch.zeros_like(x)
+        kept = cotangent.unflatten(1, (members, -1))[:, :, :3].flatten(1, 2)
+        expected[:, :, ::2, ::2] = kept
+        assert torch.equal(found, expected)
+        assert found.is_contiguous(memory_format=layout)
+
+
 @pytest.mark.parametrize("wrong", [{"n": 0}, {"widths": (8, 4)}])
 def test_impossible_resnets(wrong):
     with pytest.raises(BnbookError, match="n must be at least 1 and widths must not fall"):
