@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +44,7 @@ def write(
     name = DEEP if deep else "bench" if device == "cpu" else "bench_gpu"
     path = records.path(folder, name, profile)
     about = records.environment(device)
-    about["versions"] |= {key: _version(package) for key, package in _PACKAGES.items()}
+    about["versions"] |= {key: records.installed(package) for key, package in _PACKAGES.items()}
     repetitions = int(table["repetition"].max()) + 1
     records.write(
         path,
@@ -176,10 +175,3 @@ def as_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None

@@ -47,8 +47,7 @@ def bench(
         raise BnbookError("--record keeps whole runs: leave out --only.")
     if record:
         records.repository()
-    from bnbook import bench as benchmark
-    from bnbook.bench import recording
+    from bnbook.bench import measure, recording
 
     if record and deep:
         _grow("quick" if quick else "standard", only or (), again)
@@ -60,7 +59,7 @@ def bench(
             f"the machine is busy (load {busy:.1f}); contenders that want all cores will look"
             " slower than they are."
         )
-    table = benchmark.run(quick, device, only or (), deep)
+    table = measure.run(quick, device, only or (), deep)
     summary = timings.rows(table)
     if as_json:
         print_json(recording.as_rows(summary))
@@ -82,7 +81,6 @@ def bench(
 
 def _grow(profile: str, only: Collection[str], again: bool) -> None:
     """Time deep networks that the record lacks, or all that are asked for; add each to it."""
-    from bnbook import bench as benchmark
     from bnbook.bench import measure, recording
 
     if unknown := sorted(set(only) - set(measure.OF_DEEP)):
@@ -96,7 +94,7 @@ def _grow(profile: str, only: Collection[str], again: bool) -> None:
     say(f"to be timed: {'; '.join(todo) or 'nothing, the record has it all'}.")
     for name in todo:
         began, busy = time.monotonic(), load()
-        table = benchmark.run(profile == "quick", "cpu", [name], True)
+        table = measure.run(profile == "quick", "cpu", [name], True)
         recording.add(
             table,
             name,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import importlib.util
 import os
 import shutil
 from pathlib import Path
@@ -41,10 +39,8 @@ def _device() -> str:
 
 
 def _package(name: str) -> str:
-    try:
-        return f"{name} {importlib.metadata.version(name)}"
-    except importlib.metadata.PackageNotFoundError:
-        return f"{name} missing (pip install {name})"
+    found = records.installed(name)
+    return f"{name} {found}" if found else f"{name} missing (pip install {name})"
 
 
 def _drift(lock: Path) -> list[str]:
@@ -54,10 +50,7 @@ def _drift(lock: Path) -> list[str]:
     pins = [line.split("==") for line in lock.read_text().splitlines() if "==" in line]
     said = []
     for name, pinned in pins:
-        try:
-            installed = importlib.metadata.version(name).partition("+")[0]
-        except importlib.metadata.PackageNotFoundError:
-            installed = "missing"
+        installed = records.released(name) or "missing"
         if installed != pinned:
             said.append(f"{name} {installed} (locked {pinned})")
     return said

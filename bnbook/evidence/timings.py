@@ -237,11 +237,10 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """Return the numbers that the prose needs: the targets', the floor's, and each contender's.
 
     A contender's are its ratio to ours, ``workload_contender``, with the extremes over repetitions
-    as its ends; ``..._us``, microseconds per member and step; ``..._members``; ``..._floor``, the
+    as its ends; ``..._members``; ``..._floor``, the
     share of the floor's rate, and ``..._over_floor``, the time over the floor's. Of a matrix
-    product, ``product_60_x_784_x_1600_floor``, it is the share of the best rate; of the map of
-    learning rates ``..._nets_per_second``, at 50,000 steps each; of what is kept or held in memory
-    ``..._mib``.
+    product, ``product_60_x_784_x_1600_floor``, it is the share of the best rate; of what is kept or
+    held in memory ``..._mib``.
     """
     found = {
         "best_rate": fact([best_rate(table)], 0, " Gflop/s"),
@@ -267,13 +266,7 @@ def _contender_facts(row: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     name = f"{workload}_{slug(row['contender'])}"
     if not math.isnan(row["mebibytes"]):
         return {f"{name}_mib": fact([row["mebibytes"]], 0, " MiB")}
-    found = {
-        f"{name}_us": fact([row["us_per_member_step"]], 0, " µs"),
-        f"{name}_members": fact([row["members"]], 0),
-    }
-    if workload == "rate_map":
-        per_second = 1e6 / row["us_per_member_step"] / MAP_STEPS
-        return found | {f"{name}_nets_per_second": fact([per_second], 2)}
+    found = {f"{name}_members": fact([row["members"]], 0)}
     share = row["floor_share"]
     if not math.isnan(share):
         found[f"{name}_floor"] = fact([100 * share], 0, " %")

@@ -225,13 +225,6 @@ def draw_rates(
         ax.plot(rate, middle, "o", ms=12, mfc="none", mec=COLOURS[arm], mew=1.4)
 
 
-def draw_heat_map(ax: Axes, values: pd.DataFrame, **options: Any) -> None:
-    """Draw a table of numbers, its first row at the top; `options` are those of seaborn.heatmap."""
-    import seaborn as sns
-
-    sns.heatmap(values, ax=ax, cmap="cividis", **options)
-
-
 def draw_line(ax: Axes, values: pd.Series, arm: str, **options: Any) -> None:
     """Draw values against their index as a line in the arm's colour and dashes."""
     (line,) = ax.plot(values.index, values, color=COLOURS[arm], **options)

@@ -102,11 +102,3 @@ def tested(row: Row, contents: Mapping[str, Mapping[str, Any]]) -> list[Tested]:
         judgement = entry["judgements"][claim["id"]]
         found.append(Tested(claim, judgement, entry["record"], content["experiment"], profile))
     return found
-
-
-def missing(contents: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Name the rows that say neither by which claims they are tested nor why they are not."""
-    return [
-        each.row for each in rows() if len(tested(each, contents)) < len(each.claims)
-        or not (each.claims or each.why)
-    ]  # fmt: skip

@@ -77,12 +77,6 @@ def pairwise(values: pd.DataFrame) -> dict[tuple[str, str], float]:
     return {(a, b): rank_correlation(values[a], values[b]) for a, b in combinations(AGREEING, 2)}
 
 
-def with_over_without(values: pd.DataFrame, column: str, arms: tuple[str, str]) -> pd.Series:
-    """Ratio of the second arm's values to the first's, by seed."""
-    wide = values.pivot_table(index="seed", columns="arm", values=column)
-    return pd.Series(wide[arms[1]] / wide[arms[0]])
-
-
 def inside_premise(networks: tuple[str, ...], arms: tuple[str, ...]) -> Premise:
     """Return the premise that these arms of these networks were tuned within their grids."""
 

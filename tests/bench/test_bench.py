@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from bnbook import bench, files
+from bnbook import files
 from bnbook.bench import (
     backward,
     contenders,
@@ -415,7 +415,7 @@ def test_a_process_that_fails_says_why():
 
 def test_names_are_checked():
     with pytest.raises(BnbookError, match="among mnist, digits"):
-        bench.run(True, only=["mnits"])
+        measure.run(True, only=["mnits"])
     with pytest.raises(BnbookError, match="one of mnist"):
         contenders.of("mnits")
     with pytest.raises(BnbookError, match="leave out --only"):
@@ -437,7 +437,7 @@ def growing(monkeypatch, tmp_path):
         rows = [row(each, "ours", 1, r, len(timed)) for each in of for r in range(9)]
         return pd.DataFrame([*rows, row(timings.PRODUCT, "square", 1, 0, 0.5)])[[*timings.COLUMNS]]
 
-    monkeypatch.setattr(bench, "run", run)
+    monkeypatch.setattr(measure, "run", run)
     monkeypatch.setattr(command, "load", lambda: 0.25 * len(timed))
     monkeypatch.setattr(records, "recorded", lambda: tmp_path)
     return tmp_path, timed

@@ -220,7 +220,8 @@ def notebook(executed: bool, profile="quick", alt="A rising line.", cell="plot()
         tables = [{"text/html": t.to_html()} for t in (plain, plain.rename_axis("arm"), said)]
         cells[2].outputs = [v4.new_output("display_data", shown) for shown in (data, *tables)]
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    return v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
+    ran = {"bnbook": {"profile": profile}} if executed else {}
+    return v4.new_notebook(cells=cells, metadata={"kernelspec": kernel, **ran})
 
 
 def write_notebooks(site, **options) -> None:

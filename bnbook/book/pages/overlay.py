@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import re
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from sphinx.util import logging
 
 logger = logging.getLogger(__name__)
 
-PARAMETERS, INJECTED = "parameters", "injected-parameters"
+PARAMETERS = "parameters"
 _INDEX_NAME = re.compile(
     r"(<thead>\s*<tr[^>]*>\s*)<th></th>((?:(?!</tr>).)*</tr>)"
     r"\s*<tr>\s*<th>([^<]+)</th>(?:\s*<th></th>)+\s*</tr>",
@@ -72,40 +71,14 @@ def _cells(notebook: nbformat.NotebookNode) -> list[tuple[str, str]]:
     return [
         (cell.cell_type, cell.source)
         for cell in notebook.cells
-        if not {PARAMETERS, INJECTED} & set(cell.metadata.get("tags", []))
+        if PARAMETERS not in cell.metadata.get("tags", [])
     ]
 
 
 def executed_profile(notebook: nbformat.NotebookNode) -> str | None:
-    """Return the profile that a notebook ran at.
-
-    It is taken from the notebook's ``bnbook`` metadata, from papermill's, or else from the last
-    assignment to ``profile`` in its parameter cells.
-    """
-    metadata = notebook.metadata
-    stated = (
-        metadata.get("bnbook", {}).get("profile"),
-        metadata.get("papermill", {}).get("parameters", {}).get("profile"),
-        *(_assigned(cell.source, "profile") for cell in reversed(_parameter_cells(notebook))),
-    )
-    return next((profile for profile in stated if profile), None)
-
-
-def _parameter_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
-    return [
-        cell
-        for cell in notebook.cells
-        if cell.cell_type == "code" and {PARAMETERS, INJECTED} & set(cell.metadata.get("tags", []))
-    ]
-
-
-def _assigned(source: str, name: str) -> str | None:
-    found = None
-    for statement in ast.parse(source).body:
-        if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Constant):
-            targets = [t.id for t in statement.targets if isinstance(t, ast.Name)]
-            found = str(statement.value.value) if name in targets else found
-    return found
+    """Return the profile that a notebook ran at, which `bnbook.book.notebooks` wrote into it."""
+    profile: str | None = notebook.metadata.get("bnbook", {}).get("profile")
+    return profile
 
 
 def _add_banner(notebook: nbformat.NotebookNode, banner: str) -> None:

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from docutils import nodes
-from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
-from bnbook.book.pages import evidence
+from bnbook.book.pages import evidence, places
 from bnbook.errors import BnbookError
 from bnbook.evidence import wording
 
@@ -45,16 +44,7 @@ def link(
 
     Sphinx keeps the text of what is linked and drops its classes, so they go around the link.
     """
-    reference = addnodes.pending_xref(
-        "",
-        nodes.inline(text, text),
-        refdomain="std",
-        reftype="ref",
-        reftarget=evidence.anchor(claim),
-        refexplicit=True,
-        refwarn=True,
-        refdoc=env.docname,
-    )
+    reference = places.reference(env, "ref", evidence.anchor(claim), text)
     return nodes.inline("", "", reference, classes=classes)
 
 

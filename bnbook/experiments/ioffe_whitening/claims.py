@@ -15,7 +15,6 @@ from bnbook.evidence.claims import Claim, Premise
 from bnbook.tables.arms import BN, BN_KERNEL, CHOLESKY, LINEAR, ZCA
 
 PAPER = "Ioffe & Szegedy 2015"
-TIMED = (ZCA, CHOLESKY, BN, BN_KERNEL, LINEAR)
 THROUGH_VECTORS, CLOSED_FORM = "through the eigenvectors", "in closed form"
 FITTED = 3
 """Exponents are fitted over this many of the largest widths."""

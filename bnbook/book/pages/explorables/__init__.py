@@ -13,9 +13,9 @@ from types import ModuleType
 from typing import Any
 
 from docutils import nodes
-from sphinx import addnodes
 from sphinx.application import Sphinx
 
+from bnbook.book.pages import places
 from bnbook.book.pages.explorables import growth, norms, rates, scale, transform
 from bnbook.book.pages.roles import depend_on
 from bnbook.book.pages.tables import EvidenceDirective, paragraph, table
@@ -77,12 +77,8 @@ class ExplorableDirective(EvidenceDirective):
         """Return the sentence that leads to the records in the ledger."""
         said: list[str | nodes.Node] = ["Computed from the records of "]
         for at, name in enumerate(names):
-            reference = addnodes.pending_xref(
-                "", nodes.inline(name, name), refdomain="std", reftype="ref",
-                reftarget=f"experiment-{name}", refexplicit=True, refwarn=True,
-                refdoc=self.env.docname,
-            )  # fmt: skip
-            said += [", "] * bool(at) + [reference]
+            link = places.reference(self.env, "ref", f"experiment-{name}", name)
+            said += [", "] * bool(at) + [link]
         return paragraph(*said, ".", classes=["provenance"])
 
 
