@@ -12,12 +12,7 @@ from typing import Any
 def write_bytes(path: Path, content: bytes) -> None:
     """Replace a file in one step: a reader sees the old content or the new, never a part.
 
-    Parameters
-    ----------
-    path : pathlib.Path
-        The file; its folder is made if needed.
-    content : bytes
-        All that the file is to hold.
+    The file's folder is made if needed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")

@@ -70,12 +70,7 @@ INPUTS = (
 class Pass:
     """A layer's forward and backward pass over an input, again and again.
 
-    Parameters
-    ----------
-    layer : nn.Module
-        In training mode.
-    given : Input
-        What it is given.
+    The layer is in training mode.
     """
 
     def __init__(self, layer: nn.Module, given: Input) -> None:

@@ -58,16 +58,9 @@ class Loop:
 
     Source: pytorch.org/tutorials, "Optimizing Model Parameters", without its printing.
 
-    Parameters
-    ----------
-    workload, steps, seed, device
-        See `Prepare`.
-    in_memory : bool
-        Index tensors by the minibatch instead of asking a DataLoader.
-    workers : int
-        Of the DataLoader.
-    channels_last, bfloat16, compiled : bool
-        The three flags that promise speed.
+    The first four arguments are those of `Prepare`. With `in_memory` the loop indexes tensors by
+    the minibatch instead of asking a DataLoader. `workers` counts the DataLoader's workers. The
+    last three are the flags that promise speed.
     """
 
     def __init__(

@@ -79,12 +79,7 @@ def flop(workload: object) -> int:
 class Product:
     """A matrix product to be timed.
 
-    Parameters
-    ----------
-    shape : (int, int, int)
-        M, K and N.
-    device : str
-        ``cpu`` or ``cuda``.
+    `shape` is (M, K, N), and `device` is ``cpu`` or ``cuda``.
     """
 
     def __init__(self, shape: tuple[int, int, int], device: str = "cpu") -> None:

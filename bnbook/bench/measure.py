@@ -60,22 +60,11 @@ def run(
 ) -> pd.DataFrame:
     """Measure every workload and contender that this machine can run.
 
-    Parameters
-    ----------
-    quick : bool
-        Few steps and repetitions, the growth with E alone, and the two shallower deep networks.
-    device : str
-        ``cpu`` for the CPU's workloads, ``cuda`` for the GPU's, ``auto`` for a GPU where there is
-        one.
-    only : collection of str
-        Names of `NAMES`; empty for all, of the deep networks for those of `deep.QUICK`.
-    all_deep : bool
-        Measure the deep networks and their costs, all of them and nothing else.
-
-    Returns
-    -------
-    pandas.DataFrame
-        See `bnbook.evidence.timings`.
+    With `quick` there are few steps and repetitions, the growth with E alone, and the two shallower
+    deep networks. `device` is ``cpu`` for the CPU's workloads, ``cuda`` for the GPU's, or ``auto``
+    for a GPU where there is one. `only` holds names of `NAMES`; empty, it stands for all, of the
+    deep networks for those of `deep.QUICK`. With `all_deep` the deep networks and their costs are
+    measured, all of them and nothing else. The columns are those of `bnbook.evidence.timings`.
 
     Raises
     ------
@@ -136,22 +125,10 @@ def workload_rows(
 
     Each round begins with the next contender, and everybody trains once before the first round.
 
-    Parameters
-    ----------
-    workload : Workload
-        What to train.
-    repetitions, steps : int
-        Rounds, and steps of each training loop.
-    who : collection of Contender, optional
-        By default all that know the workload.
-    beside : callable, optional
-        Repetition -> rows of what else is measured in it: by default matrix products in float32,
-        which the share of the floor is then taken of.
-
-    Returns
-    -------
-    list of dict
-        Rows of the table; a contender that cannot run here has one with a note.
+    `steps` counts the steps of each training loop. By default `who` is all contenders that know the
+    workload. `beside` maps a repetition to rows of what else is measured in it: by default matrix
+    products in float32, of which the share of the floor is then taken. A contender that cannot run
+    here has one row, with a note.
     """
     rows: list[dict[str, Any]] = []
     products = [floor.Product(shape) for shape in floor.SHAPES]

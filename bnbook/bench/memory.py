@@ -61,21 +61,11 @@ def rows() -> list[dict[str, Any]]:
 def measured(workload: Workload, steps: int, threads: int = 0) -> tuple[float, float]:
     """Train in a fresh process.
 
-    Parameters
-    ----------
-    workload : Workload
-        What to train.
-    steps : int
-        Of the training whose peak is taken, and of those after it whose times are.
-    threads : int
-        Of the process; 0 leaves torch its own number.
-
-    Returns
-    -------
-    mebibytes : float
-        The peak above what the process held before; NaN where the system does not tell.
-    seconds : float
-        Median of three trainings after it, when all that is made once has been made.
+    `steps` counts the steps of the training whose peak is taken, and of those after it whose times
+    are. The process has `threads` threads; 0 leaves torch its own number. The first result is the
+    peak above what the process held before, in mebibytes; it is NaN where the system does not tell.
+    The second is the median in seconds of three trainings after it, when all that is made once has
+    been made.
     """
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()

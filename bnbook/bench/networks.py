@@ -16,14 +16,7 @@ from bnbook.networks import models
 class MLP(nn.Module):
     """Figure 1's network with BN: linear without bias, `torch.nn.BatchNorm1d`, sigmoid.
 
-    Parameters
-    ----------
-    num_inputs : int
-        Pixels of an image.
-    hidden : sequence of int
-        Widths of the hidden layers.
-    num_classes : int
-        Outputs.
+    The inputs are the pixels of an image. `hidden` has the widths of the hidden layers.
     """
 
     def __init__(self, num_inputs: int, hidden: Sequence[int], num_classes: int) -> None:
@@ -70,12 +63,8 @@ class ResNet(nn.Module):
 
     Source: He et al. 2015, section 4.2.
 
-    Parameters
-    ----------
-    blocks : int
-        Blocks of each stage, n.
-    normed : bool
-        Whether BN follows each convolution, which else has a bias.
+    `blocks` is n, the blocks of each stage. With `normed` BN follows each convolution; without it a
+    convolution has a bias.
     """
 
     def __init__(self, blocks: int, normed: bool = True) -> None:

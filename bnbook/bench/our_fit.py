@@ -16,12 +16,8 @@ from bnbook.training.session import Session
 class Fit:
     """Training by the package, of any model of the workload.
 
-    Parameters
-    ----------
-    workload, steps, seed, device
-        See `bnbook.bench.runner.Prepare`.
-    rates : list of float
-        Of the members.
+    The first four arguments are those of `bnbook.bench.runner.Prepare`. `rates` has one for each
+    member.
     """
 
     def __init__(

@@ -108,16 +108,8 @@ def add(
 ) -> Path:
     """Add one network's rows to the record of deep networks, in place of those that it had.
 
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        Rows of `name` alone, or more, which are left out.
-    name, profile : str
-        What was timed, and the record's profile.
-    names : iterable of str
-        All that the record will have, in order.
-    threads, load, seconds, folder
-        See `write`.
+    Rows of the table that are not of `name` are left out. `names` holds all that the record will
+    have, in order. The keyword arguments are those of `write`.
     """
     path = records.path(folder, DEEP, profile)
     parts, kept, before = recorded_parts(folder, profile), table.iloc[:0], 0.0

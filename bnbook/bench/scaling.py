@@ -39,26 +39,13 @@ def measure(
     The scheduler and the workers, one thread each, run on this machine and are warm: they have
     imported torch and drawn up their plan before the clock starts.
 
-    Parameters
-    ----------
-    name : str
-        The experiment, at its ``quick`` profile.
-    workers : sequence of int
-        Sizes of the clusters.
-    repeats : int
-        Sweeps on each.
-    members : int
-        Networks in a batch. There should be several batches to a worker.
-    folder : pathlib.Path, optional
-        The results folder; the committed one unless told otherwise.
-    **changes
-        Fields of the experiment's config to replace.
+    The experiment runs at its ``quick`` profile, with `changes` to the fields of its config. There
+    are `repeats` sweeps on each cluster, and `workers` holds the clusters' sizes. `members` counts
+    the networks in a batch; there should be several batches to a worker. Without `folder` the
+    record goes to the committed results.
 
-    Returns
-    -------
-    records.Record
-        One row per sweep: ``workers``, ``repeat``, ``members``, ``steps`` (of each member) and
-        ``seconds``.
+    The record has one row per sweep: ``workers``, ``repeat``, ``members``, ``steps`` (of each
+    member) and ``seconds``.
 
     Raises
     ------
@@ -131,16 +118,9 @@ def _timed(
 def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """Return the numbers that the page quotes.
 
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        From `measure`, with sweeps on one worker and on two.
-
-    Returns
-    -------
-    dict
-        Name -> ``value``, ``digits``, ``unit`` and, for means over sweeps, ``low``, ``high``:
-        seconds on one worker and on two, their ratio, members and steps of a sweep, and sweeps.
+    The table is from `measure`, with sweeps on one worker and on two. The facts are seconds on one
+    worker and on two, their ratio, members and steps of a sweep, and the number of sweeps. Each has
+    ``value``, ``digits``, ``unit`` and, for means over sweeps, ``low`` and ``high``.
     """
     seconds = {n: group["seconds"].to_numpy() for n, group in table.groupby("workers")}
     return {

@@ -85,18 +85,9 @@ def rewrite_ledger(folder: Path, name: str | None = None) -> list[Path]:
 def rows(recorded: Path, fresh: Path, only: str | None = None) -> Iterator[Row]:
     """Judge the recorded tables and the fresh ones.
 
-    Parameters
-    ----------
-    recorded, fresh : pathlib.Path
-        The two results folders.
-    only : str, optional
-        An experiment; all of them by default.
-
-    Yields
-    ------
-    Row
-        Recorded first. A fresh row is in conflict when it contradicts the recorded judgement of
-        the same profile beyond the intervals (`claims.conflict`).
+    Both folders are results folders. `only` is an experiment; None takes all. Recorded rows come
+    first. A fresh row is in conflict when it contradicts the recorded judgement of the same profile
+    beyond the intervals (`claims.conflict`).
 
     Raises
     ------

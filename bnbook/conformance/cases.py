@@ -260,10 +260,6 @@ def subject(make: Make, names: Mapping[str, str] | None = None, seed: int = 0) -
     seed : int
         For other numbers.
 
-    Returns
-    -------
-    Subject
-
     Raises
     ------
     BnbookError

@@ -53,10 +53,6 @@ def report(target: str, names: Mapping[str, str], limit: float) -> Report:
     limit : float
         Seconds that the process may take; then it and all that it started are ended.
 
-    Returns
-    -------
-    Report
-
     Raises
     ------
     BnbookError

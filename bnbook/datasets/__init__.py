@@ -77,23 +77,14 @@ def load(
 ) -> Images:
     """Load one split of a data set, after checking its digest; never downloads.
 
-    Parameters
-    ----------
-    name : str
-        One of `NAMES`. Of ``digits`` and ``mnist5k``, put in class order, every fifth image is a
-        test image; then the classes take turns, so that the start of a split is balanced.
-        ``cifar10`` comes in the order of its records' digests, the others in file order.
-    split : str
-        One of `SPLITS`.
-    folder : path, optional
-        Where to look first. What comes with a package has no use for it.
-    device : torch.device or str
-        Where to put the tensors. Pixels are scaled on the CPU: their values never differ.
+    `name` is one of `NAMES`, and `split` one of `SPLITS`. Of ``digits`` and ``mnist5k``, put in
+    class order, every fifth image is a test image; then the classes take turns, so that the start
+    of a split is balanced. ``cifar10`` comes in the order of its records' digests, the others in
+    file order.
 
-    Returns
-    -------
-    Images
-        ``images`` (N, C, H, W), float32 in [0, 1], and ``labels`` (N,), int64 in 0..9.
+    `folder` is where to look first; what comes with a package has no use for it. Pixels are scaled
+    on the CPU, so that their values do not depend on `device`. ``images`` are (N, C, H, W), float32
+    in [0, 1], and ``labels`` (N,), int64 in 0..9.
 
     Raises
     ------

@@ -14,18 +14,9 @@ from bnbook.errors import BnbookError
 def get(name: str, folder: Folder | None = None) -> Path:
     """Download a data set from its official address, unless it is there whole.
 
-    Parameters
-    ----------
-    name : str
-        ``mnist``, ``fashion-mnist`` or ``cifar10``.
-    folder : path, optional
-        Put it in ``folder/<name>``; without it, in the cache.
-
-    Returns
-    -------
-    Path
-        The folder that holds it. Anything else that stood there is kept beside it, as
-        ``<name>.replaced-<time>``.
+    `name` is ``mnist``, ``fashion-mnist`` or ``cifar10``. The data goes to ``folder/<name>``;
+    without `folder`, to the cache. The result is the folder that holds it. Anything else that stood
+    there is kept beside it, as ``<name>.replaced-<time>``.
 
     Raises
     ------
@@ -53,12 +44,8 @@ def get(name: str, folder: Folder | None = None) -> Path:
 def import_folder(name: str, source: Folder, folder: Folder | None = None) -> Path:
     """Check the files of a data set, then copy them to where `load` finds them.
 
-    Parameters
-    ----------
-    name, folder
-        As for `get`, and so is what is returned.
-    source : path
-        The folder of the files, or one with a folder ``<name>``; or CIFAR-10's binary archive.
+    `name`, `folder` and the result are as for `get`. `source` is the folder of the files, or one
+    with a folder ``<name>``; or CIFAR-10's binary archive.
 
     Raises
     ------

@@ -148,10 +148,6 @@ def healthy(architecture: str, seed: int, *, steps: int = 30, size: int = 32) ->
         Of SGD, at a rate that starts at 0.1.
     size : int
         Images in a batch; there are eight batches.
-
-    Returns
-    -------
-    Case
     """
     make, layer, weight, other = MAKE[architecture]
     with torch.random.fork_rng(devices=[]):

@@ -195,20 +195,10 @@ class Judgement:
 def fact(samples: Iterable[float], digits: int | None, unit: str = "") -> dict[str, Any]:
     """Describe a number that the prose needs beside the claims.
 
-    Parameters
-    ----------
-    samples : iterable of float
-        One per seed, or a single number that has no interval and may be missing (NaN).
-    digits : int or None
-        Decimals shown; None writes the number with a power of ten.
-    unit : str
-        Shown after the value.
-
-    Returns
-    -------
-    dict
-        ``value`` (the mean; None where there is none), ``low`` and ``high`` (95 % interval; None
-        with fewer than two samples), ``digits``, ``unit``.
+    `samples` holds one number per seed, or a single number, which has no interval and may be
+    missing (NaN). `digits` counts the decimals shown; None writes the number with a power of ten.
+    The result has ``value`` (the mean; None where there is none), ``low`` and ``high`` (95 %
+    interval; None with fewer than two samples), ``digits`` and ``unit``.
     """
     x = [float(sample) for sample in samples]
     alone = None if not x or math.isnan(x[0]) else x[0]
@@ -239,21 +229,10 @@ def if_possible(compute: Callable[[], T], missing: int, otherwise: T) -> T:
 def judge(claim: Claim, table: pd.DataFrame, missing: int = 0) -> Judgement:
     """Judge a claim from a result table.
 
-    Parameters
-    ----------
-    claim : Claim
-        The claim.
-    table : pandas.DataFrame
-        The experiment's table.
-    missing : int
-        Members that a growing record still lacks.
-
-    Returns
-    -------
-    Judgement
-        ``undefined`` counts the seeds whose measure is no finite number (the event never happened,
-        or a ratio is over zero). With any of them the verdict is at most inconclusive, of an exact
-        claim not reproduced; with none defined the claim is not tested.
+    `missing` counts the members that a growing record still lacks. ``undefined`` of the judgement
+    counts the seeds whose measure is no finite number (the event never happened, or a ratio is over
+    zero). With any of them the verdict is at most inconclusive, of an exact claim not reproduced;
+    with none defined the claim is not tested.
     """
     nothing: tuple[Any, pd.Series | pd.DataFrame] = (), pd.Series(dtype=float)
 
@@ -327,14 +306,7 @@ def conflict(recorded: Mapping[str, Any], fresh: Mapping[str, Any]) -> bool:
     that is, when these do not overlap. Where one of the two has no interval, only "reproduced" and
     "not reproduced" contradict each other.
 
-    Parameters
-    ----------
-    recorded, fresh : mapping
-        `Judgement.as_dict` of the two.
-
-    Returns
-    -------
-    bool
+    Both come from `Judgement.as_dict`.
     """
     verdicts = {recorded["verdict"], fresh["verdict"]}
     if len(verdicts) == 1 or verdicts & {"not tested", "provisional"}:

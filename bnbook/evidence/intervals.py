@@ -39,16 +39,8 @@ def interval(
 ) -> tuple[float, float, float]:
     """Mean and two-sided 95 % Student-t interval of independent samples.
 
-    Parameters
-    ----------
-    samples : sequence of float
-        At least two finite numbers; positive when `scale` is ``log``.
-    scale : {"linear", "log"}
-        ``log`` gives the geometric mean and an interval that is symmetric in the logarithm.
-
-    Returns
-    -------
-    value, low, high : float
+    The log scale gives the geometric mean and an interval that is symmetric in the logarithm. The
+    result is the value and the low and high ends.
 
     Raises
     ------
@@ -89,16 +81,8 @@ def _two_sided(distance: float, error: float, freedom: float) -> float:
 def binomial(count: int, n: int, bound: float) -> Estimate:
     """Share with Clopper and Pearson's exact 95 % interval and the p value that agrees with it.
 
-    Parameters
-    ----------
-    count, n : int
-        Of n seeds, those with the property.
-    bound : float
-        The share that is tested, in [0, 1]; the smaller tail is doubled, as the interval has it.
-
-    Returns
-    -------
-    Estimate
+    Of `n` seeds, `count` have the property. `bound` is the share that is tested, in [0, 1]. The p
+    value doubles the smaller tail, as the interval has it.
 
     Notes
     -----
@@ -118,17 +102,8 @@ def fieller(part: Sequence[float], whole: Sequence[float], bound: float = 0.0) -
     It never asks for the sign of a denominator: where the mean of `whole` is not clear of zero at
     this level the interval has no ends, and `Estimate.unbounded` says so.
 
-    Parameters
-    ----------
-    part, whole : sequence of float
-        Paired, one each per seed.
-    bound : float
-        The ratio whose p value is given.
-
-    Returns
-    -------
-    Estimate
-        Without interval for one seed, or when the mean of `whole` is 0.
+    The samples are paired, one number each per seed. `bound` is the ratio whose p value is given.
+    There is no interval for one seed, or when the mean of `whole` is 0.
 
     Notes
     -----
@@ -154,16 +129,8 @@ def fieller(part: Sequence[float], whole: Sequence[float], bound: float = 0.0) -
 def crossed(values: np.ndarray, bound: float = 0.0) -> Estimate:
     """Mean of a table of seeds by test images, both taken as drawn, with its 95 % interval.
 
-    Parameters
-    ----------
-    values : ndarray, (seeds, images)
-        Two or more of both, such as the difference of two networks' hits in points.
-    bound : float
-        The mean whose p value is given.
-
-    Returns
-    -------
-    Estimate
+    `values` is (seeds, images), two or more of both, such as the difference of two networks' hits
+    in points. `bound` is the mean whose p value is given.
 
     Notes
     -----

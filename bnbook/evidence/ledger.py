@@ -189,21 +189,9 @@ def facts_table(facts: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
 def verdicts(claims: Sequence[Claim], table: pd.DataFrame, name: str, profile: str) -> pd.DataFrame:
     """Judge claims from a fresh table beside the recorded verdicts, for a notebook.
 
-    Parameters
-    ----------
-    claims : sequence of Claim
-        The experiment's claims.
-    table : pandas.DataFrame
-        The fresh table.
-    name, profile : str
-        Experiment and the profile that the table was made at.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row per claim; the record's verdict is that of its largest profile, which the chapter
-        shows, and where the two differ the last column says what the record has that this run has
-        not. Pandas shows sentences whole from then on.
+    The fresh table was made at `profile`. The result has one row per claim. The record's verdict is
+    that of its largest profile, which the chapter shows; where the two differ the last column says
+    what the record has that this run has not. Pandas shows sentences whole from then on.
     """
     pd.set_option("display.max_colwidth", None)
     content = read(records.recorded()).get(name, {"profiles": {}})

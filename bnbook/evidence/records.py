@@ -103,17 +103,8 @@ def content_digest(table: pa.Table, provenance: bytes) -> str:
     It does not depend on Parquet's encoding, so another version of the library that stores the
     same table gives the same digest.
 
-    Parameters
-    ----------
-    table : pyarrow.Table
-        The table, of any number of columns of numbers, strings and booleans.
-    provenance : bytes
-        The provenance as stored: JSON, UTF-8.
-
-    Returns
-    -------
-    str
-        64 hexadecimal digits.
+    The columns hold numbers, strings and booleans. The provenance is JSON as stored, in UTF-8. The
+    digest has 64 hexadecimal digits.
     """
     sha = hashlib.sha256(provenance)
     for name in table.column_names:
@@ -133,19 +124,8 @@ def _canonical(kind: pa.DataType) -> str:
 def write(path: Path, table: pd.DataFrame, provenance: dict[str, Any]) -> str:
     """Write a record: aside first, then in one rename over what stands there.
 
-    Parameters
-    ----------
-    path : pathlib.Path
-        Where the record goes; its folder is made if needed.
-    table : pandas.DataFrame
-        The table; its index is dropped.
-    provenance : dict
-        JSON-serialisable facts about the run.
-
-    Returns
-    -------
-    str
-        The record's digest.
+    The record's folder is made if needed. The table's index is dropped. The provenance must be
+    JSON-serialisable. The result is the record's digest.
     """
     stored = pa.Table.from_pandas(table, preserve_index=False).replace_schema_metadata(None)
     facts = json.dumps(provenance, sort_keys=True, ensure_ascii=False).encode()
@@ -159,15 +139,6 @@ def write(path: Path, table: pd.DataFrame, provenance: dict[str, Any]) -> str:
 
 def read(path: Path) -> Record:
     """Read a record and check that it is what was written.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-        A file that `write` made.
-
-    Returns
-    -------
-    Record
 
     Raises
     ------
@@ -223,15 +194,8 @@ def _check_place(path: Path, provenance: Mapping[str, Any]) -> None:
 def environment(device: str) -> dict[str, Any]:
     """Return the facts about this machine that a record states.
 
-    Parameters
-    ----------
-    device : str
-        ``cpu``, or the name of the GPU that the run used.
-
-    Returns
-    -------
-    dict
-        Device, processor, cores, operating system, versions and the commit of the code.
+    `device` is ``cpu``, or the name of the GPU that the run used. The facts are device, processor,
+    cores, operating system, versions and the commit of the code.
     """
     return {
         "device": device,

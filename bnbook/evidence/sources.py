@@ -58,20 +58,10 @@ def source_digests(
 ) -> dict[str, str]:
     """SHA-256 of the definitions that a module, or one function of it, depends on, by name.
 
-    Parameters
-    ----------
-    module : str
-        Full name, such as ``bnbook.experiments.ioffe_fig1.experiment.experiment``.
-    function : str, optional
-        Name of a function at the module's top level; the whole module by default.
-    without : collection of str
-        Modules whose definitions do not count, nor what only they use.
-
-    Returns
-    -------
-    dict
-        Name of a definition, without its module -> 64 hexadecimal digits. Definitions of one name
-        have one entry.
+    `module` is a full name, such as ``bnbook.experiments.ioffe_fig1.experiment.experiment``.
+    `function` stands at the module's top level; without it the whole module counts. The definitions
+    of the modules in `without` do not count, nor what only they use. Names come without their
+    module, and definitions of one name have one entry. A digest has 64 hexadecimal digits.
 
     Raises
     ------

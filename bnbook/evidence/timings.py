@@ -132,19 +132,12 @@ def ratios(table: pd.DataFrame, workload: str, contender: str) -> pd.Series:
 def rows(table: pd.DataFrame) -> pd.DataFrame:
     """Summarise repetitions: one row per workload and contender, in the order of the run.
 
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        See this module.
-
-    Returns
-    -------
-    pandas.DataFrame
-        ``workload``, ``contender``, ``members``, ``setting``, ``steps``, ``repetitions``;
-        ``median_s``, ``min_s``, ``max_s`` of the whole training loop; ``us_per_member_step``, the
-        median in microseconds; ``ratio_to_ours`` (the median over repetitions of their time over
-        ours, per member and step), ``ratio_min``, ``ratio_max``; ``floor_share`` (the floor's time
-        over this one); ``mebibytes``; ``note``. NaN where a number has no meaning.
+    The table is as this module describes it. The columns of the summary are ``workload``,
+    ``contender``, ``members``, ``setting``, ``steps``, ``repetitions``; ``median_s``, ``min_s``,
+    ``max_s`` of the whole training loop; ``us_per_member_step``, the median in microseconds;
+    ``ratio_to_ours`` (the median over repetitions of their time over ours, per member and step),
+    ``ratio_min``, ``ratio_max``; ``floor_share`` (the floor's time over this one); ``mebibytes``;
+    ``note``. A number without a meaning is NaN.
     """
     rate = best_rate(table)
     groups = table.groupby(_KEY, sort=False, dropna=False)
@@ -196,16 +189,8 @@ def _samples(table: pd.DataFrame, target: Target) -> list[float]:
 def judged(table: pd.DataFrame) -> Iterator[tuple[Target, dict[str, Any]]]:
     """Yield every target with its value, extremes, number of repetitions, and whether it was met.
 
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        See this module.
-
-    Yields
-    ------
-    Target, dict
-        ``value`` (the median), ``low`` and ``high`` (the extremes over repetitions), ``n``,
-        ``verdict``: ``met``, ``missed`` or ``not run``.
+    ``value`` is the median, ``low`` and ``high`` are the extremes over repetitions, ``n`` is their
+    number, and ``verdict`` is ``met``, ``missed`` or ``not run``.
     """
     measured = set(table["workload"])
     asked = TARGETS if any(each.workload in measured for each in TARGETS) else ()

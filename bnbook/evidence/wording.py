@@ -18,16 +18,8 @@ def reasons(
 ) -> list[str]:
     """Say in sentences what qualifies a verdict: premises, members, the adjustment, revisions.
 
-    Parameters
-    ----------
-    claim, judgement : mapping
-        `Claim.describe` and `Judgement.as_dict`.
-    adjusted : float, optional
-        The p value adjusted over the claims of the paper.
-
-    Returns
-    -------
-    list of str
+    The mappings come from `Claim.describe` and `Judgement.as_dict`. `adjusted` is the p value
+    adjusted over the claims of the paper.
     """
     said = [
         f"Premise that fails: {premise['statement']} (found {premise['found']}, needed"

@@ -104,19 +104,9 @@ class Experiment:
     def configure(self, profile: str, seed: int = 0, **changes: Any) -> Config:
         """Return a profile's config with changes, its seeds shifted and its data chosen.
 
-        Parameters
-        ----------
-        profile : str
-            One of `profiles`.
-        seed : int
-            Added to every seed, for runs that no record holds.
-        **changes
-            Fields to replace; None leaves a field as it is.
-
-        Returns
-        -------
-        Config
-            Where `data` names several sets ("a or b"), the largest that this machine has.
+        `seed` is added to every seed, for runs that no record holds. `changes` replace fields; None
+        leaves a field as it is. Where `data` names several sets ("a or b"), the largest that this
+        machine has is chosen.
 
         Raises
         ------
@@ -282,17 +272,7 @@ def is_single(config: Any, axes: Sequence[str]) -> bool:
 def single_runs(config: C, axes: Sequence[str]) -> list[C]:
     """Split a config into runs: every combination of the values of some fields.
 
-    Parameters
-    ----------
-    config : Config
-        Frozen, the fields in `axes` tuples.
-    axes : sequence of str
-        Fields, the slowest first.
-
-    Returns
-    -------
-    list of Config
-        Each with one value in each of these fields.
+    `axes` names fields that are tuples, the slowest first. Each run has one value in each of them.
     """
     values = [getattr(config, axis) for axis in axes]
     return [

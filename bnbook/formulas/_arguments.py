@@ -24,10 +24,6 @@ def array(name: str, value: Any, axes: str) -> Array:
         Floating point, finite, not empty.
     axes : str
         The expected axes, such as "m, features"; one name an axis.
-
-    Returns
-    -------
-    ndarray of float64
     """
     found = _floating(name, value, axes)
     if found.ndim != len(axes.split(",")) or 0 in found.shape:

@@ -122,10 +122,6 @@ def effective_rate(alpha: float, w: Any) -> float:
         Learning rate, above 0.
     w : array_like, (n,)
         The weights of one feature, not all zero.
-
-    Returns
-    -------
-    float
     """
     return read.positive("alpha", alpha) / _squared_norm(w)
 
@@ -148,10 +144,6 @@ def squared_norm_after_step(w: Any, dw: Any, alpha: float, decay: float = 0.0) -
         Learning rate, above 0.
     decay : float
         L2 coefficient, at least 0; its gradient is ``decay * w``.
-
-    Returns
-    -------
-    float
     """
     squared, w = _squared_norm(w), read.array("w", w, "n")
     dw = read.shaped("dw", dw, w, "n")
@@ -191,10 +183,6 @@ def gradient_growth_relu() -> float:
 
     1.467, so 1.211 for the norm; for wide layers and large batches at initialisation. Yang et al.
     2019; the number read in notes about the paper (second-hand) and recomputed.
-
-    Returns
-    -------
-    float
     """
     return math.pi / (math.pi - 1)
 
@@ -209,10 +197,6 @@ def gradient_growth_linear(batch: int) -> float:
     ----------
     batch : int
         B, at least 4.
-
-    Returns
-    -------
-    float
     """
     size = read.count("batch", batch, 4)
     return (size - 2) / (size - 3)

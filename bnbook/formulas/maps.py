@@ -23,10 +23,6 @@ def effective_size(m: int, p: int, q: int) -> int:
     ----------
     m, p, q : int
         Examples, rows and columns, each at least 1.
-
-    Returns
-    -------
-    int
     """
     return read.count("m", m, 1) * read.count("p", p, 1) * read.count("q", q, 1)
 

@@ -68,10 +68,6 @@ def squared_loss(xhat: Any, target: Any) -> float:
         The layer's output.
     target : float or array_like, (N,)
         What it should be.
-
-    Returns
-    -------
-    float
     """
     xhat = read.array("xhat", xhat, "N")
     return float(((xhat - _target(target, xhat)) ** 2).mean() / 2)
@@ -121,10 +117,6 @@ def bias_after(steps: int, b: float, target: Any, alpha: float) -> float:
         What the output should be.
     alpha : float
         Learning rate, above 0.
-
-    Returns
-    -------
-    float
     """
     mean = float(np.mean(_target(target, None)))
     n = read.count("steps", steps, 0)

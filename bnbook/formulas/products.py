@@ -34,10 +34,6 @@ def fuss_catalan_edge(M: int) -> float:
     M : int
         Matrices in the product, at least 1.
 
-    Returns
-    -------
-    float
-
     Raises
     ------
     BnbookError

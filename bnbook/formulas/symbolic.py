@@ -92,10 +92,6 @@ def transform(m: int) -> Transform:
     m : int
         Number of values, 2 or more; the expressions grow as its square.
 
-    Returns
-    -------
-    Transform
-
     Raises
     ------
     BnbookError
@@ -121,10 +117,6 @@ def six_equations(t: Transform) -> Backward:
     ----------
     t : Transform
         Whose letters they use.
-
-    Returns
-    -------
-    Backward
     """
     m, away = t.m, [each - t.mu for each in t.x]
     dxhat = tuple(d * t.gamma for d in t.dy)

@@ -70,10 +70,6 @@ def covariance_rank(x: Any) -> int:
     ----------
     x : array_like, (m, d)
         The minibatch, m >= 2.
-
-    Returns
-    -------
-    int
     """
     x = read.minibatch("x", x, "m, d")
     values = np.linalg.svd(x - x.mean(0), compute_uv=False)

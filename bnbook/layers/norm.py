@@ -473,10 +473,6 @@ def make_norm(name: str, num_features: int, members: int = 1, **settings: Any) -
         left out, it is the largest number up to 32, the default of Wu & He 2018, that divides a
         member's features into groups of two or more.
 
-    Returns
-    -------
-    nn.Module
-
     Raises
     ------
     BnbookError

@@ -165,10 +165,6 @@ def contributions(
     chunk : int
         Images at a time.
 
-    Returns
-    -------
-    Contributions
-
     Raises
     ------
     BnbookError

@@ -92,10 +92,6 @@ def measure(model: nn.Module, layers: Sequence[Layer], objective: Objective) -> 
         Fully connected ones; see `bnbook.probes.shift.layers_of`.
     objective : callable
         The losses, means over the examples of a batch: (E,).
-
-    Returns
-    -------
-    Saturation
     """
     with measurements.undisturbed(model), _inputs(layers) as seen:
         model.train()

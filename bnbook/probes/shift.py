@@ -78,10 +78,6 @@ def layers_of(hidden: nn.Sequential) -> list[Layer]:
     hidden : nn.Sequential
         Begins with a linear map or a convolution; each has one nonlinearity before the next.
 
-    Returns
-    -------
-    list of Layer
-
     Raises
     ------
     BnbookError
@@ -194,10 +190,6 @@ def measure(
         :math:`\alpha`.
     at : sequence of int
         Layers to be measured, rising; each has a layer below.
-
-    Returns
-    -------
-    Shift
 
     Raises
     ------

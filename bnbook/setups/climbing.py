@@ -23,14 +23,8 @@ C = TypeVar("C", bound=SearchSetting)
 def rounds(config: C, table: pd.DataFrame, trained: float) -> list[C]:
     """Return the runs that come next: those of the search, and then those of the climbs.
 
-    Parameters
-    ----------
-    config : SearchSetting
-        The whole search; each arm is judged at its own rate.
-    table : pandas.DataFrame
-        Rows of the runs that ended.
-    trained : float
-        Training accuracy from which a run trains, in [0, 1].
+    The config is the whole search; each arm is judged at its own rate. The table has the rows of
+    the runs that ended. `trained` is the training accuracy from which a run trains, in [0, 1].
     """
     if asked := search.rounds(config, table):
         return asked

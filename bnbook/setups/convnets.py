@@ -123,16 +123,9 @@ def rounds(
 ) -> list[Any]:  # fmt: skip
     """Return the single runs that come next, none when all is run.
 
-    Parameters
-    ----------
-    config : ConvSetting
-        The whole experiment.
-    table : pandas.DataFrame
-        Rows of the runs that ended.
-    cells : mapping
-        A cell's values in `columns` -> the fields of its runs.
-    columns : sequence of str
-        Which tell the cells apart in the table.
+    The config is the whole experiment. The table has the rows of the runs that ended. `cells` maps
+    a cell's values in `columns` to the fields of its runs. `columns` tell the cells apart in the
+    table.
     """
     runs: list[Any] = []
     for cell, changes in cells.items():

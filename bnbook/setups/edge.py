@@ -44,13 +44,10 @@ def images(run: ResidualSetting, device: torch.device) -> Splits:
 def start(run: ResidualSetting, make: Make, session: Session) -> dict[str, float]:
     """Measure a network before its first update, and predict its largest rate.
 
-    Returns
-    -------
-    dict
-        ``growth`` as `bnbook.setups.residual.growth` has it; of the first minibatch ``loss``,
-        ``size`` (mean squared norm of the features), ``sharpness`` (largest eigenvalue of the
-        whole Hessian), ``residual`` (its error, by Lanczos); ``classifier_rate`` and
-        ``network_rate``, the largest rates that the classifier's bound and the sharpness allow.
+    The result has ``growth`` as `bnbook.setups.residual.growth` has it; of the first minibatch
+    ``loss``, ``size`` (mean squared norm of the features), ``sharpness`` (largest eigenvalue of the
+    whole Hessian) and ``residual`` (its error, by Lanczos); ``classifier_rate`` and
+    ``network_rate``, the largest rates that the classifier's bound and the sharpness allow.
     """
     if session.trial is not None:
         raise OutOfTimeError("the start has no steps to be timed.")
@@ -92,12 +89,9 @@ def run(one: ResidualSetting, make: Make, session: Session) -> dict[str, float]:
     It has diverged where the loss of a minibatch is no number or a thousand times the first one's:
     at 110 layers without BN the first loss itself can be near a thousand.
 
-    Returns
-    -------
-    dict
-        ``diverged_at`` (step, from 1; -1 for none), ``loss`` (of the first minibatch), and `EXCESS`
-        after half of the steps, three quarters and all, with the outputs' ``spread`` at the end;
-        NaN after a divergence.
+    The result has ``diverged_at`` (step, from 1; -1 for none), ``loss`` (of the first minibatch),
+    and `EXCESS` after half of the steps, three quarters and all, with the outputs' ``spread`` at
+    the end; NaN after a divergence.
     """
     device = fit.choose_device(session.device)
     train = images(one, device).train

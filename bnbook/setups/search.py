@@ -37,12 +37,7 @@ def one_run(config: C, arm: str, seed: int, rate: float, role: str) -> C:
 def rounds(config: C, table: pd.DataFrame) -> list[C]:
     """Return the runs to make next, for all arms; none when the search is over.
 
-    Parameters
-    ----------
-    config : SearchSetting
-        The whole search.
-    table : pandas.DataFrame
-        Rows of the runs that ended.
+    The config is the whole search. The table has the rows of the runs that ended.
     """
     finished = _scores(config, table)
     scores = {run: score for run, score in finished.items() if run.role == TUNING}

@@ -153,20 +153,9 @@ def train(
 ) -> None:
     """Train with Adam: the rate rises over a tenth of the steps and falls to 0 over the others.
 
-    Parameters
-    ----------
-    model : nn.Module
-        Trained in place.
-    loss : callable
-        Draws a batch and returns its loss.
-    rate : float
-        The largest.
-    steps : int
-        Updates.
-    at : callable
-        Given the number of steps done and all losses so far, after every step.
-    clip_norm : float
-        Largest norm of a gradient.
+    The model is trained in place. `loss` draws a batch and returns its loss. `rate` is the largest
+    one. After every step `at` is given the number of steps done and all losses so far. `clip_norm`
+    is the largest norm of a gradient.
 
     Notes
     -----
@@ -198,15 +187,9 @@ def followed(
 ) -> pd.DataFrame:  # fmt: skip
     """Train a run's network and measure it on the way: a row for each measured step.
 
-    Parameters
-    ----------
-    run : Config
-        A single run with ``steps``, ``points``, ``arms``, ``seeds``, ``tuning_seeds`` and
-        ``learning_rates``.
-    model, loss
-        As for `train`.
-    measured : callable
-        Whether it is the last time -> measurements, by name.
+    The run is a single one with ``steps``, ``points``, ``arms``, ``seeds``, ``tuning_seeds`` and
+    ``learning_rates``. `model` and `loss` are as for `train`. `measured` is told whether it is the
+    last time, and returns measurements by name.
     """
     from bnbook.setups.residual import measured_steps
 

@@ -208,22 +208,10 @@ def train(
 ) -> list[pd.DataFrame]:
     """Train runs that differ in seed and rate as one ensemble, and measure the shift.
 
-    Parameters
-    ----------
-    runs : sequence of ShiftSetting
-        Single runs.
-    session : Session
-        As `bnbook.training.fit.fit` takes it.
-    make : callable
-        Members' seeds -> what makes a norm layer, or None.
-    more : callable, optional
-        Model, objective and members' rates -> a further probe, its values (E,).
-
-    Returns
-    -------
-    list of pandas.DataFrame
-        One row for each measured step and layer; see `COLUMNS`. A run that diverged has no numbers
-        from there on.
+    `make` maps the members' seeds to what makes a norm layer, or None. `more` maps the model, the
+    objective and the members' rates to a further probe, its values (E,). Each run's table has one
+    row for each measured step and layer; see `COLUMNS`. A run that diverged has no numbers from
+    there on.
     """
     import torch
 

@@ -19,23 +19,8 @@ from bnbook.training.session import Plan, Session
 def again(experiment: Experiment, profile: str, run: Any, digest: str, folder: Path) -> str:
     """Train a recorded member alone, compare, and keep the finding in the record.
 
-    Parameters
-    ----------
-    experiment : Experiment
-        The experiment.
-    profile : str
-        Of the record.
-    run : Config
-        The single run.
-    digest : str
-        Its `bnbook.sweeps.growing.run_digest`.
-    folder : pathlib.Path
-        The results folder.
-
-    Returns
-    -------
-    str
-        What differs, in words.
+    `profile` is the record's, and `digest` the `bnbook.sweeps.growing.run_digest` of the single
+    run. The result says in words what differs.
 
     Raises
     ------

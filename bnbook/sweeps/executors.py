@@ -81,12 +81,7 @@ class ProcessExecutor(ProcessPoolExecutor):
     The processes end with this one, however it ends, and at once when the block that uses the pool
     is left by an exception.
 
-    Parameters
-    ----------
-    workers : int
-        Number of processes.
-    threads : int, optional
-        Of each; a share of the cores by default.
+    Each process has `threads` threads, by default its share of the cores.
     """
 
     def __init__(self, workers: int, threads: int | None = None) -> None:

@@ -88,23 +88,11 @@ def assemble(
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Put a record together from the members that are finished.
 
-    Parameters
-    ----------
-    about : mapping
-        What the provenance states of all of them.
-    facts : sequence of mapping
-        Of every member of the config, in the order of the table.
-    members : mapping
-        `run_digest` -> member.
-
-    Returns
-    -------
-    table : pandas.DataFrame
-        Their rows.
-    provenance : dict
-        With ``members`` (of the config), ``missing``, ``diverged``, ``seconds``, the machines,
-        ``origins``, ``columns`` (names and types) and ``runs``: for each member its `run_digest`,
-        number of rows, seconds, and places in ``origins`` and ``columns``.
+    `about` is what the provenance states of all members. `facts` are those of every member of the
+    config, in the order of the table. `members` maps a `run_digest` to a member. The table has the
+    members' rows. The provenance has ``members`` (of the config), ``missing``, ``diverged``,
+    ``seconds``, the machines, ``origins``, ``columns`` (names and types) and ``runs``: for each
+    member its `run_digest`, number of rows, seconds, and places in ``origins`` and ``columns``.
     """
     digests = [run_digest(each) for each in facts]
     found = {digest: members[digest] for digest in digests if digest in members}
@@ -181,22 +169,10 @@ def member_at(
 class Growing:
     """The record that a sweep adds its members to.
 
-    Parameters
-    ----------
-    experiment : Experiment
-        The experiment.
-    profile : str
-        The profile's name.
-    config : Config
-        What is to be run.
-    folder : pathlib.Path
-        The results folder.
-    replace : bool
-        Whether a record that this one does not cover may be replaced, and members of other code
-        be given up.
-    mixed : bool
-        Whether members of another device, or of other releases of torch and NumPy, may stand beside
-        those of this run. Each says where it comes from.
+    With `replace` a record that this one does not cover may be replaced, and members of other code
+    be given up. With `mixed` members of another device, or of other releases of torch and NumPy,
+    may stand beside those of this run; each says where it comes from. `folder` is the results
+    folder.
     """
 
     def __init__(

@@ -47,18 +47,10 @@ class Progress:
 
     A thread reads what the batches report, so that it shows a batch that trains in this process.
 
-    Parameters
-    ----------
-    name : str
-        The experiment.
-    work : mapping
-        Batch -> its `Work`.
-    members, diverged : int
-        Members finished before, and how many of them diverged.
-    quiet : bool or None
-        True says nothing; None, nothing unless stderr is a terminal.
-    seconds : tuple of float
-        Between two readings, and between two lines where there is no terminal.
+    `work` maps a batch to its `Work`. `members` counts the members finished before, and `diverged`
+    those of them that diverged. With `quiet` nothing is said; None says nothing unless stderr is a
+    terminal. `seconds` has the time between two readings, and between two lines where there is no
+    terminal.
     """
 
     def __init__(

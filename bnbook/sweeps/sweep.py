@@ -116,36 +116,19 @@ def sweep(
 ) -> Outcome:
     """Run the members of one or several configs that the cache does not hold.
 
-    Parameters
-    ----------
-    experiment : Experiment
-        The experiment's module.
-    configs : Config or sequence of Config
-        From its `configure`. A single run that several of them hold is run once.
-    device : str
-        ``auto``, ``cpu`` or ``cuda``.
-    workers : int
-        Processes; 1 runs in this one. The cores are shared out among them.
-    executor : str, optional
-        ``inline``, ``processes`` or ``dask``; by default what `workers` and `scheduler` call for.
-    scheduler : str, optional
-        Address of a Dask scheduler, such as ``tcp://HOST:8786``.
-    members : int, optional
-        Networks that train as one, at most; measured unless given.
-    budget : float, optional
-        Seconds after which to stop, with what is left in the checkpoints.
-    cache : pathlib.Path, optional
-        Folder of finished members; `CACHE` unless told otherwise.
-    quiet : bool, optional
-        Whether to say nothing on stderr; by default only a terminal is told how far the sweep is.
-    growing : Growing, optional
-        A record from which to take members, and to which to add them as they finish.
-    threads : int, optional
-        Of each process, where there are several; a share of the cores by default.
+    `configs` is one config or a sequence of them. A single run that several of them hold is run
+    once. `device` is ``auto``, ``cpu`` or ``cuda``.
 
-    Returns
-    -------
-    Outcome
+    With one worker this process does the work; several workers share out the cores. `executor` is
+    ``inline``, ``processes`` or ``dask``, by default what `workers` and `scheduler` call for.
+    `scheduler` is the address of a Dask scheduler, such as ``tcp://HOST:8786``. Where there are
+    several processes, each has `threads` threads, by default its share of the cores.
+
+    At most `members` networks train as one; their number is measured unless given. The sweep stops
+    after `budget` seconds, with what is left in the checkpoints. `cache` is the folder of finished
+    members, `CACHE` by default. With `quiet` nothing is said on stderr; None tells only a terminal
+    how far the sweep is. `growing` is a record from which to take members, and to which to add them
+    as they finish.
 
     Raises
     ------
@@ -461,19 +444,8 @@ def record(
 ) -> records.Record:
     """Run a config and write its record, under ``_build/results`` unless told otherwise.
 
-    Parameters
-    ----------
-    experiment, config, **options
-        As for `sweep`.
-    profile : str
-        The profile's name, the stem of the file.
-    folder : pathlib.Path, optional
-        The results folder.
-
-    Returns
-    -------
-    records.Record
-        As read back from the file.
+    `profile` is the stem of the file. The options are those of `sweep`. The record is returned as
+    read back from the file.
 
     Raises
     ------
@@ -505,15 +477,8 @@ def grow(
 ) -> records.Record:
     """Run what a record lacks, adding members to it as they finish; return it when it is whole.
 
-    Parameters
-    ----------
-    experiment, profile, config, **options
-        As for `record`.
-    folder : pathlib.Path, optional
-        The results folder, ``results`` by default.
-    replace, mixed : bool
-        Whether a record that this one does not cover may be replaced, and whether members of other
-        devices and releases may stay; see `Growing`.
+    The results folder is ``results`` by default. For `replace` and `mixed` see `Growing`. The
+    options are those of `sweep`.
 
     Raises
     ------

@@ -88,12 +88,7 @@ def rows(paper: str | None = None) -> list[Row]:
 def tested(row: Row, contents: Mapping[str, Mapping[str, Any]]) -> list[Tested]:
     """Return the row's claims with what the ledger says of each, but for those it does not have.
 
-    Parameters
-    ----------
-    row : Row
-        A row.
-    contents : mapping
-        Experiment -> content of its ledger file.
+    `contents` maps an experiment to the content of its ledger file.
     """
     known, found = ledger.by_id(contents), []
     for content, claim in (known[name] for name in row.claims if name in known):

@@ -67,17 +67,9 @@ def accuracy(arm: str, until: float = np.inf) -> Curve:
 def distance(steps: ArrayLike, values: ArrayLike, curve: Curve) -> float:
     """Return the root mean square by which a curve of ours, drawn as the figure's, is off.
 
-    Parameters
-    ----------
-    steps, values : sequence of float
-        Ours, on the figure's axes.
-    curve : Curve
-        The figure's. Ours is taken at its corners, and at the last step where it was read.
-
-    Returns
-    -------
-    float
-        In units of the values; NaN where the figure's curve has no point.
+    `steps` and `values` are ours, on the figure's axes; `curve` is the figure's. Ours is taken at
+    its corners, and at the last step where it was read. The result is in units of the values; it is
+    NaN where the figure's curve has no point.
     """
     if not len(curve.steps):
         return float("nan")

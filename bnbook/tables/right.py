@@ -31,10 +31,7 @@ def lead(more: pd.DataFrame, less: pd.DataFrame) -> pd.DataFrame | pd.Series:
 
     A dead run guesses. Without a run that lived nothing is known of single images: then by seed.
 
-    Parameters
-    ----------
-    more, less : pandas.DataFrame
-        Last rows of runs: index seed, columns ``right`` and ``test_accuracy``.
+    The tables are last rows of runs: index seed, columns ``right`` and ``test_accuracy``.
     """
     sizes = [len(bits) for rows in (more, less) for bits in map(unpack, rows["right"])]
     if not max(sizes, default=0):

@@ -147,10 +147,6 @@ def applies(model: nn.Module, loss: Any) -> bool:
         else.
     loss : callable
         Must be `ensemble.cross_entropy`.
-
-    Returns
-    -------
-    bool
     """
     layers = getattr(model, "layers", None)
     return loss is ensemble.cross_entropy and callable(layers) and _is_chain(layers())

@@ -162,10 +162,6 @@ def choose(model: nn.Module, loss: Loss, optimiser: SGD, plan: Plan) -> Step:
         The settings.
     plan : Plan
         How to compute.
-
-    Returns
-    -------
-    Step
     """
     first = next(model.parameters())
     exact = plan.precision == "float32"

@@ -92,18 +92,9 @@ def _shape(config: Mapping[str, Any]) -> tuple[str, str]:
 def ours(config: Mapping[str, Any], reached: Sequence[float] | None) -> dict[str, str]:
     """Describe a record's networks and training from its config.
 
-    Parameters
-    ----------
-    config : mapping
-        The record's config.
-    reached : sequence of two float, optional
-        Smallest and largest final training accuracy of the networks, each at its best rate, in per
-        cent; None where no training accuracy was recorded.
-
-    Returns
-    -------
-    dict
-        What is set -> in words; the keys are the same for every experiment.
+    `reached` has the smallest and largest final training accuracy of the networks, each at its best
+    rate, in per cent; it is None where no training accuracy was recorded. The result maps what
+    is set to words; its keys are the same for every experiment.
     """
     layers, channels = _shape(config)
     side = config.get("side") or SIDES.get(config["data"], 0) // config.get("pool", 1)

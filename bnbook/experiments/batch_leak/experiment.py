@@ -89,19 +89,9 @@ class Scenes(NamedTuple):
     def minibatches(self, config: Config, steps: int, seed: int, *, shuffled: bool) -> Tensor:
         """Draw minibatches of scenes, one a replica, or their images shuffled between replicas.
 
-        Parameters
-        ----------
-        config : Config
-            Sizes.
-        steps, seed : int
-            Number of minibatches, and what draws them: the same images whether shuffled or not.
-        shuffled : bool
-            Whether a minibatch's images come in random order.
-
-        Returns
-        -------
-        Tensor, (steps, batch_size), int64
-            Indices of an image with its scene's label; images may come twice.
+        The result is (steps, batch_size), int64: indices of an image with its scene's label. Images
+        may come twice. A seed draws the same images whether `shuffled` or not; shuffled ones come
+        in random order within their minibatch.
         """
         import torch
 

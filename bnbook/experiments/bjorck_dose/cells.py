@@ -91,23 +91,10 @@ def wanted(
 ) -> list[Wanted]:
     """Say which runs come next, given the last rows of those that ended; none when all is run.
 
-    Parameters
-    ----------
-    ended : pandas.DataFrame
-        From `ends`.
-    networks : sequence of (int, float)
-        Residual blocks a stage, and gain.
-    rates, lengths : sequence
-        The grid in rising order, and steps, the fewest first.
-    tuning_seeds, seeds : sequence of int
-        Those that choose rates, two, and those that are shown.
-    goal : float
-        Training accuracy from which a run has gone to the end, in [0, 1].
-
-    Returns
-    -------
-    list of Wanted
-        Of every network that is not finished, the runs of its next round.
+    `ended` is from `ends`. `networks` has pairs of residual blocks a stage and gain. `rates` is the
+    grid in rising order, and `lengths` has steps, the fewest first. The two `tuning_seeds` choose
+    rates; `seeds` are shown. From the training accuracy `goal` on, in [0, 1], a run has gone to the
+    end. The result has, of every network that is not finished, the runs of its next round.
     """
     found = []
     for n, gain in networks:

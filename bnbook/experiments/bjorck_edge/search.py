@@ -63,15 +63,10 @@ NONE = Edge(math.nan, math.nan)
 def outcome(diverged: bool, excess: Sequence[float], spread: float) -> str:
     """Say what a run came to.
 
-    Parameters
-    ----------
-    diverged : bool
-        Whether a minibatch loss was beyond the threshold or not finite.
-    excess : sequence of three float
-        Loss on the images shown after half of the steps, three quarters and all, less the smallest
-        loss of a constant guess, in nats.
-    spread : float
-        Standard deviation of an output over these images at the end, in nats.
+    `diverged` tells whether a minibatch loss was beyond the threshold or not finite. `excess` has
+    three numbers in nats: the loss on the images shown after half of the steps, three quarters and
+    all, less the smallest loss of a constant guess. `spread` is the standard deviation of an output
+    over these images at the end, in nats.
     """
     half, later, end = excess
     if diverged or not math.isfinite(end):
@@ -100,16 +95,8 @@ def edge(outcomes: Outcomes) -> Edge:
 def next_rate(outcomes: Outcomes, grid: Sequence[float], start: int, within: float) -> float | None:
     """Return the rate to try next; None when the edge is found, or there is none.
 
-    Parameters
-    ----------
-    outcomes : mapping
-        Of the rates tried.
-    grid : sequence of float
-        Rising.
-    start : int
-        Place in the grid at which the search begins.
-    within : float
-        Largest ratio of the rate above the edge to the edge.
+    The grid rises. The search begins at its place `start`. `within` is the largest ratio of the
+    rate above the edge to the edge.
     """
     for rate in _looked_at(outcomes, grid, start):
         if rate not in outcomes:

@@ -121,20 +121,8 @@ def wide_limit(
 
     Derived here; the images are taken to have second moment 1 at every pixel.
 
-    Parameters
-    ----------
-    n : int
-        Blocks of a stage.
-    normalised : bool
-        Whether BN follows every convolution.
-    side, channels : int
-        Of the image.
-    gain : float
-        Variance of the blocks' weights over Xavier's.
-
-    Returns
-    -------
-    Limit
+    A stage has `n` blocks. With `normalised` BN follows every convolution. `side` and `channels`
+    are the image's. `gain` is the variance of the blocks' weights over Xavier's.
     """
     rng = np.random.default_rng(0)
     widths = (16, 32, 64)

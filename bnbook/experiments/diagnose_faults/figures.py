@@ -16,14 +16,9 @@ NAMED, MISSED = "#0072B2", "#D9D9D9"
 def draw_hits(ax: Axes, table: pd.DataFrame) -> None:
     """Draw which fault is named in which architecture, and how many findings come beside it.
 
-    Parameters
-    ----------
-    ax : Axes
-        Where to draw.
-    table : pandas.DataFrame
-        The experiment's. A filled square: named with its layer at every seed; an open one: at
-        some; a dot: at none; nothing: an architecture that cannot have the fault. A number beside
-        it: findings that the fault does not bring, over all seeds.
+    A filled square means named with its layer at every seed, an open one at some seeds, a dot at
+    none. An architecture that cannot have the fault has no mark. A number beside a mark counts the
+    findings that the fault does not bring, over all seeds.
     """
     found = claims.hits(table)
     beside = claims.planted(table).pivot_table(

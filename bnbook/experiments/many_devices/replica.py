@@ -24,16 +24,9 @@ Steps = dict[str, list[Tensor]]
 def train(job: Mapping[str, Any]) -> dict[str, Any]:
     """Train with each norm in turn on this replica's share; see `ranks.run`.
 
-    Parameters
-    ----------
-    job : mapping
-        ``images``, ``labels``, ``batches`` (steps, m), ``seed``, ``widths``, ``rate``, ``norms``.
-
-    Returns
-    -------
-    dict
-        For each norm the `Steps`, ``messages`` and ``numbers`` that its statistics sent in a step,
-        and ``seconds`` of each step.
+    The job has ``images``, ``labels``, ``batches`` (steps, m), ``seed``, ``widths``, ``rate`` and
+    ``norms``. The result has for each norm the `Steps`, ``messages`` and ``numbers`` that its
+    statistics sent in a step, and ``seconds`` of each step.
     """
     rank, replicas = distributed.get_rank(), distributed.get_world_size()
     size = ranks.share(job["batches"].shape[1], replicas)
