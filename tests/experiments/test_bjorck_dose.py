@@ -14,6 +14,7 @@ from bnbook.experiments.bjorck_dose import cells, claims
 from bnbook.experiments.bjorck_dose.experiment import EXPERIMENT
 from bnbook.tables import right
 from bnbook.tables.arms import WITH, WITHOUT
+from tests.judging import by_name, verdicts
 
 RATES = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 LENGTHS, TUNING, SEEDS, GOAL = (20, 60, 180), (100, 101), (0, 1, 2), 0.99
@@ -23,6 +24,7 @@ SMALL = {
     "learning_rates": (0.01, 0.1, 0.3), "train_images": 64, "test_images": 30, "validation": 30,
     "widths": (2, 2, 4), "side": 4, "batch_size": 16,
 }  # fmt: skip
+CLAIMS = by_name(claims.CLAIMS)
 
 
 def edge(n, gain):
@@ -123,10 +125,6 @@ def test_a_network_that_never_learns_asks_for_nothing_more():
     assert all(map(math.isnan, cells.chosen(cells.ends(table))))
 
 
-def verdicts(table):
-    return {c.id.rpartition(".")[2]: judging.judge(c, table).verdict for c in claims.CLAIMS}
-
-
 def test_claims_on_the_papers_own_picture(whole):
     table, _ = whole
     assert claims.judged(table) == (5, 2.0)
@@ -135,7 +133,7 @@ def test_claims_on_the_papers_own_picture(whole):
     assert claims.rate_gain(table).mean(axis=1).tolist() == pytest.approx([8, 8, 8])
     assert claims.explained(table)["part"].tolist() == pytest.approx([8, 8, 8])
     assert claims.speedup(table).tolist() == [2 * 3 * 2 / 2] * 3  # half of 60 over a quarter of 20
-    found = verdicts(table)
+    found = verdicts(CLAIMS, table)
     assert found.pop("rises") == "reproduced"
     assert found.pop("fails_to_train") == "inconclusive"  # 3 of 3 is 0.29 to 1
     assert set(found.values()) == {"reproduced"}
@@ -156,7 +154,7 @@ def test_of_networks_far_enough_apart_one_that_ends_is_judged(whole):
         assert claims.judged(played(world, networks)[0]) == (5, 2.0)
     table, _ = played(unfinished, ((5, 2.0),))
     assert claims.judged(table) == (5, 2.0)
-    assert verdicts(table)["same_rate"] == "not tested"
+    assert verdicts(CLAIMS, table)["same_rate"] == "not tested"
 
 
 def test_growth_raises_what_the_rate_explains(whole):
@@ -268,12 +266,12 @@ def test_the_chapter_prints_the_networks_of_the_record_run_or_not(whole):
 )
 def test_claims_turn_when_the_truth_is_otherwise(options, claim, verdict):
     table, _ = played(lambda run: world(run, **options))
-    assert verdicts(table)[claim] == verdict
+    assert verdicts(CLAIMS, table)[claim] == verdict
 
 
 def test_without_the_papers_regime_nothing_is_tested():
     table, _ = played(networks=((5, 1.0),))
-    found = verdicts(table)
+    found = verdicts(CLAIMS, table)
     assert found["same_rate"] == found["rate_explains"] == found["faster"] == "not tested"
     first = judging.judge(claims.CLAIMS[0], table).premises[0]
     assert not first["holds"]

@@ -6,17 +6,21 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bnbook.errors import BnbookError
-from bnbook.evidence import claims as judging
 from bnbook.experiments.bjorck_epochs110 import claims
 from bnbook.experiments.bjorck_epochs110.experiment import EXPERIMENT
 from bnbook.tables import searched
 from bnbook.tables.arms import WITH, WITHOUT
+from tests.judging import assert_begun, by_name, verdicts
 
 SMALL = {
     "steps": 4, "seeds": (0,), "learning_rates": (0.01, 0.1), "train_images": 60, "validation": 20,
     "test_images": 20, "widths": (2, 2, 4), "side": 4, "batch_size": 16, "points": 2,
 }  # fmt: skip
+IMPOSSIBLE = [
+    ({"seeds": (0, 100)}, r"must not choose rates and be shown, \[100\]"),
+    ({"n": 0}, "n must be at least 1"),
+]
+CLAIMS = by_name(claims.CLAIMS)
 RATES = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 
 
@@ -50,10 +54,6 @@ def rows(run, world, n):
     })  # fmt: skip
 
 
-def verdicts(table):
-    return {c.id.rpartition(".")[2]: judging.judge(c, table).verdict for c in claims.CLAIMS}
-
-
 @pytest.fixture(scope="module")
 def whole():
     return played()
@@ -71,7 +71,7 @@ def test_measures_on_a_world_with_known_truth(whole):
     assert claims.without_at_large(whole).tolist() == [10.0] * 3
     assert claims.rate_gain(whole).tolist() == pytest.approx([10.0] * 3)
     assert claims.lead(whole).tolist() == pytest.approx([68.0 - 44.0] * 3)
-    assert set(verdicts(whole).values()) == {"reproduced"}
+    assert set(verdicts(CLAIMS, whole).values()) == {"reproduced"}
 
 
 MUTANTS = {
@@ -86,13 +86,13 @@ MUTANTS = {
 
 @pytest.mark.parametrize("claim", MUTANTS)
 def test_each_claim_is_false_in_a_world_where_it_is(claim):
-    assert verdicts(played(MUTANTS[claim]))[claim] == "not reproduced"
+    assert verdicts(CLAIMS, played(MUTANTS[claim]))[claim] == "not reproduced"
 
 
 def test_where_the_network_without_bn_learns_nowhere_its_rate_is_the_papers():
     table = played(lambda arm, rate: (0.1, 0.1) if arm == WITHOUT else world(arm, rate))
     assert claims.rates(table) == (0.0001, 0.1)
-    found = verdicts(table)
+    found = verdicts(CLAIMS, table)
     assert found["leads"] == "not tested"
     assert found["fails"] == found["faster"] == "reproduced"
 
@@ -106,15 +106,8 @@ def test_where_the_network_without_bn_learns_nowhere_its_rate_is_the_papers():
     ],
 )
 def test_claims_whose_premises_fail_are_not_tested(world, n, out):
-    found = verdicts(played(world, n))
+    found = verdicts(CLAIMS, played(world, n))
     assert {claim for claim, verdict in found.items() if verdict == "not tested"} == out
-
-
-def test_impossible_configs():
-    with pytest.raises(BnbookError, match=r"must not choose rates and be shown, \[100\]"):
-        EXPERIMENT.configure("quick", seeds=(0, 100))
-    with pytest.raises(BnbookError, match="n must be at least 1"):
-        EXPERIMENT.configure("quick", n=0)
 
 
 def test_standard_is_fifteen_epochs_of_110_layers():
@@ -151,9 +144,4 @@ def test_figures_and_facts(whole):
 
 def test_a_record_that_has_just_begun_is_described_and_drawn(whole):
     tuned = whole[whole["role"] == searched.TUNING]
-    for part in (whole.head(3), whole[whole["arm"] == WITH], tuned):
-        assert EXPERIMENT.facts(part).keys() == EXPERIMENT.facts(whole).keys()
-        for draw in EXPERIMENT.figures.values():
-            draw(part).draw_without_rendering()
-        judged = judging.assess(claims.CLAIMS, part, missing=1)
-        assert {each["verdict"] for each in judged.values()} == {"provisional"}
+    assert_begun(EXPERIMENT, whole, (whole.head(3), whole[whole["arm"] == WITH], tuned))

@@ -6,7 +6,6 @@ from itertools import pairwise
 import pandas as pd
 import pytest
 
-from bnbook.errors import BnbookError
 from bnbook.evidence import claims
 from bnbook.experiments.bjorck_fig1 import claims as analysis
 from bnbook.experiments.bjorck_fig1 import figures
@@ -14,7 +13,7 @@ from bnbook.experiments.bjorck_fig1.experiment import EXPERIMENT as bjorck_fig1
 from bnbook.setups import residual
 from bnbook.tables import rate_map
 from bnbook.tables.arms import WITH, WITHOUT
-from tests.judging import criterion
+from tests.judging import by_name, criteria
 
 SMALL = {
     "data": "digits", "steps": 6, "seeds": (0, 1), "learning_rates": (0.01, 0.4), "points": 2,
@@ -22,6 +21,12 @@ SMALL = {
     "batch_size": 16,
 }  # fmt: skip
 """Changes to the quick profile that make it a matter of a second."""
+IMPOSSIBLE = [
+    ({"steps": 0}, "steps must be at least 1, found 0"),
+    ({"arms": (WITH,)}, "arms must hold without BN"),
+    ({"arms": (WITH, WITHOUT, "GroupNorm")}, "arms must be among without BN, with BN"),
+]
+CLAIMS = by_name(bjorck_fig1.claims)
 RATES = (0.01, 0.1, 1.0)
 SIX = tuple(range(6))
 """Seeds enough for a share of all or none of them to be told from a half."""
@@ -51,12 +56,6 @@ def made_up(same=0.70, large=0.85, diverges=(0, 1, 2), seeds=(0, 1, 2), pace=4):
     return pd.DataFrame(rows, columns=names)
 
 
-def verdicts(table):
-    return {
-        c.id.removeprefix("bjorck.fig1."): criterion(c, table).verdict for c in bjorck_fig1.claims
-    }
-
-
 def test_measures_on_a_table_with_known_truth():
     table = made_up()
     assert (rate_map.small_rate(table), rate_map.large_rate(table)) == (0.01, 1.0)
@@ -68,8 +67,8 @@ def test_measures_on_a_table_with_known_truth():
     assert rate_map.without_diverged(table).tolist() == [1, 1, 1]
     assert rate_map.survived(table, WITHOUT) == 0.1
     assert rate_map.survived(table, WITH) == 1.0
-    assert set(verdicts(made_up(seeds=SIX, diverges=SIX)).values()) == {"reproduced"}
-    assert verdicts(table)["unnormalised_diverges"] == "inconclusive"  # three of three
+    assert set(criteria(CLAIMS, made_up(seeds=SIX, diverges=SIX)).values()) == {"reproduced"}
+    assert criteria(CLAIMS, table)["unnormalised_diverges"] == "inconclusive"  # three of three
 
 
 @pytest.mark.parametrize(
@@ -83,7 +82,7 @@ def test_measures_on_a_table_with_known_truth():
     ],
 )
 def test_claims_turn_red_when_the_truth_is_otherwise(changes, claim, verdict):
-    assert verdicts(made_up(seeds=SIX, **changes))[claim] == verdict
+    assert criteria(CLAIMS, made_up(seeds=SIX, **changes))[claim] == verdict
 
 
 PREMISES = {
@@ -110,15 +109,13 @@ def paper_like():
 def failing(table):
     """Premises that fail, by claim."""
     return {
-        c.id.removeprefix("bjorck.fig1."): [
-            p["statement"] for p in claims.judge(c, table).premises if not p["holds"]
-        ]
-        for c in bjorck_fig1.claims
+        name: [p["statement"] for p in claims.judge(c, table).premises if not p["holds"]]
+        for name, c in CLAIMS.items()
     }
 
 
 def test_in_the_papers_regime_every_claim_is_tested():
-    assert failing(paper_like()) == {claim: [] for claim in verdicts(made_up())}
+    assert failing(paper_like()) == {claim: [] for claim in criteria(CLAIMS, made_up())}
     judged = [claims.judge(c, paper_like()).verdict for c in bjorck_fig1.claims]
     assert judged == ["reproduced"] * 4
 
@@ -161,7 +158,7 @@ def test_a_run_that_stands_still_has_not_diverged_and_is_counted_apart():
 def test_without_a_larger_rate_nothing_is_reproduced():
     table = made_up()
     table = table[table["learning_rate"] <= 0.01]
-    found = verdicts(table)
+    found = criteria(CLAIMS, table)
     assert math.isnan(rate_map.large_rate(table))
     for claim in ("higher_rate_faster", "higher_rate_generalises", "unnormalised_diverges"):
         assert found[claim] == "not tested"
@@ -194,11 +191,6 @@ def test_grids():
     paper = bjorck_fig1.profiles["paper"]
     assert {0.0001, 0.003, 0.1} <= set(paper.learning_rates)
     assert (6 * paper.n + 2, paper.batch_size, paper.momentum) == (110, 128, 0.9)
-
-
-@pytest.fixture(scope="module")
-def small_table():
-    return bjorck_fig1.run(bjorck_fig1.configure("quick", **SMALL), "cpu")
 
 
 def test_a_small_run_has_a_row_for_each_run_and_measured_step(small_table):
@@ -239,16 +231,3 @@ def test_figure_1_shows_both_networks_at_the_small_rate_and_the_largest_that_lea
 def test_the_gap_is_drawn_pair_by_pair():
     (ax,) = bjorck_fig1.figures["gap"](made_up(same=0.8)).axes
     assert ax.lines[0].get_ydata() == pytest.approx([10, 0, 75.1])
-
-
-@pytest.mark.parametrize(
-    ("changes", "says"),
-    [
-        ({"steps": 0}, "steps must be at least 1, found 0"),
-        ({"arms": (WITH,)}, "arms must hold without BN"),
-        ({"arms": (WITH, WITHOUT, "GroupNorm")}, "arms must be among without BN, with BN"),
-    ],
-)
-def test_impossible_configs(changes, says):
-    with pytest.raises(BnbookError, match=says):
-        bjorck_fig1.configure("quick", **changes)

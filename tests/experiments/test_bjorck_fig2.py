@@ -9,7 +9,6 @@ import torch
 from scipy import stats
 from torch import nn
 
-from bnbook.errors import BnbookError
 from bnbook.experiments.bjorck_fig2 import claims as analysis
 from bnbook.experiments.bjorck_fig2 import figures
 from bnbook.experiments.bjorck_fig2.experiment import BINS, histogram, summary
@@ -18,11 +17,16 @@ from bnbook.layers import ensemble, norm
 from bnbook.setups import first_steps
 from bnbook.tables import start as bjorck_start
 from bnbook.tables.arms import WITH, WITHOUT
-from tests.judging import criterion
+from tests.judging import by_id, criterion
 
 SMALL = {"data": "digits", "seeds": (0, 1), "batch_size": 4, "n": 1, "layer": 4}
+IMPOSSIBLE = [
+    ({"layer": 110}, r"layers must lie in \[1, 109\] for n = 18, found \(110,\)"),
+    ({"arms": (WITH,)}, "arms must hold without BN"),
+    ({"minibatches": 0}, "minibatches must be at least 1, found 0"),
+]
 DEEP = {"data": "digits", "seeds": (0, 1, 2), "batch_size": 4, "n": 9, "layer": 28}
-CLAIMS = {claim.id: claim for claim in bjorck_fig2.claims}
+CLAIMS = by_id(bjorck_fig2.claims)
 
 
 @pytest.mark.parametrize(
@@ -107,11 +111,6 @@ def test_a_gradient_that_is_no_number_makes_its_seed_undefined():
     assert analysis.tail_ratio(table).isna().tolist() == [False, True, False]
 
 
-@pytest.fixture(scope="module")
-def small_table():
-    return bjorck_fig2.run(bjorck_fig2.configure("quick", **SMALL), "cpu")
-
-
 def test_the_gradient_is_that_of_the_layers_kernel_by_hand(small_table):
     """Without the package's probes: plain autograd on the fourth convolution."""
     cpu = torch.device("cpu")
@@ -179,16 +178,3 @@ def test_significant_digits():
     assert bjorck_start.significant([1e-3, 1.0, 1e3])["digits"] is None  # a wide interval
     assert bjorck_start.significant([4.0, 10.0, 60.0])["digits"] is None  # its low end, 0.45
     assert bjorck_start.geometric([1.0, 100.0], 1)["value"] == pytest.approx(10)
-
-
-@pytest.mark.parametrize(
-    ("changes", "says"),
-    [
-        ({"layer": 110}, r"layers must lie in \[1, 109\] for n = 18, found \(110,\)"),
-        ({"arms": (WITH,)}, "arms must hold without BN"),
-        ({"minibatches": 0}, "minibatches must be at least 1, found 0"),
-    ],
-)
-def test_impossible_configs(changes, says):
-    with pytest.raises(BnbookError, match=says):
-        bjorck_fig2.configure("quick", **changes)

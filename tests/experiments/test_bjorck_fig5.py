@@ -6,7 +6,6 @@ import pytest
 import torch
 from scipy import integrate, stats
 
-from bnbook.errors import BnbookError
 from bnbook.experiments.bjorck_fig5 import claims as analysis
 from bnbook.experiments.bjorck_fig5.claims import BLOCK, IMAGES, LAYER, NOISE
 from bnbook.experiments.bjorck_fig5.experiment import EXPERIMENT as bjorck_fig5
@@ -19,6 +18,10 @@ from bnbook.tables.arms import WITH, WITHOUT
 from tests.judging import criterion
 
 SMALL = {"data": "digits", "seeds": (0, 1), "batch_size": 4, "n": 1}
+IMPOSSIBLE = [
+    ({"batch_size": 0}, "batch_size must be at least 1, found 0"),
+    ({"n": 0}, "n must be at least 1, found 0"),
+]
 (CLAIM,) = bjorck_fig5.claims
 N = 4
 
@@ -135,11 +138,6 @@ def test_the_limit_is_that_of_wide_networks(layer, tolerance):
     )
 
 
-@pytest.fixture(scope="module")
-def small_table():
-    return bjorck_fig5.run(bjorck_fig5.configure("quick", **SMALL), "cpu")
-
-
 def test_a_small_run_has_every_layer_and_block(small_table):
     assert not small_table.duplicated(["arm", "seed", "inputs", "kind", "index"]).any()
     assert len(small_table) == 2 * 2 * 2 * (8 + 3)
@@ -165,9 +163,3 @@ def test_figures_draw_every_panel(small_table):
         for ax in draw(small_table).axes:
             assert ax.lines, name
             assert np.isfinite(ax.lines[0].get_ydata()).all(), name
-
-
-@pytest.mark.parametrize("name", ["batch_size", "n"])
-def test_impossible_configs(name):
-    with pytest.raises(BnbookError, match=f"{name} must be at least 1, found 0"):
-        bjorck_fig5.configure("quick", **{name: 0})

@@ -4,17 +4,20 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bnbook.errors import BnbookError
 from bnbook.evidence import claims
 from bnbook.experiments.bjorck_fig6 import claims as analysis
 from bnbook.experiments.bjorck_fig6.experiment import EXPERIMENT as bjorck_fig6
 from bnbook.setups import first_steps
 from bnbook.tables.arms import LAST_ONLY, WITH, WITHOUT
 from tests import rounding
-from tests.judging import criterion
+from tests.judging import by_name, criterion
 
 SMALL = {"data": "digits", "seeds": (0, 1), "batch_size": 6, "n": 1}
-CLAIMS = {claim.id.rpartition(".")[2]: claim for claim in bjorck_fig6.claims}
+IMPOSSIBLE = [
+    ({"n": 0}, "n must be at least 1, found 0"),
+    ({"batch_size": 1}, "batch_size must be at least 2, found 1"),
+]
+CLAIMS = by_name(bjorck_fig6.claims)
 
 
 def made_up(without=19, with_bn=4, seeds=(0, 1, 2), images=20, soft=0.5):
@@ -108,11 +111,6 @@ def test_facts_on_a_table_with_known_truth():
     assert facts["batch_size"]["value"] == 20
 
 
-@pytest.fixture(scope="module")
-def small_table():
-    return bjorck_fig6.run(bjorck_fig6.configure("quick", **SMALL), "cpu")
-
-
 def test_a_small_run_has_a_row_for_each_image(small_table):
     assert not small_table.duplicated(["arm", "seed", "image"]).any()
     assert len(small_table) == 3 * 2 * 6
@@ -145,10 +143,3 @@ def test_the_heat_map_shows_the_first_seeds_gradients(small_table):
     assert [len(ax.images) for ax in heatmap.axes[:3]] == [1, 1, 1]
     shown = heatmap.axes[1].images[0].get_array()
     np.testing.assert_array_equal(shown, analysis.gradients(small_table, WITH, 0))
-
-
-def test_impossible_configs():
-    with pytest.raises(BnbookError, match="n must be at least 1, found 0"):
-        bjorck_fig6.configure("quick", n=0)
-    with pytest.raises(BnbookError, match="batch_size must be at least 2, found 1"):
-        bjorck_fig6.configure("quick", batch_size=1)

@@ -12,11 +12,13 @@ from bnbook.experiments.bjorck_layers110 import experiment as module
 from bnbook.experiments.bjorck_layers110.experiment import EXPERIMENT
 from bnbook.tables.arms import WITH, WITHOUT
 from bnbook.training.session import Session
+from tests.judging import assert_begun, by_name, verdicts
 
 SMALL = {
     "steps": 8, "seeds": (0,), "n": 1, "learning_rates": (0.0001, 0.1, 1e6), "train_images": 100,
     "validation": 30, "test_images": 30, "widths": (2, 2, 4), "side": 4, "points": 4,
 }  # fmt: skip
+CLAIMS = by_name(claims.CLAIMS)
 RATES = (0.0001, 0.001, 0.01, 0.1, 0.3)
 SEEDS = tuple(range(10))
 STEPS = (50, 150, 181, 200)
@@ -48,10 +50,6 @@ def made_up(world=world, n=18):
     return pd.DataFrame(rows, columns=list(EXPERIMENT.columns))
 
 
-def verdicts(table):
-    return {c.id.rpartition(".")[2]: judging.judge(c, table).verdict for c in claims.CLAIMS}
-
-
 def test_measures_on_a_table_with_known_truth():
     table = made_up()
     assert claims.diverges(table).tolist() == [1.0] * 10
@@ -61,7 +59,7 @@ def test_measures_on_a_table_with_known_truth():
     assert claims.shares(table, "learned")[WITH].tolist() == [0, 1, 1, 1, 0]
     assert claims.shares(table, "diverged")[WITHOUT].tolist() == [0, 0, 1, 1, 1]
     assert claims.shares(table, "guessing")[WITHOUT].tolist() == [1, 1, 0, 0, 0]
-    assert set(verdicts(table).values()) == {"reproduced"}
+    assert set(verdicts(CLAIMS, table).values()) == {"reproduced"}
 
 
 def test_a_run_ends_in_one_of_three_ways_and_early_minibatches_do_not_count():
@@ -83,7 +81,7 @@ MUTANTS = {
 
 @pytest.mark.parametrize("claim", MUTANTS)
 def test_each_claim_is_false_in_a_world_where_it_is(claim):
-    assert verdicts(made_up(MUTANTS[claim]))[claim] == "not reproduced"
+    assert verdicts(CLAIMS, made_up(MUTANTS[claim]))[claim] == "not reproduced"
 
 
 @pytest.mark.parametrize(
@@ -96,11 +94,10 @@ def test_each_claim_is_false_in_a_world_where_it_is(claim):
     ],
 )
 def test_a_claim_is_not_tested_where_its_premise_fails(changed, claim, premise, said):
-    (one,) = (c for c in claims.CLAIMS if c.id.endswith(claim))
-    found = judging.judge(one, made_up(changed))
+    found = judging.judge(CLAIMS[claim], made_up(changed))
     assert found.verdict == "not tested"
     assert found.premises[premise]["found"] == said
-    assert set(verdicts(made_up(n=9)).values()) == {"not tested"}  # 56 layers
+    assert set(verdicts(CLAIMS, made_up(n=9)).values()) == {"not tested"}  # 56 layers
 
 
 def test_rows_of_a_run_by_its_losses():
@@ -125,16 +122,11 @@ def test_rows_of_a_run_by_its_losses():
     assert set(starts_high["above_at"]) == {1}
 
 
-@pytest.fixture(scope="module")
-def table():
-    return EXPERIMENT.run(EXPERIMENT.configure("quick", **SMALL), "cpu")
-
-
-def test_a_small_run_diverges_at_an_absurd_rate_and_starts_alike_at_every_rate(table):
-    ended = claims.runs(table).set_index(["arm", "learning_rate"])
+def test_a_small_run_diverges_at_an_absurd_rate_and_starts_alike_at_every_rate(small_table):
+    ended = claims.runs(small_table).set_index(["arm", "learning_rate"])
     assert ended.loc[(WITHOUT, 1e6), "diverged"]
     assert not ended.loc[(WITHOUT, 0.0001), "diverged"]
-    assert (table.groupby(["arm", "seed"])["first_loss"].nunique() == 1).all()
+    assert (small_table.groupby(["arm", "seed"])["first_loss"].nunique() == 1).all()
 
 
 def test_a_run_that_ends_long_before_the_others_has_all_its_rows():
@@ -156,7 +148,7 @@ def test_without_bn_in_bns_place_nothing_is_reproduced(monkeypatch):
     each = [found[found["arm"] == arm].drop(columns="arm") for arm in (WITHOUT, WITH)]
     pd.testing.assert_frame_equal(*(rows.reset_index(drop=True) for rows in each))
     deep = found.assign(n=18)
-    assert "reproduced" not in verdicts(deep).values()
+    assert "reproduced" not in verdicts(CLAIMS, deep).values()
 
 
 def test_the_rate_stays_as_it_begins(monkeypatch):
@@ -200,9 +192,6 @@ def test_figures_and_facts_on_the_made_up_table():
 
 def test_a_record_that_has_just_begun_is_described_and_drawn():
     whole = made_up()
-    for part in (whole.head(4), whole[whole["arm"] == WITH], whole[whole["seed"] == 0]):
-        assert EXPERIMENT.facts(part).keys() == EXPERIMENT.facts(whole).keys()
-        for draw in EXPERIMENT.figures.values():
-            draw(part).draw_without_rendering()
-        judged = judging.assess(claims.CLAIMS, part, missing=1)
-        assert {each["verdict"] for each in judged.values()} == {"provisional"}
+    assert_begun(
+        EXPERIMENT, whole, (whole.head(4), whole[whole["arm"] == WITH], whole[whole["seed"] == 0])
+    )

@@ -3,7 +3,6 @@
 import pandas as pd
 import pytest
 
-from bnbook.errors import BnbookError
 from bnbook.evidence import claims
 from bnbook.experiments.bjorck_fig1.experiment import EXPERIMENT as bjorck_fig1
 from bnbook.experiments.bjorck_map import claims as analysis
@@ -26,6 +25,7 @@ SMALL = {
     "batch_size": 16,
 }  # fmt: skip
 """Changes to the quick profile that make it a matter of a second."""
+IMPOSSIBLE = [({"arms": (WITH, WITHOUT)}, "arms must hold warm-up")]
 TOPS = {
     WITHOUT: 0.60, WITH: 0.80, WARM_UP: 0.798, FIXUP: 0.70, SKIPINIT: 0.796, GROUP_NORM: 0.81,
     LAYER_NORM: 0.60,
@@ -109,11 +109,6 @@ def test_the_map_is_figure_1s():
             assert config.learning_rates == other.learning_rates
 
 
-@pytest.fixture(scope="module")
-def small_table():
-    return bjorck_map.run(bjorck_map.configure("quick", **SMALL), "cpu")
-
-
 def test_a_small_run_is_tidy(small_table):
     assert len(small_table) == 8 * 2 * 2 * 2
     assert not small_table.duplicated(["arm", "learning_rate", "seed", "step"]).any()
@@ -122,8 +117,3 @@ def test_a_small_run_is_tidy(small_table):
         start[start["arm"] == a].sort_index()["test_accuracy"] for a in (WITHOUT, WARM_UP)
     )
     assert (plain == warm).all()
-
-
-def test_impossible_configs():
-    with pytest.raises(BnbookError, match="arms must hold warm-up"):
-        bjorck_map.configure("quick", arms=(WITH, WITHOUT))

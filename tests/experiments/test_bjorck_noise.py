@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 import torch
 
-from bnbook.errors import BnbookError
 from bnbook.experiments.bjorck_noise import claims as analysis
 from bnbook.experiments.bjorck_noise.claims import NOISE, RUN
 from bnbook.experiments.bjorck_noise.experiment import EXPERIMENT as bjorck_noise
@@ -25,6 +24,11 @@ SMALL = {
     "noise_draws": 2000, "trained_draws": 2, "curvature_images": 16, "lanczos_steps": 4,
 }  # fmt: skip
 """Changes to the quick profile that make it a matter of a second."""
+IMPOSSIBLE = [
+    ({"batch_sizes": (16, 4)}, "batch_sizes must be two or more and rise"),
+    ({"noise_sizes": (1, 4)}, r"noise_sizes must lie in \[2, 48\)"),
+    ({"lanczos_steps": 0}, "lanczos_steps must be at least 1, found 0"),
+]
 (BOUND,) = bjorck_noise.claims
 
 
@@ -133,11 +137,6 @@ def test_without_bn_only_the_middle_size_is_trained():
     assert sizes == {(WITH, 4), (WITH, 16), (WITH, 64), (WITHOUT, 16)}
 
 
-@pytest.fixture(scope="module")
-def small_table():
-    return bjorck_noise.run(bjorck_noise.configure("quick", **SMALL), "cpu")
-
-
 def test_a_small_run_is_tidy(small_table):
     runs = small_table[small_table["kind"] == RUN]
     assert len(runs) == 2 * 2 * 3  # with BN two sizes, without one
@@ -156,11 +155,10 @@ def test_a_small_run_has_the_noise_that_theory_has(small_table):
     assert analysis.noise_over_bound(small_table).max() < 1
 
 
-def test_measuring_changes_no_bit_of_the_training(monkeypatch):
+def test_measuring_changes_no_bit_of_the_training(small, monkeypatch):
     """With the probes of noise and curvature and without: the same losses, accuracies, streams."""
-    config = bjorck_noise.configure("quick", **SMALL)
-    runs = [part for part in bjorck_noise.parts(config) if part.arms == (WITH,)][:2]
-    make = functools.partial(residual.network, n=config.n, widths=config.widths)
+    runs = [part for part in bjorck_noise.parts(small) if part.arms == (WITH,)][:2]
+    make = functools.partial(residual.network, n=small.n, widths=small.widths)
     torch.manual_seed(0)
     plain = residual.train(runs, Session("cpu"), make)
     state = torch.random.get_rng_state()
@@ -186,16 +184,3 @@ def test_noise_without_the_division_by_the_size_breaks_the_bound(monkeypatch):
     monkeypatch.setattr(gradient_noise, "over_bound", summed)
     table = bjorck_noise.run(bjorck_noise.configure("quick", **SMALL), "cpu")
     assert criterion(BOUND, table).verdict == "not reproduced"
-
-
-@pytest.mark.parametrize(
-    ("changes", "says"),
-    [
-        ({"batch_sizes": (16, 4)}, "batch_sizes must be two or more and rise"),
-        ({"noise_sizes": (1, 4)}, r"noise_sizes must lie in \[2, 48\)"),
-        ({"lanczos_steps": 0}, "lanczos_steps must be at least 1, found 0"),
-    ],
-)
-def test_impossible_configs(changes, says):
-    with pytest.raises(BnbookError, match=says):
-        bjorck_noise.configure("quick", **changes)

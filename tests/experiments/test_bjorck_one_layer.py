@@ -6,7 +6,6 @@ import pandas as pd
 import pytest
 import torch
 
-from bnbook.errors import BnbookError
 from bnbook.evidence import claims as judging
 from bnbook.experiments.bjorck_one_layer import claims
 from bnbook.experiments.bjorck_one_layer import experiment as module
@@ -15,12 +14,19 @@ from bnbook.layers import norm
 from bnbook.tables import searched
 from bnbook.tables.arms import LAST_ONLY, LSUV, WITH, WITHOUT
 from bnbook.training.session import Session
+from tests.judging import assert_begun, by_name, verdicts
 
 SMALL = {
     "steps": 4, "seeds": (0,), "learning_rates": (0.01, 0.1), "train_images": 60, "validation": 20,
     "test_images": 20, "widths": (2, 2, 4), "side": 4, "batch_size": 16, "points": 1,
     "lengths": (2, 4),
 }  # fmt: skip
+IMPOSSIBLE = [
+    ({"seeds": (0, 101)}, r"must not choose rates and be shown, \[101\]"),
+    ({"lengths": (20, 20)}, "lengths"),
+    ({"lengths": (30, 90)}, "the last of lengths, found 60"),
+]
+CLAIMS = by_name(claims.CLAIMS)
 EDGES = {WITHOUT: 0.001, LSUV: 0.03, LAST_ONLY: 0.1, WITH: 0.3}
 HEIGHTS = {WITHOUT: 30.0, LSUV: 42.0, LAST_ONLY: 44.0, WITH: 48.0}
 
@@ -49,10 +55,6 @@ def played(edges=EDGES, heights=HEIGHTS, growth=2.0):
     return table
 
 
-def verdicts(table):
-    return {c.id.rpartition(".")[2]: judging.judge(c, table).verdict for c in claims.CLAIMS}
-
-
 @pytest.fixture(scope="module")
 def whole():
     return played()
@@ -74,7 +76,7 @@ def test_measures_on_a_world_with_known_truth(whole):
     assert (shares["part"] / shares["whole"]).tolist() == pytest.approx(
         [math.log(100) / math.log(300)] * 5
     )
-    assert set(verdicts(whole).values()) == {"reproduced"}
+    assert set(verdicts(CLAIMS, whole).values()) == {"reproduced"}
 
 
 @pytest.mark.parametrize(
@@ -87,7 +89,7 @@ def test_measures_on_a_world_with_known_truth(whole):
     ],
 )
 def test_each_claim_is_false_in_a_world_where_it_is(changes, claim):
-    assert verdicts(played(**changes))[claim] == "not reproduced"
+    assert verdicts(CLAIMS, played(**changes))[claim] == "not reproduced"
 
 
 @pytest.mark.parametrize(
@@ -99,7 +101,7 @@ def test_each_claim_is_false_in_a_world_where_it_is(changes, claim):
     ],
 )
 def test_claims_whose_premises_fail_are_not_tested(changes, out):
-    found = verdicts(played(**changes))
+    found = verdicts(CLAIMS, played(**changes))
     assert {claim for claim, verdict in found.items() if verdict == "not tested"} == out
 
 
@@ -134,12 +136,11 @@ def test_the_branches_start_from_hes_weights():
     assert inner.var().item() == pytest.approx(2 / (64 * 9), rel=0.03)  # 36,864 weights
 
 
-def test_the_scaled_start_has_outputs_of_variance_one_in_every_layer():
+def test_the_scaled_start_has_outputs_of_variance_one_in_every_layer(small):
     from bnbook.setups import residual
 
-    config = EXPERIMENT.configure("quick", **SMALL)
     images, _ = residual.splits(
-        config.data, config.side, config.train_images, config.validation, config.test_images, "cpu"
+        small.data, small.side, small.train_images, small.validation, small.test_images, "cpu"
     ).train
     model, seen = made(LSUV), []
     for layer in [*model.convolutions, model.output]:
@@ -179,16 +180,7 @@ def test_without_bn_anywhere_nothing_is_reproduced(monkeypatch):
     found = claims.accuracies(table)
     assert (found.nunique(axis=1) == 1).all()
     assert (claims.accuracy_share(table)["whole"] == 0).all()
-    assert "reproduced" not in verdicts(table).values()
-
-
-def test_impossible_configs():
-    with pytest.raises(BnbookError, match=r"must not choose rates and be shown, \[101\]"):
-        EXPERIMENT.configure("quick", seeds=(0, 101))
-    with pytest.raises(BnbookError, match="lengths"):
-        EXPERIMENT.configure("quick", lengths=(20, 20))
-    with pytest.raises(BnbookError, match="the last of lengths, found 60"):
-        EXPERIMENT.configure("quick", lengths=(30, 90))
+    assert "reproduced" not in verdicts(CLAIMS, table).values()
 
 
 def test_figures_and_facts(whole):
@@ -208,9 +200,4 @@ def test_figures_and_facts(whole):
 
 def test_a_record_that_has_just_begun_is_described_and_drawn(whole):
     tuned = whole[whole["role"] == searched.TUNING]
-    for part in (whole.head(2), whole[whole["arm"] == LSUV], tuned):
-        assert EXPERIMENT.facts(part).keys() == EXPERIMENT.facts(whole).keys()
-        for draw in EXPERIMENT.figures.values():
-            draw(part).draw_without_rendering()
-        judged = judging.assess(claims.CLAIMS, part, missing=1)
-        assert {each["verdict"] for each in judged.values()} == {"provisional"}
+    assert_begun(EXPERIMENT, whole, (whole.head(2), whole[whole["arm"] == LSUV], tuned))

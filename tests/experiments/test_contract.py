@@ -1,12 +1,12 @@
 """What every experiment must satisfy, whatever it measures.
 
-Its own test file says what is special to it, and gives in SMALL the changes to its quick profile
-that make a run a matter of a second.
+Its own test file says what is special to it, and gives changes to its quick profile: in SMALL those
+that make a run a matter of a second, in IMPOSSIBLE some that are refused, each with what the error
+says.
 """
 
 import fnmatch
 import functools
-import importlib
 import itertools
 import json
 import pickle
@@ -22,25 +22,13 @@ from bnbook.errors import BnbookError
 from bnbook.evidence import claims, records
 from bnbook.experiments.experiment import single_runs
 from bnbook.training.session import Session
+from tests.experiments.conftest import own_file, smallest, tiny_table
 
 
 @functools.cache
 def found(name):
     """The experiment of that name."""
     return experiments.find(name)
-
-
-@functools.cache
-def small(name):
-    """The experiment's smallest config."""
-    changes = importlib.import_module(f"tests.experiments.test_{name}").SMALL
-    return found(name).configure("quick", **changes)
-
-
-@functools.cache
-def tiny_table(name):
-    """The table of the smallest config."""
-    return found(name).run(small(name), "cpu")
 
 
 @functools.cache
@@ -90,10 +78,23 @@ def test_an_unknown_profile_or_field_is_told_the_right_ones(name):
 @each
 def test_a_config_with_an_empty_axis_or_a_value_twice_is_refused(name):
     for axis in found(name).axes:
-        first = getattr(small(name), axis)[0]
+        first = getattr(smallest(name), axis)[0]
         for impossible in ((), (first, first)):
             with pytest.raises(BnbookError, match=axis):
-                replace(small(name), **{axis: impossible})
+                replace(smallest(name), **{axis: impossible})
+
+
+REFUSED = [
+    pytest.param(name, changes, says, id="-".join((name, *changes)))
+    for name in experiments.names()
+    for changes, says in getattr(own_file(name), "IMPOSSIBLE", ())
+]
+
+
+@pytest.mark.parametrize(("name", "changes", "says"), REFUSED)
+def test_an_impossible_config_is_refused(name, changes, says):
+    with pytest.raises(BnbookError, match=says):
+        found(name).configure("quick", **changes)
 
 
 @each
@@ -109,7 +110,7 @@ def test_a_config_is_frozen_and_its_seeds_are_shifted(name):
 
 @each
 def test_parts_are_every_combination_of_the_axes_with_one_value_each(name):
-    experiment, config = found(name), small(name)
+    experiment, config = found(name), smallest(name)
     parts = experiment.parts(config)
     assert len(set(parts)) == len(parts) > 0
     for axis in experiment.axes:
@@ -121,7 +122,7 @@ def test_parts_are_every_combination_of_the_axes_with_one_value_each(name):
 
 @each
 def test_parts_of_a_part_are_itself(name):
-    for part in found(name).parts(small(name)):
+    for part in found(name).parts(smallest(name)):
         assert found(name).parts(part) == [part]
 
 
@@ -129,8 +130,8 @@ def test_parts_of_a_part_are_itself(name):
 def test_runs_fuse_that_differ_in_the_fused_fields_alone(name):
     experiment = found(name)
     assert set(experiment.fused) <= set(experiment.axes)
-    others = [f.name for f in fields(small(name)) if f.name not in experiment.fused]
-    parts = experiment.parts(small(name))
+    others = [f.name for f in fields(smallest(name)) if f.name not in experiment.fused]
+    parts = experiment.parts(smallest(name))
     for one in parts:
         for other in parts:
             alike = all(getattr(one, field) == getattr(other, field) for field in others)
@@ -152,7 +153,7 @@ def test_a_tiny_run_is_tidy_and_has_the_columns_that_are_documented(name):
 @each
 def test_a_tiny_run_repeats_with_the_same_bits(name):
     times = [n for n, what in found(name).columns.items() if what.startswith("seconds")]
-    again = found(name).run(small(name), "cpu").drop(columns=times)
+    again = found(name).run(smallest(name), "cpu").drop(columns=times)
     pd.testing.assert_frame_equal(again, tiny_table(name).drop(columns=times), check_exact=True)
 
 

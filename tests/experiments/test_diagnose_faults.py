@@ -79,10 +79,9 @@ def test_the_figure_marks_what_was_missed_and_what_came_beside():
     assert [text.get_text() for text in ax.texts] == ["1"]
 
 
-def test_a_small_run():
-    config = diagnose_faults.configure("quick", **SMALL)
-    table = diagnose_faults.run(config)
-    pd.testing.assert_frame_equal(table, diagnose_faults.run(config))
+def test_a_small_run(small):
+    table = diagnose_faults.run(small)
+    pd.testing.assert_frame_equal(table, diagnose_faults.run(small))
     assert table["fault"].tolist() == ["none", "statistics reset", "a bias before", "none"]
     assert criterion(NAMED, table).verdict == "reproduced"
     assert list(table.columns) == ["architecture", "seed", "fault", "kind", "named", "placed",

@@ -16,13 +16,20 @@ from bnbook.layers import ensemble, norm
 from bnbook.networks import models
 from bnbook.tables.arms import DECAYED, WITH, WITHOUT
 from bnbook.training.session import Session
-from tests.judging import criterion
+from tests.judging import by_id, criterion
 
 SMALL = {
     "seeds": (0, 1), "steps": 40, "validation": 100, "hidden": (8, 8), "twin_steps": 10,
     "learning_rates": (0.1, 1.0), "decays": (0.01, 0.1), "probe_intervals": 4, "probe_batches": 2,
 }  # fmt: skip
-CLAIMS = {claim.id: claim for claim in RATE.claims}
+IMPOSSIBLE = [
+    ({"scales": (2.0,)}, "scales must hold 1"),
+    ({"decays": (-0.1,)}, "decays must be above 0"),
+    ({"arms": ("LN",)}, r"arms must be among .* found \['LN'\]"),
+    ({"steps": 10}, "comes to 2 for some run"),
+    ({"probe_batches": 0}, "probe_batches must be at least 1"),
+]
+CLAIMS = by_id(RATE.claims)
 
 
 def made_up(ratio=0.2, bare=3.0, twin=1e-9, turn=1.0, seeds=(0, 1, 2)):
@@ -110,9 +117,8 @@ def test_facts_on_a_table_with_known_truth():
     assert facts["best_product_spread"]["value"] == pytest.approx(1)
 
 
-def test_the_networks_of_a_part():
-    config = RATE.configure("quick", **SMALL)
-    parts = RATE.parts(config)
+def test_the_networks_of_a_part(small):
+    parts = RATE.parts(small)
     assert len(parts) == 3 * 2
     without, with_bn, twins = (experiment.members(part) for part in parts[::2])
     assert [m.scale for m in without] == [1.0, 1.0, 3.0, 3.0]
@@ -129,11 +135,6 @@ def test_the_networks_of_a_part():
 def test_probe_steps():
     at = experiment.probe_steps(400, 4)
     assert at == [0, 1, 2, 4, 8, 16, 32, 64, 100, 200, 300, 400]
-
-
-@pytest.fixture(scope="module")
-def small_table():
-    return RATE.run(RATE.configure("quick", **SMALL), "cpu")
 
 
 def test_a_small_run_is_that_of_its_parts(small_table):
@@ -193,21 +194,6 @@ def test_squared_gradients_by_hand_and_nothing_is_disturbed():
             (gradient,) = torch.autograd.grad(loss, weights)
             expected[member] += gradient[member].square().sum() / 2
     torch.testing.assert_close(found, expected)
-
-
-@pytest.mark.parametrize(
-    ("changes", "says"),
-    [
-        ({"scales": (2.0,)}, "scales must hold 1"),
-        ({"decays": (-0.1,)}, "decays must be above 0"),
-        ({"arms": ("LN",)}, r"arms must be among .* found \['LN'\]"),
-        ({"steps": 10}, "comes to 2 for some run"),
-        ({"probe_batches": 0}, "probe_batches must be at least 1"),
-    ],
-)
-def test_impossible_configs(changes, says):
-    with pytest.raises(BnbookError, match=says):
-        RATE.configure("quick", **changes)
 
 
 def test_too_much_validation():

@@ -24,6 +24,14 @@ SMALL = {
     "learning_rates": (0.1, 0.3), "batch_sizes": (2, 8), "momenta": (0.01, 0.1, 1.0),
     "widths": (4, 4), "pool": 2, "population": 200,
 }  # fmt: skip
+IMPOSSIBLE = [
+    ({"batch_sizes": (4, 8)}, "batch_sizes must hold 2"),
+    ({"batch_sizes": (1, 2)}, "batch_sizes must be at least 2"),
+    ({"momenta": (0.01,)}, r"momenta must hold 0.1"),
+    ({"momenta": (0.0, 0.1)}, r"must lie in \(0, 1\]"),
+    ({"momenta": (0.1, 1.5)}, r"must lie in \(0, 1\]"),
+    ({"batch_sizes": (2, 5000)}, "at most examples, validation and population"),
+]
 (GAP,) = INFERENCE.claims
 KINDS = (arms.ALGORITHM_2, arms.NO_FACTOR, arms.POOLED, arms.BOTH)
 
@@ -170,20 +178,14 @@ def test_running_averages_at_several_momenta_are_those_of_plain_layers():
         torch.testing.assert_close(many.variances[:, at], layer.running_var)
 
 
-def test_shifts():
-    config = INFERENCE.configure("quick", **SMALL)
+def test_shifts(small):
     images = torch.rand(3, 1, 4, 4)
-    assert torch.equal(inference.shifted(images, "inversion", config, 1), 1 - images)
-    assert torch.equal(inference.shifted(images, "contrast", config, 1), 0.3 * images)
-    noise = inference.shifted(torch.zeros(100, 1, 8, 8), "noise", config, 1)
+    assert torch.equal(inference.shifted(images, "inversion", small, 1), 1 - images)
+    assert torch.equal(inference.shifted(images, "contrast", small, 1), 0.3 * images)
+    noise = inference.shifted(torch.zeros(100, 1, 8, 8), "noise", small, 1)
     assert noise.std().item() == pytest.approx(0.5, rel=0.05)
-    assert torch.equal(inference.shifted(images, "noise", config, 1),
-                       inference.shifted(images, "noise", config, 1))  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def small_table():
-    return INFERENCE.run(INFERENCE.configure("quick", **SMALL), "cpu")
+    assert torch.equal(inference.shifted(images, "noise", small, 1),
+                       inference.shifted(images, "noise", small, 1))  # fmt: skip
 
 
 def test_a_small_run_has_every_statistics_and_shift(small_table):
@@ -252,22 +254,6 @@ def test_facts(small_table):
     assert gap == pytest.approx(analysis.inference_gap(small_table).mean())
     assert facts["small_no_factor_variance"]["value"] > 1
     assert all(fact["value"] is not None for fact in facts.values())
-
-
-@pytest.mark.parametrize(
-    ("changes", "says"),
-    [
-        ({"batch_sizes": (4, 8)}, "batch_sizes must hold 2"),
-        ({"batch_sizes": (1, 2)}, "batch_sizes must be at least 2"),
-        ({"momenta": (0.01,)}, r"momenta must hold 0.1"),
-        ({"momenta": (0.0, 0.1)}, r"must lie in \(0, 1\]"),
-        ({"momenta": (0.1, 1.5)}, r"must lie in \(0, 1\]"),
-        ({"batch_sizes": (2, 5000)}, "at most examples, validation and population"),
-    ],
-)
-def test_impossible_configs(changes, says):
-    with pytest.raises(BnbookError, match=says):
-        INFERENCE.configure("quick", **changes)
 
 
 def test_too_much_validation():

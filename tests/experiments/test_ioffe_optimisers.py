@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import nn
 
-from bnbook.errors import BnbookError
 from bnbook.experiments.ioffe_optimisers import claims
 from bnbook.experiments.ioffe_optimisers import experiment as module
 from bnbook.experiments.ioffe_optimisers.claims import (
@@ -23,23 +22,18 @@ from bnbook.experiments.ioffe_optimisers.experiment import EXPERIMENT
 from bnbook.tables import choosing
 from bnbook.tables.arms import RELU, SIGMOID, WITH, WITHOUT
 from bnbook.training import fit
-from tests.judging import criterion
+from tests.judging import by_name, criterion
 
 SMALL = {
     "seeds": (0, 1), "steps": 6, "full_steps": 3, "points": 2, "hidden": (5, 4),
     "learning_rates": (0.1,), "train_images": 200, "validation": 60,
 }  # fmt: skip
-CLAIMS = {claim.id.rpartition(".")[2]: claim for claim in EXPERIMENT.claims}
-
-
-@pytest.fixture(scope="module")
-def config():
-    return EXPERIMENT.configure("quick", **SMALL)
-
-
-@pytest.fixture(scope="module")
-def table(config):
-    return EXPERIMENT.run(config, "cpu")
+IMPOSSIBLE = [
+    ({"arms": ("none",)}, "arms must be among"),
+    ({"full_steps": 0}, "full_steps must be at least 1"),
+    ({"seeds": (0, 100)}, r"\[100\] would do both"),
+]
+CLAIMS = by_name(EXPERIMENT.claims)
 
 
 def one(config, name):
@@ -47,9 +41,9 @@ def one(config, name):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_training_is_that_of_plain_torch(config, method):
+def test_training_is_that_of_plain_torch(small, method):
     """The same weights, images and rate, with torch's layers and the update written out."""
-    run = one(config, arm(method, RELU, WITH))
+    run = one(small, arm(method, RELU, WITH))
     (x, y), *_, (test, labels) = module.splits(run, "cpu")
     ours = module.network(run, x.shape[1])
     net = nn.Sequential(
@@ -79,17 +73,17 @@ def test_training_is_that_of_plain_torch(config, method):
     assert row["step"] == len(batches)
 
 
-def test_both_arms_begin_with_the_same_weights_and_a_full_batch_is_all_images(config):
-    networks = [module.network(one(config, name), 64) for name in pair(SGD)]
+def test_both_arms_begin_with_the_same_weights_and_a_full_batch_is_all_images(small):
+    networks = [module.network(one(small, name), 64) for name in pair(SGD)]
     plain, normalised = ([p for p in net.parameters() if p.dim() > 2] for net in networks)
     assert all(torch.equal(*two) for two in zip(plain, normalised, strict=True))
-    (indices,) = set(map(str, module.minibatches(one(config, pair(FULL_BATCH)[0]), 200)))
+    (indices,) = set(map(str, module.minibatches(one(small, pair(FULL_BATCH)[0]), 200)))
     assert indices == "slice(None, None, None)"
 
 
-def test_shapes_are_of_a_layers_input_and_output_in_training(config):
+def test_shapes_are_of_a_layers_input_and_output_in_training(small):
     """By hand, for the second of two hidden layers, with BN's statistics those of the images."""
-    run = one(config, arm(SGD, SIGMOID, WITH))
+    run = one(small, arm(SGD, SIGMOID, WITH))
     images = module.splits(run, "cpu").validation[0]
     model = module.network(run, 64)
     first, bn, g, second = model.layers()[:4]
@@ -103,8 +97,8 @@ def test_shapes_are_of_a_layers_input_and_output_in_training(config):
     assert model.training
 
 
-def test_a_run_that_diverges_ends_and_is_never_chosen(config):
-    run = replace(one(config, pair(FULL_BATCH)[0]), learning_rates=(1e30,))
+def test_a_run_that_diverges_ends_and_is_never_chosen(small):
+    run = replace(one(small, pair(FULL_BATCH)[0]), learning_rates=(1e30,))
     found = module.measure(run, "cpu")
     last = found.iloc[-1]
     assert last["diverged_at"] == last["step"] <= 3
@@ -163,26 +157,19 @@ def test_the_sparsest_network_is_judged():
     assert criterion(CLAIMS["not_sparse"], table).verdict == "not reproduced"
 
 
-def test_an_untrained_network_leaves_claims_untested(table):
-    found = {claim.id: claim.premises[-1].find(table) for claim in EXPERIMENT.claims}
+def test_an_untrained_network_leaves_claims_untested(small_table):
+    found = {claim.id: claim.premises[-1].find(small_table) for claim in EXPERIMENT.claims}
     assert not any(premise["holds"] for premise in found.values())
 
 
-def test_facts(table):
-    facts = EXPERIMENT.facts(table)
+def test_facts(small_table):
+    facts = EXPERIMENT.facts(small_table)
     assert facts["steps"]["value"] == 6
     assert facts["full_steps"]["value"] == 3
-    ends = choosing.ends(table, "test_accuracy")
+    ends = choosing.ends(small_table, "test_accuracy")
     assert facts["adagrad_with"]["value"] == pytest.approx(100 * ends[pair(ADAGRAD)[1]].mean())
-    start = claims.shape(table, "u_distance", pair(SGD)[1], start=True)
-    rows = table[(table["arm"] == pair(SGD)[1]) & ~table["tunes"] & (table["step"] == 0)]
+    start = claims.shape(small_table, "u_distance", pair(SGD)[1], start=True)
+    rows = small_table[
+        (small_table["arm"] == pair(SGD)[1]) & ~small_table["tunes"] & (small_table["step"] == 0)
+    ]
     assert start.mean() == pytest.approx(rows["u_distance"].mean())
-
-
-def test_impossible_configs():
-    with pytest.raises(BnbookError, match="arms must be among"):
-        EXPERIMENT.configure("quick", **{**SMALL, "arms": ("none",)})
-    with pytest.raises(BnbookError, match="full_steps must be at least 1"):
-        EXPERIMENT.configure("quick", **{**SMALL, "full_steps": 0})
-    with pytest.raises(BnbookError, match=r"\[100\] would do both"):
-        EXPERIMENT.configure("quick", **{**SMALL, "seeds": (0, 100)})

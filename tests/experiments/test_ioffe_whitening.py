@@ -25,13 +25,13 @@ SMALL = {
     "rank_sizes": (4, 16), "rank_widths": (4, 8), "gaps": (1.0, 1e-6), "eigenvalues": (1.0, 1e-4),
 }  # fmt: skip
 """Changes to the quick profile that make it run in about a second."""
+IMPOSSIBLE = [
+    ({"batch_size": 1}, "rank_sizes and batch_size must be at least 2"),
+    ({"gaps": (0.0,)}, "gaps, eigenvalues and eps must be above 0"),
+    ({"rounds": 0}, "rounds must be at least 1"),
+]
 (COST,) = WHITENING.claims
 WAYS = {"zca": whitening.zca, "cholesky": whitening.cholesky}
-
-
-@pytest.fixture(scope="module")
-def small():
-    return WHITENING.run(WHITENING.configure("quick", **SMALL), "cpu")
 
 
 @settings(max_examples=40, deadline=None)
@@ -149,17 +149,17 @@ def test_the_claim_turns_red_when_whitening_is_cheap(whitened):
     assert criterion(COST, made_up(whitened)).verdict == "not reproduced"
 
 
-def test_a_small_run(small):
-    assert set(small["kind"]) == {"time", "rank", "gap", "eigenvalue"}
-    seconds = analysis.seconds(small)
+def test_a_small_run(small_table):
+    assert set(small_table["kind"]) == {"time", "rank", "gap", "eigenvalue"}
+    seconds = analysis.seconds(small_table)
     assert seconds.shape == (6, 5)
     assert (seconds > 0).all().all()
-    ranks = analysis.ranks(small)
+    ranks = analysis.ranks(small_table)
     assert (ranks["rank"] == ranks["expected"]).all()
-    gains = analysis.sensitivities(small).xs(1e-4, level="eigenvalue")
+    gains = analysis.sensitivities(small_table).xs(1e-4, level="eigenvalue")
     np.testing.assert_allclose(gains[[ZCA, CHOLESKY]], 100, rtol=1e-6)
     np.testing.assert_allclose(gains[BN], 1, rtol=1e-6)
-    errors = analysis.gradient_errors(small)
+    errors = analysis.gradient_errors(small_table)
     assert errors[analysis.CLOSED_FORM].max() < 1e-5
     close = errors.xs(1e-6, level="gap")
     assert (close[analysis.THROUGH_VECTORS] > 10 * close[analysis.CLOSED_FORM]).all()
@@ -176,16 +176,3 @@ def test_covariances_are_as_asked_for():
     cov = np.array([[2.0, 0.3], [0.3, 1.0]])
     x = experiment._with_covariance(np.random.default_rng(0), cov, 12)
     rounding.assert_close(formulas.covariance(x), cov, terms=2, roundings=4 * 12)
-
-
-@pytest.mark.parametrize(
-    ("changes", "says"),
-    [
-        ({"batch_size": 1}, "rank_sizes and batch_size must be at least 2"),
-        ({"gaps": (0.0,)}, "gaps, eigenvalues and eps must be above 0"),
-        ({"rounds": 0}, "rounds must be at least 1"),
-    ],
-)
-def test_impossible_configs(changes, says):
-    with pytest.raises(BnbookError, match=says):
-        WHITENING.configure("quick", **changes)

@@ -11,9 +11,11 @@ from bnbook.experiments.many_devices.claims import FROZEN, LOCAL, SYNC
 from bnbook.experiments.many_devices.experiment import EXPERIMENT as many_devices
 from bnbook.sweeps import sweep
 from bnbook.training import ranks
+from tests.judging import by_id, verdicts
 
 SMALL = {"seeds": (0, 1), "replicas": (2,), "batch_size": 8, "steps": 2, "widths": (2, 4)}
 """Changes to the quick profile that make it a matter of a second."""
+CLAIMS = by_id(many_devices.claims)
 SYNCHRONISED, GHOST = (claim.id for claim in many_devices.claims)
 
 
@@ -32,18 +34,12 @@ def made_up(**changes):
     return pd.DataFrame(rows).assign(**changes)
 
 
-def verdicts(table):
-    return {
-        name: found["verdict"] for name, found in claims.assess(many_devices.claims, table).items()
-    }
-
-
 def test_measures_on_a_table_with_known_truth():
     table = made_up()
     found = claims.assess(many_devices.claims, table)[SYNCHRONISED]
     assert found["value"] == 1e-15
     assert found["cases"] == 2 * 3 * 2 * 4  # replicas above one, seeds, steps, quantities
-    assert set(verdicts(table).values()) == {"reproduced"}
+    assert set(verdicts(CLAIMS, table).values()) == {"reproduced"}
     facts = many_devices.facts(table)
     assert facts["sync_slower"]["value"] == pytest.approx(3.0)
     assert facts["messages"]["value"] == 8
@@ -57,16 +53,11 @@ def test_one_bad_case_turns_its_claim_alone(column, norm, name):
     bad = (table["norm"] == norm) & (table["seed"] == 1) & (table["step"] == 2)
     table.loc[bad & (table["replicas"] == 4), column] = 1e-6
     expected = {SYNCHRONISED: "reproduced", GHOST: "reproduced", name: "not reproduced"}
-    assert verdicts(table) == expected
+    assert verdicts(CLAIMS, table) == expected
 
 
 def test_where_nothing_could_be_seen_nothing_is_tested():
-    assert set(verdicts(made_up(large_gap=1e-15)).values()) == {"not tested"}
-
-
-@pytest.fixture(scope="module")
-def small_table():
-    return many_devices.run(many_devices.configure("quick", **SMALL), "cpu")
+    assert set(verdicts(CLAIMS, made_up(large_gap=1e-15)).values()) == {"not tested"}
 
 
 def test_a_small_run_in_real_processes(small_table):
@@ -87,7 +78,7 @@ def test_a_layer_that_does_the_other_is_caught(small_table, monkeypatch):
     monkeypatch.setattr(replica, "alone", lambda job, norm, n: real(job, SYNC, n))
     config = many_devices.configure("quick", **{**SMALL, "seeds": (0,)})
     table = many_devices.run(config, "cpu")
-    assert verdicts(table) == {SYNCHRONISED: "reproduced", GHOST: "not reproduced"}
+    assert verdicts(CLAIMS, table) == {SYNCHRONISED: "reproduced", GHOST: "not reproduced"}
 
 
 @pytest.mark.parametrize("replicas", [(3,), (0,), (2, 16)])

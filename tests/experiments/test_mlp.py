@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 
-from bnbook.errors import BnbookError
 from bnbook.experiments.mlp import claims
 from bnbook.experiments.mlp import experiment as module
 from bnbook.experiments.mlp.claims import IMAGES, RAW, TABLE, arm
@@ -15,20 +14,14 @@ from bnbook.tables import choosing
 from bnbook.tables.arms import BN, WITHOUT
 
 SMALL = {"seeds": (0, 1), "steps": 10, "points": 2, "hidden": (4,), "learning_rates": (0.1,)}
+IMPOSSIBLE = [
+    ({"arms": ("none",)}, "arms must be among"),
+    ({"seeds": (0, 100)}, r"\[100\] would do both"),
+]
 
 
-@pytest.fixture(scope="module")
-def table():
-    return EXPERIMENT.run(EXPERIMENT.configure("quick", **SMALL), "cpu")
-
-
-@pytest.fixture(scope="module")
-def config():
-    return EXPERIMENT.configure("quick", **SMALL)
-
-
-def test_the_standardised_table_is_by_its_training_rows_alone(config):
-    (x, y), (held, _), (test, labels) = module.splits(config, TABLE, "cpu")
+def test_the_standardised_table_is_by_its_training_rows_alone(small):
+    (x, y), (held, _), (test, labels) = module.splits(small, TABLE, "cpu")
     torch.testing.assert_close(x.mean(0), torch.zeros(30), rtol=0, atol=1e-5)
     torch.testing.assert_close(x.std(0), torch.ones(30), rtol=1e-5, atol=0)
     assert (len(y), len(held), len(test)) == (364, 91, 114)
@@ -36,20 +29,20 @@ def test_the_standardised_table_is_by_its_training_rows_alone(config):
     assert labels.float().mean() == pytest.approx(71 / 114)
 
 
-def test_the_raw_table_keeps_the_sizes_of_its_columns(config):
-    (x, _), *_ = module.splits(config, RAW, "cpu")
+def test_the_raw_table_keeps_the_sizes_of_its_columns(small):
+    (x, _), *_ = module.splits(small, RAW, "cpu")
     assert x.abs().max() == 1
     sizes = x.abs().mean(0)
     assert sizes.max() / sizes.min() > 1e5
 
 
-def test_images_are_vectors(config):
-    (x, y), *_ = module.splits(config, IMAGES, "cpu")
+def test_images_are_vectors(small):
+    (x, y), *_ = module.splits(small, IMAGES, "cpu")
     assert x.shape == (1437 - 287, 64)
     assert set(y.tolist()) == set(range(10))
 
 
-def test_training_is_that_of_a_plain_torch_network(config):
+def test_training_is_that_of_a_plain_torch_network(small):
     """The same weights, minibatches and rate, with torch's layers and optimiser."""
     from dataclasses import replace
 
@@ -58,7 +51,7 @@ def test_training_is_that_of_a_plain_torch_network(config):
     from bnbook.networks.models import MLP
     from bnbook.training import fit
 
-    run = replace(config, arms=(arm(TABLE, BN),), seeds=(3,), learning_rates=(0.1,))
+    run = replace(small, arms=(arm(TABLE, BN),), seeds=(3,), learning_rates=(0.1,))
     (x, y), _, (test, labels) = module.splits(run, TABLE, "cpu")
     ours = MLP(FusedBatchNorm, (3,), num_inputs=30, hidden=(4,), num_classes=2,
                init_std=ensemble.he, nonlinearity=nn.ReLU)  # fmt: skip
@@ -100,11 +93,11 @@ def test_speed_is_the_ratio_of_steps_to_one_loss_either_way(times):
     assert found.tolist() == pytest.approx([times, times], rel=0.05)
 
 
-def test_a_small_run_has_all_arms_and_its_facts(table):
-    assert set(choosing.ends(table, "loss")) == set(claims.ARMS)
-    assert (table["diverged_at"] == -1).all()
-    facts = EXPERIMENT.facts(table)
-    ends = choosing.ends(table, "test_accuracy")
+def test_a_small_run_has_all_arms_and_its_facts(small_table):
+    assert set(choosing.ends(small_table, "loss")) == set(claims.ARMS)
+    assert (small_table["diverged_at"] == -1).all()
+    facts = EXPERIMENT.facts(small_table)
+    ends = choosing.ends(small_table, "test_accuracy")
     gain = 100 * (ends[arm(TABLE, BN)] - ends[arm(TABLE, WITHOUT)]).mean()
     assert facts["gain_table_bn"]["value"] == pytest.approx(gain)
 
@@ -114,10 +107,3 @@ def test_a_diverged_run_is_never_chosen():
     assert np.isinf(module._or_infinite(row))
     row["diverged_at"] = torch.tensor([-1])
     assert module._or_infinite(row) == pytest.approx(0.1)
-
-
-def test_impossible_configs():
-    with pytest.raises(BnbookError, match="arms must be among"):
-        EXPERIMENT.configure("quick", **{**SMALL, "arms": ("none",)})
-    with pytest.raises(BnbookError, match=r"\[100\] would do both"):
-        EXPERIMENT.configure("quick", **{**SMALL, "seeds": (0, 100)})

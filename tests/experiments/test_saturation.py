@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 import torch
 
-from bnbook.errors import BnbookError
 from bnbook.evidence import claims
 from bnbook.experiments.saturation import claims as analysis
 from bnbook.experiments.saturation import experiment as module
@@ -17,13 +16,19 @@ from bnbook.experiments.saturation.experiment import EXPERIMENT
 from bnbook.layers import norm
 from bnbook.tables.arms import WITH, WITHOUT
 from bnbook.training.session import Session
-from tests.judging import criterion
+from tests.judging import by_id, criterion, verdicts
 
 SMALL = {
     "steps": 6, "points": 2, "depths": (2, 3), "starts": (1.0, 4.0), "seeds": (0, 1), "width": 4,
     "learning_rates": (0.1, 1.0), "probe_images": 20, "batch_size": 10, "validation": 50,
 }  # fmt: skip
-CLAIMS = {claim.id: claim for claim in EXPERIMENT.claims}
+IMPOSSIBLE = [
+    ({"arms": (WITH,)}, "arms must hold"),
+    ({"nonlinearities": (SIGMOID, TANH, "ReLU")}, "nonlinearities must be among"),
+    ({"seeds": (0, 100)}, "would do both"),
+    ({"points": 0}, "points must be at least 1"),
+]
+CLAIMS = by_id(EXPERIMENT.claims)
 RATES = (0.01, 0.1, 1.0)
 
 
@@ -66,8 +71,7 @@ def test_measures_on_a_table_with_known_truth():
         assert analysis.share_difference(table, kind).tolist() == pytest.approx([-20.0] * 3)
     assert analysis.evenness(table, (SIGMOID, 5, WITH), 4.0).tolist() == [0.25] * 4
     assert analysis.evenness(table, (SIGMOID, 5, WITH), 1.0).tolist() == [0.25]
-    verdicts = {n: j["verdict"] for n, j in claims.assess(EXPERIMENT.claims, table).items()}
-    assert set(verdicts.values()) == {"reproduced"}
+    assert set(verdicts(CLAIMS, table).values()) == {"reproduced"}
 
 
 @pytest.mark.parametrize(
@@ -123,11 +127,6 @@ def test_the_judging_seeds_choose_nothing():
     assert set(analysis.chosen(table).values()) == {(1.0, 1.0)}
     table.loc[table["tunes"] & (table["learning_rate"] == 1), "validation"] = np.nan
     assert set(analysis.chosen(table).values()) == {(4.0, 0.1)}
-
-
-@pytest.fixture(scope="module")
-def small_table():
-    return EXPERIMENT.run(EXPERIMENT.configure("quick", **SMALL), "cpu")
 
 
 def test_every_network_is_judged_as_the_tuning_seed_chose(small_table):
@@ -194,17 +193,3 @@ def test_a_diverged_run_guesses_and_is_never_chosen():
     table = module._table(run_of(seeds=(100,)), [row, row], 0)
     assert np.isinf(table["validation"]).all()
     assert set(table["test_accuracy"]) == {0.1}
-
-
-@pytest.mark.parametrize(
-    ("changes", "says"),
-    [
-        ({"arms": (WITH,)}, "arms must hold"),
-        ({"nonlinearities": (SIGMOID, TANH, "ReLU")}, "nonlinearities must be among"),
-        ({"seeds": (0, 100)}, "would do both"),
-        ({"points": 0}, "points must be at least 1"),
-    ],
-)
-def test_impossible_configs(changes, says):
-    with pytest.raises(BnbookError, match=says):
-        EXPERIMENT.configure("quick", **{**SMALL, **changes})

@@ -3,18 +3,24 @@
 import pandas as pd
 import pytest
 
-from bnbook.errors import BnbookError
 from bnbook.evidence import claims
 from bnbook.experiments.small_batches import claims as analysis
 from bnbook.experiments.small_batches.experiment import EXPERIMENT, cells
 from bnbook.tables import arms
-from tests.judging import criterion
+from tests.judging import by_id, criterion, verdicts
 
 SMALL = {
     "data": "digits", "seeds": (0, 1), "tuning_seeds": (100,), "learning_rates": (0.1, 0.3),
     "validation": 64, "train_images": 300, "test_images": 64, "examples": 160, "pool": 2,
     "widths": (4, 4), "batch_sizes": (2, 32),
 }  # fmt: skip
+IMPOSSIBLE = [
+    ({"batch_sizes": (2, 32, 5)}, "divide batch_size, 32, found 5"),
+    ({"batch_sizes": (1, 2, 32)}, "2 or more"),
+    ({"batch_sizes": (4, 32)}, "must hold 2"),
+    ({"arms": (arms.BN,)}, "arms must hold"),
+    ({"seeds": (0, 100)}, "would do both"),
+]
 GROUP, CROSSING, RENORM, POPULATION = EXPERIMENT.claims
 ERRORS = {
     (arms.BN, 2): 0.40, (arms.BN, 32): 0.30, (arms.RENORM, 2): 0.35, (arms.LATE_FROZEN, 2): 0.36,
@@ -52,8 +58,7 @@ def test_the_measures_on_a_table_with_known_truth():
     assert analysis.group_lead(table).tolist() == pytest.approx([6.0] * 3)
     assert analysis.renorm_lead(table).tolist() == pytest.approx([5.0] * 3)
     assert analysis.population_cost(table).tolist() == pytest.approx([7.0] * 3)
-    verdicts = {n: j["verdict"] for n, j in claims.assess(EXPERIMENT.claims, table).items()}
-    assert set(verdicts.values()) == {"reproduced"}
+    assert set(verdicts(by_id(EXPERIMENT.claims), table).values()) == {"reproduced"}
     facts = EXPERIMENT.facts(table)
     assert facts["bn_2"]["value"] == pytest.approx(40.1)
     assert facts["frozen_gain"]["value"] == pytest.approx(4.0)
@@ -82,21 +87,15 @@ def test_nothing_is_tested_where_a_rate_stands_at_an_end_or_nothing_was_learned(
     assert claims.judge(GROUP, poor).verdict == "not tested"
 
 
-@pytest.fixture(scope="module")
-def small_table():
-    return EXPERIMENT.run(EXPERIMENT.configure("quick", **SMALL), "cpu")
-
-
-def test_each_cell_is_judged_at_one_rate_that_the_tuning_seed_chose(small_table):
-    config = EXPERIMENT.configure("quick", **SMALL)
+def test_each_cell_is_judged_at_one_rate_that_the_tuning_seed_chose(small, small_table):
     for (arm, m), rows in small_table.groupby(["arm", "batch_size"]):
         tuning = rows[rows["tunes"] & (rows["statistics"] == arms.RUNNING)]
         scores = tuning.set_index("learning_rate")["validation_accuracy"]
-        assert set(scores.index) == set(config.learning_rates)
+        assert set(scores.index) == set(small.learning_rates)
         judged = rows[~rows["tunes"]]
         assert set(judged["learning_rate"]) == {scores.idxmax()}
         assert set(judged["seed"]) == {0, 1}
-        assert (arm, m) in cells(config)
+        assert (arm, m) in cells(small)
     assert len(small_table.groupby(["arm", "batch_size"])) == 3 * 2 + 3
 
 
@@ -104,18 +103,3 @@ def test_statistics_differ_for_bn_and_are_one_kind_for_the_others(small_table):
     kinds = small_table.groupby("arm")["statistics"].unique().map(set)
     assert kinds[arms.BN] == {arms.RUNNING, arms.MIXED, arms.ALGORITHM_2}
     assert all(kinds[arm] == {arms.RUNNING} for arm in kinds.index if arm != arms.BN)
-
-
-@pytest.mark.parametrize(
-    ("changes", "says"),
-    [
-        ({"batch_sizes": (2, 32, 5)}, "divide batch_size, 32, found 5"),
-        ({"batch_sizes": (1, 2, 32)}, "2 or more"),
-        ({"batch_sizes": (4, 32)}, "must hold 2"),
-        ({"arms": (arms.BN,)}, "arms must hold"),
-        ({"seeds": (0, 100)}, "would do both"),
-    ],
-)
-def test_impossible_configs(changes, says):
-    with pytest.raises(BnbookError, match=says):
-        EXPERIMENT.configure("quick", **changes)

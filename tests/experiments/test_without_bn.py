@@ -6,7 +6,6 @@ import pandas as pd
 import pytest
 import torch
 
-from bnbook.errors import BnbookError
 from bnbook.evidence import claims
 from bnbook.experiments.without_bn import claims as analysis
 from bnbook.experiments.without_bn import experiment
@@ -31,6 +30,10 @@ SMALL = {
     "batch_size": 16, "n": 1,
 }  # fmt: skip
 """Changes to the quick profile that make it a matter of a second."""
+IMPOSSIBLE = [
+    ({"arms": (WITH,)}, "arms must hold without BN"),
+    ({"n": 0}, "n must be at least 1"),
+]
 TOPS = {
     WITHOUT: 0.3, WITH: 0.5, WITH_MIXUP: 0.4, FIXUP: 0.48, FIXUP_MIXUP: 0.35, SKIPINIT: 0.46,
     NORMALISER_FREE: 0.5, SELF_NORMALISING: 0.42, AFFINE_ONLY: 0.35, OTHERS_ONLY: 0.25,
@@ -153,11 +156,6 @@ def test_premises_fail_where_there_is_nothing_to_recover():
     assert [p["holds"] for p in found["premises"]] == [True, False, False]
 
 
-@pytest.fixture(scope="module")
-def small_table():
-    return without_bn.run(without_bn.configure("quick", **SMALL), "cpu")
-
-
 def test_a_small_run_is_tidy(small_table):
     assert len(small_table) == len(analysis.ARMS) * 2 * 2 * 2
     assert not small_table.duplicated(["arm", "learning_rate", "seed", "step"]).any()
@@ -185,10 +183,3 @@ def test_arms_have_hes_weights_but_for_selu():
     for arm in set(analysis.ARMS) - {SELF_NORMALISING, OTHERS_ONLY}:
         assert torch.equal(stem(arm), plain), arm
     torch.testing.assert_close(stem(SELF_NORMALISING), plain / 2**0.5)
-
-
-def test_impossible_configs():
-    with pytest.raises(BnbookError, match="arms must hold without BN"):
-        without_bn.configure("quick", arms=(WITH,))
-    with pytest.raises(BnbookError, match="n must be at least 1"):
-        without_bn.configure("quick", n=0)
