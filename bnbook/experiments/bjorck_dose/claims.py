@@ -226,7 +226,8 @@ PREMISES = tuple(Premise(text, _of_judged(each)) for text, each in _CONDITIONS.i
 _ABOUT = "dose and response, of the networks that meet the premises the one that grows most"
 REVISED = (
     "Which network is judged was settled anew when the rates were known and before any seed was"
-    " judged: one that can be trained to the end."
+    " judged: one that can be trained to the end. Two of its five seeds ran, as planned, when the"
+    " other three had been judged."
 )
 _PAPERS: dict[str, Any] = {"paper": PAPER, "revised": REVISED}
 _POINTS: dict[str, Any] = {**_PAPERS, "digits": 1, "unit": " points", "premises": PREMISES}
