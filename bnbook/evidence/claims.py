@@ -75,6 +75,11 @@ def at_least(found: float, needed: float, unit: str = "", digits: int = 0) -> Fi
     return found >= needed, said, f"{needed:.{digits}f}{unit} or more"
 
 
+def of_seeds(held: pd.Series) -> str:
+    """Say at how many of the seeds something holds, from 1 or 0 by seed."""
+    return f"{int(held.sum())} of {len(held)} seeds" if len(held) else "no run yet"
+
+
 @dataclass(frozen=True)
 class Claim:
     """One sentence that a run can contradict.

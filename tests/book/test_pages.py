@@ -136,7 +136,7 @@ FAULTS = {
     "{fact}`toy_fig2.steps`": "found 'toy_fig2'; there are: toy_fig1",
     "{provenance}`toy_fig1 value`": "expected `experiment [@profile]`",
     "{took}`toy_fig1 toy_fig3`": "found 'toy_fig3'; there are: toy_fig1",
-    "{took}`toy_fig1 @paper`": "expected",
+    "{took}`toy_fig1 @paper`": "expected `name [field] [@profile]`, found '@paper'",
     "```{claims} toy_fig3\n```": "found 'toy_fig3'; there are: toy_fig1",
     "```{provenance} toy_fig1 @paper\n```": "found 'paper'; there are: quick, standard",
     "{doc}`nowhere`": "unknown document",

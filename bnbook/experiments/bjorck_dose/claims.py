@@ -201,8 +201,7 @@ def _ended(found: Compared) -> Finding:
 
 def _fails(found: Compared) -> Finding:
     dead = _dead(found)
-    said = f"{int(dead.sum())} of {len(dead)} seeds" if len(dead) else "no seed"
-    return bool(dead.mean() > MOST), said, "more than half of the seeds"
+    return bool(dead.mean() > MOST), claims.of_seeds(dead), "more than half of the seeds"
 
 
 _CONDITIONS = {

@@ -95,16 +95,12 @@ def ratio(table: pd.DataFrame) -> pd.Series:
 
 def _with_lives(table: pd.DataFrame) -> Finding:
     dead = at(table, WITH, USUAL)["diverged"]
-    return bool(len(dead)) and not dead.any(), _count(dead), "none"
+    return bool(len(dead)) and not dead.any(), claims.of_seeds(dead), "none"
 
 
 def _diverged(table: pd.DataFrame) -> Finding:
     dead = diverges(table)
-    return bool(len(dead)) and bool(dead.all()), _count(dead), "all seeds"
-
-
-def _count(dead: pd.Series) -> str:
-    return f"{int(dead.sum())} of {len(dead)} seeds" if len(dead) else "no run yet"
+    return bool(len(dead)) and bool(dead.all()), claims.of_seeds(dead), "all seeds"
 
 
 def _inside(table: pd.DataFrame) -> Finding:

@@ -157,8 +157,7 @@ def _trained(table: pd.DataFrame) -> Finding:
 
 def _fails(table: pd.DataFrame) -> Finding:
     found = fails(table)
-    said = f"{int(found.sum())} of {len(found)} seeds" if len(found) else "no seed"
-    return bool(found.mean() > 0.5), said, "more than half of the seeds"
+    return bool(found.mean() > 0.5), claims.of_seeds(found), "more than half of the seeds"
 
 
 def _leads(table: pd.DataFrame) -> Finding:
@@ -168,8 +167,7 @@ def _leads(table: pd.DataFrame) -> Finding:
 
 def _learns(table: pd.DataFrame) -> Finding:
     alive = ~failed(cell(table, longest(table), WITHOUT, rates(table).small))
-    said = f"{int(alive.sum())} of {len(alive)} seeds" if len(alive) else "no seed"
-    return bool(len(alive) and alive.all()), said, "all seeds"
+    return bool(len(alive) and alive.all()), claims.of_seeds(alive), "all seeds"
 
 
 PREMISES = (
