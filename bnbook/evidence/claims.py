@@ -211,6 +211,16 @@ def fact(samples: Iterable[float], digits: int | None, unit: str = "") -> dict[s
     return {"value": value, "low": low, "high": high, "digits": digits, "unit": unit}
 
 
+def points_fact(points: pd.DataFrame | pd.Series, digits: int) -> dict[str, Any]:
+    """Describe a difference in points, by seed or by seed and test image, as claims judge it."""
+    rows = points.to_frame() if isinstance(points, pd.Series) else points
+    if min(rows.shape) < 2:
+        return fact(rows.mean(axis=1).dropna(), digits, " points")
+    found = crossed(rows.dropna().to_numpy(dtype=float))
+    ends = {"value": found.value, "low": found.low, "high": found.high}
+    return {**ends, "digits": digits, "unit": " points"}
+
+
 def ratio_fact(part: pd.Series, whole: pd.Series, digits: int, unit: str = "") -> dict[str, Any]:
     """Describe a ratio of two means over the seeds that have both: `fact`, with Fieller's ends."""
     pair = pd.DataFrame({"part": part, "whole": whole}).dropna()

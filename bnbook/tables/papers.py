@@ -46,6 +46,38 @@ def rows(found: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return {f"paper_{number:02d}": fact for number, fact in enumerate(found)}
 
 
+FIGURE_1 = {
+    "without BN, at the rate that suits it": "no BN, rate 0.0001",
+    "with BN, at the same rate": "BN, rate 0.0001",
+    "with BN, at the rate that suits it": "BN, rate 0.1",
+}
+"""Networks of Bjorck et al.'s figure 1 that ours stand beside, and how the file calls them."""
+
+
+def beside_figure_1(*ours: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Describe final accuracies, and what follows from them, beside those of the paper's figure 1.
+
+    `ours` are the last rows of `FIGURE_1`'s networks, in its order: index seed, columns
+    ``training_accuracy`` and ``test_accuracy``, shares.
+    """
+    found, ends = [], []
+    for (what, network), runs in zip(FIGURE_1.items(), ours, strict=True):
+        for panel, column in (("train", "training_accuracy"), ("test", "test_accuracy")):
+            end = last("bjorck_fig1", "percent_of_training", panel=panel, network=network)
+            percent = 100 * runs[column].astype(float)
+            paper, said = float(end["accuracy_percent"]), f"{what}: {column.replace('_', ' ')}"
+            found.append(beside(said, paper, 0.3, percent.dropna(), 1, " %"))
+        ends.append((paper, percent))  # of the test images
+    without, same, own = ends
+    for said, more, fewer in (
+        ("BN's lead at the rate that suits the network without", same, without),
+        ("what its own rate adds to BN's test accuracy", own, same),
+    ):
+        difference = (more[1] - fewer[1]).dropna()
+        found.append(beside(said, more[0] - fewer[0], 0.6, difference, 1, " points"))
+    return rows(found)
+
+
 def last(name: str, x: str, **chosen: str) -> pd.Series:
     """Return the row with the largest `x` of a figure's curve, chosen by its other columns."""
     rows = read(name)

@@ -183,6 +183,20 @@ TRAINED = Premise(
 )
 
 
+def test_a_fact_in_points_has_the_ends_that_a_claim_has():
+    hits = np.random.default_rng(0).random((3, 40)) < 0.6
+    points = pd.DataFrame(100.0 * hits)
+    of_images, judged = (
+        claims.points_fact(points, 1),
+        judge(claim(measure=lambda _: points), pd.DataFrame()),
+    )
+    assert (of_images["low"], of_images["high"]) == (judged.low, judged.high)
+    by_seed = claims.points_fact(points.mean(axis=1), 1)
+    assert by_seed == claims.fact(100 * hits.mean(1), 1, " points")
+    alone = claims.points_fact(points.iloc[:1], 1)
+    assert (alone["value"], alone["low"]) == (pytest.approx(100 * hits[0].mean()), None)
+
+
 def test_a_premise_that_fails_leaves_the_claim_untested_and_is_named():
     about = claim(premises=(TRAINED,))
     judged = judge(about, table(1.0, 1.1, 1.2))

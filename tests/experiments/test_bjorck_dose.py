@@ -134,6 +134,7 @@ def test_claims_on_the_papers_own_picture(whole):
     assert claims.explained(table)["part"].tolist() == pytest.approx([8, 8, 8])
     assert claims.speedup(table).tolist() == [2 * 3 * 2 / 2] * 3  # half of 60 over a quarter of 20
     found = verdicts(CLAIMS, table)
+    del found["share_rises"]  # the rate brings all of the gain in each network
     assert found.pop("rises") == "reproduced"
     assert found.pop("fails_to_train") == "inconclusive"  # 3 of 3 is 0.29 to 1
     assert set(found.values()) == {"reproduced"}
@@ -165,7 +166,7 @@ def test_growth_raises_what_the_rate_explains(whole):
     )
 
 
-def test_networks_that_meet_the_premises_have_all_seeds_the_others_the_first_three():
+def test_networks_that_meet_the_premises_have_five_seeds_and_the_judged_one_ten_that_fail():
     standard = EXPERIMENT.profiles["standard"]
     config = replace(standard, networks=NETWORKS, learning_rates=RATES, lengths=LENGTHS)
     tables = {}
@@ -186,8 +187,14 @@ def test_networks_that_meet_the_premises_have_all_seeds_the_others_the_first_thr
     }
     assert [network for network in NETWORKS if claims.meets(ended, network)] == [(5, 2.0)]
     first = {*TUNING, *SEEDS}
-    assert seeds == {(5, 2.0): {*first, 3, 4}, (5, 1.0): first, (9, 1.0): first}
-    assert len(claims.same_rate(table)) == 5
+    assert seeds == {(5, 2.0): {*TUNING, *range(15)}, (5, 1.0): first, (9, 1.0): first}
+    further = table[(table["seed"] >= 5) & ~table["tunes"]]
+    assert set(zip(further["arm"], further["learning_rate"], strict=True)) == {(WITHOUT, 0.1)}
+    assert len(claims.same_rate(table)) == len(claims.explained(table)) == 5
+    assert len(claims.fails(table)) == 15
+    assert verdicts(CLAIMS, table)["fails_to_train"] == "reproduced"
+    at_start = table.assign(growth=table["growth"].where(table["seed"] < 5, 9.0))
+    assert claims.doses(at_start)["growth"][5, 2.0] == 2.05  # of the seeds that run all cells
     assert list(claims.rising(table).index) == list(SEEDS)  # the others have one network alone
 
 
@@ -199,6 +206,35 @@ def test_the_slope_takes_networks_that_three_seeds_have_and_seeds_that_have_them
     assert claims.rising(begun).empty  # two networks have one seed each
     one_less = table[(table["gain"] == 2.0) | (table["n"] == 9) | (table["seed"] != 2)]
     assert claims.rising(one_less).empty  # two networks are left
+
+
+def test_lines_take_networks_that_are_trained_to_the_end(whole):
+    table, _ = whole
+    short = (table["n"] == 9) & (table["arm"] == WITHOUT)
+    assert len(claims.along(table)) == 9
+    less = table.assign(training_accuracy=table["training_accuracy"].mask(short, 0.5))
+    assert set(claims.along(less)["n"]) == {5}
+    assert verdicts(CLAIMS, less)["rises"] == "not tested"
+
+
+@pytest.mark.parametrize(("same", "verdict"), [(2.0, "reproduced"), (-2.0, "not reproduced")])
+def test_the_share_rises_where_bn_gains_more_than_the_rate_brings(same, verdict):
+    table, _ = played(lambda run: world(run, same=same))
+    assert claims.at_no_gain(table).to_numpy() == pytest.approx(-same, abs=0.3)
+    shares = claims.response(table).groupby("growth")[["rate", "whole"]].mean()
+    assert (shares["rate"] / shares["whole"]).is_monotonic_increasing == (verdict == "reproduced")
+    assert verdicts(CLAIMS, table)["share_rises"] == verdict
+
+
+@pytest.mark.parametrize("at", ["small", "large"])
+def test_a_best_rate_at_an_end_of_those_tried_tests_nothing(whole, at):
+    found = claims.compared(whole[0])
+    assert found.tried[0] == 0.0001
+    assert found.tried[-1] == 0.3
+    end = found.tried[0] if at == "small" else found.tried[-1]
+    moved = found._replace(rates=found.rates._replace(**{at: end}))
+    assert claims._inside(found)[0]
+    assert claims._inside(moved)[:2] == (False, f"{end:g}")
 
 
 def test_growth_is_that_of_the_seeds_that_are_shown_once_there_are_any(whole):
@@ -250,6 +286,10 @@ def test_facts_of_a_network_are_those_of_its_cells(whole):
     assert low - none == pytest.approx(means["same"])
     assert high - low == pytest.approx(means["rate"])
     assert found["layers32_2_0_gained"]["value"] == pytest.approx(means["whole"])
+    judged = judging.judge(CLAIMS["rate_generalises"], table)
+    rate = found["layers32_2_0_rate"]
+    assert (rate["low"], rate["high"]) == (judged.low, judged.high)
+    assert found["layers32_2_0_share"]["value"] == pytest.approx(means["rate"] / means["whole"])
 
 
 def test_the_chapter_prints_the_networks_of_the_record_run_or_not(whole):
@@ -281,5 +321,9 @@ def test_without_the_papers_regime_nothing_is_tested():
 def test_figures_draw_every_dose(whole):
     (ax,) = EXPERIMENT.figures["response"](whole[0]).axes
     assert len(ax.get_legend_handles_labels()[1]) == 3
+    curves = EXPERIMENT.figures["curves"](whole[0]).axes
+    ends = [line.get_ydata()[-1] for line in curves[2].lines[:4]]  # of the test images
+    assert ends == pytest.approx([43.1, 43.1, 51.1, 10], abs=0.05)
+    assert len(curves[3].lines) == 8  # the paper's four too
     maps = EXPERIMENT.figures["rates"](whole[0]).axes
     assert [len(ax.lines) for ax in maps] == [2, 2, 2]

@@ -8,7 +8,7 @@ may be slow and not dead: it gets the longer lengths too, of which the rule leav
 Rates are chosen by validation accuracy of the tuning seeds, which are shown nowhere: every other
 rate of the grid with the first of them, then the neighbours of the best, then the two best with the
 second. r0 is the best rate without BN, r1 the best one with BN. The other seeds then run four
-cells: both arms at r0 and at r1.
+cells: both arms at r0 and at r1; and further ones, if any, the one without BN at r1 alone.
 """
 
 from __future__ import annotations
@@ -88,19 +88,21 @@ def wanted(
     tuning_seeds: Sequence[int],
     seeds: Sequence[int],
     goal: float,
+    failing: Sequence[int] = (),
 ) -> list[Wanted]:
     """Say which runs come next, given the last rows of those that ended; none when all is run.
 
     `ended` is from `ends`. `networks` has pairs of residual blocks a stage and gain. `rates` is the
     grid in rising order, and `lengths` has steps, the fewest first. The two `tuning_seeds` choose
-    rates; `seeds` are shown. From the training accuracy `goal` on, in [0, 1], a run has gone to the
-    end. The result has, of every network that is not finished, the runs of its next round.
+    rates; `seeds` are shown, and those of `failing` run without BN at r1 alone. From the training
+    accuracy `goal` on, in [0, 1], a run has gone to the end. The result has, of every network that
+    is not finished, the runs of its next round.
     """
     found = []
     for n, gain in networks:
         own = ended[(ended["n"] == n) & (ended["gain"] == gain)]
         asked = _Network(own, n, gain, lengths, goal)
-        for cells in _rounds(asked, rates, tuning_seeds, seeds):
+        for cells in _rounds(asked, rates, tuning_seeds, seeds, failing):
             if runs := [run for cell in cells if (run := asked.next(*cell))]:
                 found += runs
                 break
@@ -148,7 +150,11 @@ class _Network:
 
 
 def _rounds(
-    network: _Network, rates: Sequence[float], tuning_seeds: Sequence[int], seeds: Sequence[int]
+    network: _Network,
+    rates: Sequence[float],
+    tuning_seeds: Sequence[int],
+    seeds: Sequence[int],
+    failing: Sequence[int],
 ) -> Iterator[Cells]:
     """Yield the rounds of one network, each when those before are settled."""
     first, second = tuning_seeds
@@ -170,3 +176,4 @@ def _rounds(
     yield [(WITH, small, first)]
     yield [(arm, rate, seed) for seed in seeds for rate in dict.fromkeys((small, large))
            for arm in arms]  # fmt: skip
+    yield [(WITHOUT, large, seed) for seed in failing]

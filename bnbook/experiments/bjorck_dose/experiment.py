@@ -23,7 +23,9 @@ from bnbook.tables.arms import WITH, WITHOUT
 from bnbook.training.session import Plan, Session
 
 ALONG = 3
-"""Seeds of every network; the further ones are for those that meet the premises of the claims."""
+"""Seeds of every network."""
+JUDGED = 5
+"""Seeds of a network that meets the premises of the claims."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +77,8 @@ def rounds(config: Config, table: pd.DataFrame) -> list[Config]:
     """Return the single runs that come next, given the rows of those that ended.
 
     Every network has the first `ALONG` of the config's seeds, and one that then meets the premises
-    of the claims has the others too.
+    of the claims has the first `JUDGED`. In the network that is judged the others run without BN at
+    BN's best rate, to see whether they fail: they do so in seconds.
     """
     ended, found = cells.ends(table), []
     for network in config.networks:
@@ -85,7 +88,9 @@ def rounds(config: Config, table: pd.DataFrame) -> list[Config]:
         )  # fmt: skip
         asked = plan(seeds=config.seeds[:ALONG])
         if not asked and claims.meets(ended, network):
-            asked = plan(seeds=config.seeds)
+            asked = plan(seeds=config.seeds[:JUDGED])
+            if not asked and network == claims.judged(table):
+                asked = plan(seeds=config.seeds[:JUDGED], failing=config.seeds[JUDGED:])
         found += asked
     return [
         replace(
@@ -117,13 +122,13 @@ EXPERIMENT = Experiment(
             batch_size=32, points=4, networks=((1, 1.0), (2, 4.0)), lengths=(40, 80),
         ),
         "standard": Config(
-            data="cifar10", seeds=(0, 1, 2, 3, 4), learning_rates=_RATES, side=16,
+            data="cifar10", seeds=tuple(range(15)), learning_rates=_RATES, side=16,
             train_images=5000, validation=1000, test_images=5000, pad=0, points=40,
             lengths=(2000, 6000, 18_000),
             networks=((5, 2.0), (5, 0.5), (9, 1.0), (5, 1.7), (5, 1.4), (5, 1.0), (18, 1.0)),
         ),
         "paper": Config(
-            data="cifar10", seeds=(0, 1, 2, 3, 4), learning_rates=_RATES, points=40,
+            data="cifar10", seeds=tuple(range(15)), learning_rates=_RATES, points=40,
             lengths=(64_000, 256_000, 940_000),
             networks=((18, 1.0), (18, 0.5), (9, 1.0), (9, 2.0), (5, 1.0), (5, 2.0)),
         ),
@@ -135,6 +140,6 @@ EXPERIMENT = Experiment(
     columns=COLUMNS,
     claims=claims.CLAIMS,
     facts=claims.facts,
-    figures={"response": figures.response, "rates": figures.rates},
+    figures={"response": figures.response, "rates": figures.rates, "curves": figures.curves},
     plans=(Plan(members=1, precision="bfloat16", compiled=True, channels_last=True),),
 )  # fmt: skip

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from bnbook.experiments.bjorck_dose import cells, claims
 from bnbook.plots import style
+from bnbook.plots.papers import draw_figure_1
 from bnbook.tables.arms import WITH, WITHOUT
 
 PARTS = {
@@ -36,17 +37,58 @@ def draw_response(ax: Axes, found: pd.DataFrame) -> None:
         colour, marker = LOOKS[part]
         sns.lineplot(
             found, x="growth", y=part, color=colour, marker=marker,
-            label=label, err_style="bars", errorbar=("ci", 95), seed=0, ax=ax,
+            label=label, err_style="bars", errorbar=style.t_interval, ax=ax,
         )  # fmt: skip
         ax.axhline(PAPERS[part], color=colour, ls=":", lw=1)
     if found[list(PARTS)].isna().all(axis=None):
-        ax.text(1.6, 5, "no network has been judged yet", ha="center", color="0.4")
+        ax.text(
+            0.5,
+            0.5,
+            "no network has been judged yet",
+            ha="center",
+            color="0.4",
+            transform=ax.transAxes,
+        )
     ax.axhline(0, color="0.8", lw=0.8, zorder=0)
     ax.set(
-        xlim=(0.9, 2),
         xlabel="growth of the second moment at the start, factor a block",
         ylabel="gain (points of test accuracy)",
     )
+
+
+CELLS = {"none": (WITHOUT, 0.45), "low": (WITH, 0.45), "high": (WITH, 1.0), "far": (WITHOUT, 1.0)}
+"""The cells of `claims.Compared`: arm, and how dark the curve of its rate is."""
+
+
+def curves(table: pd.DataFrame) -> Figure:
+    """Draw the judged network's accuracies over training: by steps, and beside the paper's."""
+    figure = style.new_figure(2, 2, 7.6, 6, sharey=True)
+    found = claims.compared(table)
+    for (by_step, by_share), panel in zip(
+        (figure.axes[:2], figure.axes[2:]), ("training", "test"), strict=True
+    ):
+        for ax, x in ((by_step, "step"), (by_share, "share")):
+            draw_curves(ax, table, found, x, f"{panel}_accuracy")
+        draw_figure_1(by_share, "train" if panel == "training" else panel)
+        by_step.set(xscale="log", xlabel="training step", ylabel=f"{panel} accuracy (%)")
+        by_share.set(xlabel="training done (%)", xlim=(0, 100), ylim=(0, 102))
+    figure.legend(*figure.axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return figure
+
+
+def draw_curves(ax: Axes, table: pd.DataFrame, found: claims.Compared, x: str, y: str) -> None:
+    """Draw means and 95 % intervals over seeds of the four cells; paler at r0."""
+    for cell, (arm, alpha) in CELLS.items():
+        ends = getattr(found, cell).reset_index()
+        runs = table.merge(ends[cells.RUN], on=cells.RUN)
+        runs = runs.assign(share=100 * runs["step"] / runs["length"], shown=100 * runs[y])
+        band = style.mean_band(runs, x, "shown")
+        band = band[band.index > 0] if x == "step" else band  # there is no 0 on a log axis
+        rate = found.rates.small if cell in {"none", "low"} else found.rates.large
+        style.draw_line(ax, band["mean"], arm, alpha=alpha, label=f"{arm}, rate {rate:g}")
+        ax.fill_between(
+            band.index, band["low"], band["high"], color=style.COLOURS[arm], alpha=0.15, lw=0
+        )
 
 
 def rates(table: pd.DataFrame) -> Figure:

@@ -87,6 +87,7 @@ CLAIMS = (
         unit="×",
         premises=rate_map.premises("higher_rate"),
         revised=claims.LATER,
+        concerns="speed of BN's larger rate",
     ),
     Claim(
         id="bjorck.fig1.higher_rate_generalises",
@@ -119,6 +120,7 @@ CLAIMS = (
         scale="share",
         premises=rate_map.premises("diverges"),
         revised=claims.LATER + " Its interval, Student's before, is exact since.",
+        concerns="failure without BN at BN's best rate",
     ),
 )
 
@@ -175,27 +177,12 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
 def _beside_paper(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """Describe the accuracies at the end and what follows from them, beside the paper's."""
     small, tuned = rate_map.small_rate(table), tuning.tuned_rates(table, (WITH,))[WITH]
-    runs = {
-        "without BN, at the rate that suits it": ("no BN, rate 0.0001", WITHOUT, small),
-        "with BN, at the same rate": ("BN, rate 0.0001", WITH, small),
-        "with BN, at the rate that suits it": ("BN, rate 0.1", WITH, tuned),
-    }
-    found, ends = [], {}
-    for what, (network, arm, rate) in runs.items():
-        for panel, column in (("train", "training_accuracy"), ("test", "test_accuracy")):
-            end = papers.last("bjorck_fig1", "percent_of_training", panel=panel, network=network)
-            paper, ours = float(end["accuracy_percent"]), 100 * at(table, arm, rate, column)
-            ends[network, panel] = paper, ours
-            said = f"{what}: {column.replace('_', ' ')}"
-            found.append(papers.beside(said, paper, 0.3, ours.dropna(), 1, " %"))
-    without, same, own = (ends[network, "test"] for network, *_ in runs.values())
-    for said, more, fewer in (
-        ("BN's lead at the rate that suits the network without", same, without),
-        ("what its own rate adds to BN's test accuracy", own, same),
-    ):
-        ours = (more[1] - fewer[1]).dropna()
-        found.append(papers.beside(said, more[0] - fewer[0], 0.6, ours, 1, " points"))
-    return papers.rows(found)
+    columns = ("training_accuracy", "test_accuracy")
+
+    def ends(arm: str, rate: float) -> pd.DataFrame:
+        return pd.DataFrame({column: at(table, arm, rate, column) for column in columns})
+
+    return papers.beside_figure_1(ends(WITHOUT, small), ends(WITH, small), ends(WITH, tuned))
 
 
 def _least_trained(table: pd.DataFrame) -> float:

@@ -13,8 +13,9 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from bnbook.experiments.bjorck_fig1.claims import target
 from bnbook.plots import style
+from bnbook.plots.papers import draw_figure_1
 from bnbook.plots.rate_map import SPLITS, accuracy_limits, draw_accuracy, draw_diverged
-from bnbook.tables import papers, tuning
+from bnbook.tables import tuning
 from bnbook.tables.arms import WITH, WITHOUT
 from bnbook.tables.rate_map import FAILED, large_rate, small_rate, tuned_gap
 
@@ -57,29 +58,6 @@ def draw_curves(
     )
 
 
-RATES = ("0.1", "0.003", "0.0001")
-"""The rates of the paper's networks with BN; the one without has the last."""
-
-
-def draw_paper(ax: Axes, panel: str) -> None:
-    """Draw the paper's own four curves of one panel, grey, BN's rates at the right end."""
-    rows = papers.read("bjorck_fig1")
-    rows = rows[rows["panel"] == panel]
-    networks = [(WITH, f"BN, rate {rate}") for rate in RATES]
-    networks.append((WITHOUT, f"no BN, rate {RATES[-1]}"))
-    for arm, network in networks:
-        own = rows[rows["network"] == network]
-        x, y = own["percent_of_training"], own["accuracy_percent"]
-        rate = network.split()[-1]
-        named = rate == RATES[-1]  # one name for the grey lines of each arm
-        style.draw_paper(ax, x, y, arm, label=f"the paper: {arm}" if named else None)
-        if panel == "test" and arm == WITH:
-            ax.annotate(
-                rate, (x.iloc[-1], y.iloc[-1]), xytext=(3, 0), textcoords="offset points",
-                va="bottom" if rate == RATES[0] else "top", fontsize=8, color="0.4",
-            )  # fmt: skip
-
-
 def _tint(colour: str, at: int, count: int) -> tuple[float, float, float]:
     """Return the colour of one curve of several: the first has most white, the last none."""
     white = _PALEST * (1 - at / (count - 1)) if count > 1 else 0.0
@@ -107,7 +85,7 @@ def curves(table: pd.DataFrame) -> Figure:
     runs = shown_runs(table, small_rate(table), large_rate(table))
     for ax, column in zip(figure.axes, SPLITS, strict=True):
         draw_curves(ax, table, runs, column)
-        draw_paper(ax, column.removesuffix("_accuracy").replace("training", "train"))
+        draw_figure_1(ax, column.removesuffix("_accuracy").replace("training", "train"))
         ax.set_ylim(0, 102)
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3)
