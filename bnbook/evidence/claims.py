@@ -221,6 +221,22 @@ def points_fact(points: pd.DataFrame | pd.Series, digits: int) -> dict[str, Any]
     return {**ends, "digits": digits, "unit": " points"}
 
 
+def loss_facts(
+    kind: str, ends: Iterable[float], digits: int, unit: str
+) -> dict[str, dict[str, Any]]:
+    """Describe the training losses that networks of a kind end at: the least and the most.
+
+    `ends` has one number for each network, NaN for one without. Tables of settings print them.
+    """
+    there = [each for each in map(float, ends) if math.isfinite(each)]
+    least, most = (take(there, default=math.nan) for take in (min, max))
+    of = "_".join(["end_loss", *kind.split()])
+    return {
+        f"{of}_{name}": fact([end], digits, unit)
+        for name, end in (("least", least), ("most", most))
+    }
+
+
 def ratio_fact(part: pd.Series, whole: pd.Series, digits: int, unit: str = "") -> dict[str, Any]:
     """Describe a ratio of two means over the seeds that have both: `fact`, with Fieller's ends."""
     pair = pd.DataFrame({"part": part, "whole": whole}).dropna()

@@ -7,7 +7,7 @@ import pytest
 
 from bnbook import experiments
 from bnbook.book import blocks
-from bnbook.book.pages import evidence, settings
+from bnbook.book.pages import evidence
 from bnbook.evidence import ledger, records
 from bnbook.sweeps import sweep
 from tests.book import prose
@@ -154,15 +154,3 @@ def test_every_figure_of_a_page_is_drawn(path):
     }
     shown = set(re.findall(r"_build/figures/([\w-]+)\.svg", path.read_text("utf-8")))
     assert {name for name in shown if not name.startswith("bench-")} <= drawn
-
-
-def test_every_table_of_settings_can_be_written():
-    found = evidence.read(ROOT / "results")
-    asked = [re.findall(r"```\{settings\} (.+)", path.read_text("utf-8")) for path in PAGES]
-    names = {name for page in asked for line in page for name in line.split()}
-    assert len(names) > 10
-    for name in names:
-        for entry in found.experiment(name)["profiles"].values():
-            record = entry["record"]
-            written = settings.ours(record["config"], record.get("reached"))
-            assert all(isinstance(text, str) and text for text in written.values()), name

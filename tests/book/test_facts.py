@@ -32,7 +32,10 @@ def unprinted(facts, printed):
         crossed = any(parts[:at] in starts and parts[at:] in ends for at in range(1, len(parts)))
         return name in printed or crossed
 
-    return [name for name, fact in facts.items() if "paper" not in fact and not counts(name)]
+    def directive(name):
+        return "paper" in facts[name] or (name.startswith("end_loss_") and "end_loss" in printed)
+
+    return [name for name in facts if not directive(name) and not counts(name)]
 
 
 def _parts(name):
@@ -48,10 +51,13 @@ def test_every_family_of_facts_is_printed(name):
     ``adagrad_speed`` and ``sgd_course``. To leave out such a cell would take more code than to
     have it. So a name passes whose beginning begins a printed name and whose end ends one. A
     quantity or an arm that no page prints passes nowhere, nor does a count that stands alone.
-    What stands beside a paper's number is printed by the directive ``paper``.
+    What stands beside a paper's number is printed by the directive ``paper``, the loss that
+    networks end at by ``settings``.
     """
     text = "\n".join(path.read_text("utf-8") for path in READERS)
     printed = {fact for experiment, fact in PRINTED.findall(text) if experiment == name}
+    if re.search(rf"\{{settings\}}[^\n]* {name}\b", text):
+        printed.add("end_loss")
     profile = LEDGER[name]["profiles"][ledger.best_profile(LEDGER[name])]
     assert not unprinted(profile["facts"], printed)
 
@@ -65,3 +71,5 @@ def test_a_fact_of_a_new_kind_is_unprinted():
     }
     assert unprinted(made_up, printed) == list(made_up)
     assert unprinted({"paper_00": {"paper": 1.0}}, printed) == []
+    assert unprinted({"end_loss_least": {}}, {"end_loss"}) == []
+    assert unprinted({"end_loss_least": {}}, printed) == ["end_loss_least"]

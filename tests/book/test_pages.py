@@ -399,10 +399,33 @@ def test_settings_come_from_the_record(site, content):
     assert site.build() == (0, "")
     found = {row[0]: row[1:] for row in rows(site.page("book/one").find("table"))}
     assert found["layers"] == ["14, 56", "110"]
-    assert found["images"] == ["3,200", "50,000"]
+    assert found["trained on"] == ["3,200 images", "50,000 images"]
     assert found["epochs"][0] == "8"  # 400 x 64 / 3,200
     assert found["augmentation"][0] == "crops after a margin of 2, and flips"
+    assert found["initial weights"] == ["Xavier\u2019s", "not verified"]
+    assert not found.keys() & {"sequence", "optimiser", "training loss at the end"}
     assert found["training accuracy"] == ["33 to 47 %", "near 100 %"]
+
+
+def test_settings_of_several_kinds_have_a_column_each_and_leave_out_what_means_nothing(
+    site, content
+):
+    content = {**content, "experiment": "ics_measures"}
+    content["profiles"]["standard"]["record"]["config"] = {
+        "data": "mnist5k", "networks": ["deep linear net"], "depth": 25, "examples": 300,
+        "steps": 300, "batch_size": 64, "side": 8, "hidden": [50], "widths": [4], "validation": 500,
+    }  # fmt: skip
+    site.write_ledger(content)
+    site.write("book/one.md", "# One\n\n```{settings} ics_measures\n```\n")
+    assert site.build() == (0, "")
+    table = site.page("book/one").find("table")
+    assert [cell.text.strip() for cell in table.find_all("th")][1:] == [
+        "ics_measures, standard: linear", "Santurkar et al., VGG", "Santurkar et al., deep linear",
+    ]  # fmt: skip
+    found = {row[0]: row[1:] for row in rows(table)}
+    assert "image side" not in found
+    assert found["layers"] == ["25", "not verified", "25"]
+    assert found["minibatch"] == ["all 300", "128", "all 1,000"]
 
 
 def test_claims_about_one_quantity_are_shown_on_either_row(site, content):

@@ -334,6 +334,16 @@ def _of_networks(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     return found
 
 
+def last_losses(table: pd.DataFrame) -> pd.Series:
+    """Training losses at the end of the networks compared, means over the runs that live: by arm.
+
+    Each loss is the mean since the reading before.
+    """
+    lives = ~table["tunes"].astype(bool) & table["arm"].isin(MAIN) & (table["dead_at"] < 0)
+    ends = table[lives].sort_values("step").groupby(["arm", "seed"])["loss"].last()
+    return pd.Series(ends.groupby(level="arm").mean())
+
+
 def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """Return the numbers that the chapter quotes beside the claims."""
     found, together = scores(table), ensembles(table)
@@ -350,6 +360,7 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         "ablated_seeds": claims.fact([len(best(table, without(CHANGES[0])))], 0),
         "x5_runs": claims.fact([len(best(table, X5))], 0),
         "x5_spread": claims.fact([np.ptp(best(table, X5))], 1, " points"),
+        **claims.loss_facts("", last_losses(table), 2, " nats"),
         **_of_networks(table),
         **{
             f"without_{name}": claims.fact(cost(table, change), 1, " points")

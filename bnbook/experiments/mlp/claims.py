@@ -96,10 +96,13 @@ def facts(table: pd.DataFrame) -> dict[str, Any]:
     found = {}
     ends = choosing.ends(table, "test_accuracy")
     rates = choosing.chosen(table)
+    losses = choosing.ends(table, "loss").mean()
     for task in TASKS:
         for norm in NORMS:
             name, own = f"{task} {norm}".lower().replace(" ", "_"), arm(task, norm)
             found[f"accuracy_{name}"] = claims.fact(100 * ends[own], 1, " %")
             found[f"rate_{name}"] = claims.fact([rates[own]], 3)
+        own_losses = losses.reindex([arm(task, norm) for norm in NORMS])
+        found |= claims.loss_facts(task, own_losses, 4, " nats")
         found[f"gain_{task.replace(' ', '_')}_bn"] = claims.fact(gain(table, task), 1, " points")
     return found

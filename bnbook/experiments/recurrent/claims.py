@@ -146,4 +146,8 @@ def facts(table: pd.DataFrame) -> dict[str, Any]:
         for column in ("inside", "beyond"):
             ends = choosing.ends(table, column)[arm(TEXT, norm)]
             found[f"{column}_{name}"] = claims.fact(ends, 2, " bits")
+    losses = choosing.ends(table, "loss").mean()
+    for read in (PIXELS, TEXT):
+        of_kind = losses.reindex([arm(read, norm) for norm in NORMS])
+        found |= claims.loss_facts(read, of_kind, 2, " bits")
     return found

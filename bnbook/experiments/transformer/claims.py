@@ -222,6 +222,10 @@ def facts(table: pd.DataFrame) -> dict[str, Any]:
         apart = distance(table, name, "mean_distance").dropna()
         found[f"mean_distance_{_slug(name)}"] = claims.fact(apart, 3)
         found[f"end_excess_{_slug(name)}"] = claims.fact(excess[name].dropna(), 2)
+    losses = choosing.ends(table, "loss").mean()
+    for kind in (TEXT, WORDS, PIXELS, IMAGES):
+        own = losses[[name for name in losses.index if read(name) == kind]]
+        found |= claims.loss_facts(kind, own, 2, " bits")
     difference = decode_difference(table)
     return found | {"decode_difference": claims.fact([difference], None, " bits")}
 
