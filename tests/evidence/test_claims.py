@@ -253,3 +253,12 @@ def test_numbers_too_large_to_read_take_a_power_of_ten():
     ends = {"low": 0.001, "high": 1516518711812763892412579840.0}
     assert wording.format_interval(about, ends) == "0.00 to 1.5 × 10²⁷"
     assert [wording.format_p(p) for p in (None, 0.0004, 0.0312)] == ["–", "< 0.001", "0.031"]  # noqa: RUF001
+
+
+def test_the_losses_that_networks_end_at_leave_out_what_is_no_number():
+    found = claims.loss_facts("raw table", [0.5, float("nan"), 0.2, float("inf")], 2, " nats")
+    assert {name: fact["value"] for name, fact in found.items()} == {
+        "end_loss_raw_table_least": 0.2,
+        "end_loss_raw_table_most": 0.5,
+    }
+    assert claims.loss_facts("", [float("nan")], 2, "")["end_loss_least"]["value"] is None
