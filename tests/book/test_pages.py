@@ -404,7 +404,7 @@ def test_settings_come_from_the_record(site, content):
     assert found["augmentation"][0] == "crops after a margin of 2, and flips"
     assert found["initial weights"] == ["Xavier\u2019s", "not verified"]
     assert not found.keys() & {"sequence", "optimiser", "training loss at the end"}
-    assert found["training accuracy"] == ["33 to 47 %", "near 100 %"]
+    assert found["training accuracy, at the best rate"] == ["33 to 47 %", "near 100 %"]
 
 
 def test_settings_of_several_kinds_have_a_column_each_and_leave_out_what_means_nothing(

@@ -35,7 +35,9 @@ def ours(name: str, entry: Mapping[str, Any]) -> dict[str, Rows]:
     for kind, rows in found.items():
         rows |= CHANGES.get(name, _nothing)(record["config"])
         reached, loss = record.get("reached"), _loss(facts, kind)
-        rows.setdefault("training accuracy", _range(reached) if reached else "not recorded")
+        rows.setdefault(
+            "training accuracy, at the best rate", _range(reached) if reached else "not recorded"
+        )
         if loss:
             rows["training loss at the end"] = loss
     return found
@@ -225,7 +227,7 @@ def _shift(config: Config) -> dict[str, Rows]:
             "minibatch": f"all {config['examples']:,}",
             "augmentation": "none",
             "initial weights": "Xavier's",
-            "training accuracy": DASH,
+            "training accuracy, at the best rate": DASH,
         }
     return found
 
