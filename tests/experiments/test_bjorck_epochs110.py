@@ -8,8 +8,9 @@ import pytest
 
 from bnbook.experiments.bjorck_epochs110 import claims
 from bnbook.experiments.bjorck_epochs110.experiment import EXPERIMENT
-from bnbook.tables import searched
+from bnbook.tables import right, searched, two_rates
 from bnbook.tables.arms import WITH, WITHOUT
+from tests import judging
 from tests.judging import assert_begun, by_name, verdicts
 
 SMALL = {
@@ -21,7 +22,8 @@ IMPOSSIBLE = [
     ({"n": 0}, "n must be at least 1"),
 ]
 CLAIMS = by_name(claims.CLAIMS)
-RATES = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
+IMAGES = 1000
+"""Test images of the made-up runs."""
 
 
 def world(arm, rate):
@@ -42,15 +44,17 @@ def played(world=world, n=18):
 
 
 def rows(run, world, n):
-    """The rows of one made-up run; seeds differ by a tenth of a point."""
+    """The rows of one made-up run; seeds differ by a tenth of a point, and in their images."""
     train, test = world(run.arms[0], run.learning_rates[0])
     train, test = (each + 0.001 * (run.seeds[0] % 5) * (each > 0.1) for each in (train, test))
     dead = train <= 0.1
+    bits = np.roll(np.arange(IMAGES) < round(IMAGES * test), 100 * run.seeds[0])
     return pd.DataFrame({
         "arm": run.arms[0], "seed": run.seeds[0], "learning_rate": run.learning_rates[0],
         "role": run.role, "n": n, "step": [0, run.steps // 2, run.steps],
         "training_accuracy": [0.1, 0.9 * train, train], "dead_at": [-1, -1, 500 if dead else -1],
         "validation_accuracy": [0.1, test, test], "test_accuracy": [0.1, test, test],
+        "right": ["", "", "" if dead else right.pack(bits)],
     })  # fmt: skip
 
 
@@ -59,18 +63,22 @@ def whole():
     return played()
 
 
-def test_both_networks_are_shown_at_both_best_rates_by_other_seeds_than_those_that_chose(whole):
-    assert claims.rates(whole) == (0.001, 0.1)
-    judged = whole[whole["role"] == searched.JUDGING]
-    cells = set(zip(judged["arm"], judged["learning_rate"], judged["seed"], strict=True))
-    assert cells == {(a, r, s) for a in (WITHOUT, WITH) for r in (0.001, 0.1) for s in (0, 1, 2)}
+def test_five_cells_are_shown_by_other_seeds_than_those_that_chose(whole):
+    """Both networks at both best rates, and BN at their geometric mean."""
+    assert two_rates.rates(whole) == (0.001, 0.1)
+    judged = searched.ends(whole, searched.JUDGING)
+    cells = list(zip(judged["arm"], judged["learning_rate"], judged["seed"], strict=True))
+    asked = [(a, r) for a in (WITHOUT, WITH) for r in (0.001, 0.1)] + [(WITH, 0.01)]
+    assert sorted(cells) == sorted((*cell, seed) for cell in asked for seed in (0, 1, 2))
     assert set(whole.loc[whole["role"] == searched.TUNING, "seed"]) == {100, 101}
 
 
 def test_measures_on_a_world_with_known_truth(whole):
-    assert claims.without_at_large(whole).tolist() == [10.0] * 3
+    assert claims.without_at_large(whole).tolist() == [10.0] * 3  # all are dead
     assert claims.rate_gain(whole).tolist() == pytest.approx([10.0] * 3)
-    assert claims.lead(whole).tolist() == pytest.approx([68.0 - 44.0] * 3)
+    lead = claims.lead(whole)
+    assert lead.shape == (3, IMAGES)
+    assert lead.mean(axis=1).tolist() == pytest.approx([68.0 - 44.0] * 3)
     assert set(verdicts(CLAIMS, whole).values()) == {"reproduced"}
 
 
@@ -89,9 +97,24 @@ def test_each_claim_is_false_in_a_world_where_it_is(claim):
     assert verdicts(CLAIMS, played(MUTANTS[claim]))[claim] == "not reproduced"
 
 
+def test_differences_of_accuracies_resample_seeds_and_test_images():
+    """Without BN a seed's run that lived is known by its images, a dead one guesses on each."""
+    table = played(MUTANTS["fails"])
+    low = claims.without_at_large(table)
+    assert low.shape == (3, IMAGES)
+    assert low.mean(axis=1).tolist() == pytest.approx([44.0, 44.1, 44.2])
+    over = {name: judging.criterion(claim, table).over for name, claim in CLAIMS.items()}
+    both = "seeds and test images"
+    assert over == {"fails": both, "leads": both, "faster": "seeds"}  # of training images
+    last = (table["role"] == searched.JUDGING) & (table["seed"] == 2)
+    died = table.assign(right=table["right"].mask(last & (table["arm"] == WITHOUT), ""))
+    assert (claims.without_at_large(died).loc[2] == 10.0).all()
+    assert claims.without_at_large(died).loc[0].mean() == pytest.approx(44.0)
+
+
 def test_where_the_network_without_bn_learns_nowhere_its_rate_is_the_papers():
     table = played(lambda arm, rate: (0.1, 0.1) if arm == WITHOUT else world(arm, rate))
-    assert claims.rates(table) == (0.0001, 0.1)
+    assert two_rates.rates(table) == (0.0001, 0.1)
     found = verdicts(CLAIMS, table)
     assert found["leads"] == "not tested"
     assert found["fails"] == found["faster"] == "reproduced"
@@ -124,8 +147,8 @@ def test_without_bn_in_bns_place_nothing_is_reproduced(monkeypatch):
     real = residual.network
     monkeypatch.setattr(residual, "network", lambda arm, *a, **k: real(WITHOUT, *a, **k))
     table = EXPERIMENT.run(EXPERIMENT.configure("quick", **SMALL, tuning_seeds=(100, 101)), "cpu")
-    assert len(set(claims.rates(table))) == 1
-    assert claims.lead(table).tolist() == [0.0]
+    assert len(set(two_rates.rates(table))) == 1
+    assert not claims.lead(table).to_numpy().any()
     assert claims.rate_gain(table).tolist() == [0.0]
 
 
@@ -134,10 +157,13 @@ def test_figures_and_facts(whole):
     assert found["without_small"]["value"] == pytest.approx(44.1)
     assert found["with_large"]["value"] == pytest.approx(78.1)
     assert (found["without_learned"]["value"], found["with_tried"]["value"]) == (3, 6)
-    left, right = EXPERIMENT.figures["curves"](whole).axes
-    assert len(left.lines) == 5
-    ends = [line.get_ydata()[-1] for line in right.lines[:4]]
-    assert ends == pytest.approx([44.1, 68.1, 10.0, 78.1])
+    assert (found["middle_rate"]["value"], found["with_middle"]["value"]) == pytest.approx((
+        0.01, 73.1,
+    ))  # fmt: skip
+    training, test = EXPERIMENT.figures["curves"](whole).axes
+    assert len(training.lines) == 6
+    ends = [line.get_ydata()[-1] for line in test.lines[:5]]
+    assert ends == pytest.approx([44.1, 68.1, 73.1, 10.0, 78.1])
     (ax,) = EXPERIMENT.figures["rates"](whole).axes
     assert all(np.isfinite(line.get_ydata()).all() for line in ax.lines)
 

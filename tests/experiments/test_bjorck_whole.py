@@ -13,7 +13,7 @@ from bnbook.evidence import claims as judging
 from bnbook.experiments.bjorck_whole import claims
 from bnbook.experiments.bjorck_whole.experiment import EXPERIMENT, rounds
 from bnbook.setups.settings import JUDGING, TUNING
-from bnbook.tables import right
+from bnbook.tables import right, two_rates
 from bnbook.tables.arms import WITH, WITHOUT
 
 SMALL = {
@@ -79,9 +79,9 @@ def ran(table, length, role=JUDGING):
 
 def test_it_finds_the_best_rates_and_runs_the_five_cells_at_every_length(whole):
     table, _ = whole
-    assert claims.rates(table) == (0.001, 0.1)
+    assert two_rates.rates(table) == (0.001, 0.1)
     cells = [(WITHOUT, 0.001), (WITH, 0.001), (WITH, 0.01), (WITH, 0.1), (WITHOUT, 0.1)]
-    assert sorted(claims.cells(claims.rates(table))) == sorted(cells)
+    assert sorted(two_rates.cells(two_rates.rates(table))) == sorted(cells)
     for length in CONFIG.lengths:
         assert ran(table, length) >= {(*cell, seed) for cell in cells for seed in (0, 1, 2)}
     assert ran(table, CONFIG.lengths[-1]) == {(*cell, s) for cell in cells for s in (0, 1, 2)}
@@ -124,7 +124,7 @@ def test_the_seeds_that_are_shown_choose_nothing(noise):
         return rows
 
     ours, theirs = (played(make)[0] for make in (world, lucky))
-    assert claims.rates(ours) == claims.rates(theirs)
+    assert two_rates.rates(ours) == two_rates.rates(theirs)
     searched = [ran(table, CONFIG.searched_at, TUNING) for table in (ours, theirs)]
     assert searched[0] == searched[1]
     for table in (ours, theirs):
@@ -218,9 +218,9 @@ def test_a_plan_that_chooses_by_shown_seeds_is_caught():
         return rows
 
     table, _ = played(lucky)
-    assert claims.rates(table).large == 0.1
+    assert two_rates.rates(table).large == 0.1
     mutant = table[table["role"] == JUDGING].assign(role=TUNING)
-    assert claims.rates(mutant).large == 0.001
+    assert two_rates.rates(mutant).large == 0.001
 
 
 def test_each_length_is_a_run_of_its_own_with_a_schedule_of_its_own(small_table):

@@ -6,18 +6,18 @@ tested at full length by dose and response. Here it is asked what fifteen epochs
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import pandas as pd
 
 from bnbook.evidence import claims
 from bnbook.evidence.claims import Claim, Finding, Premise
-from bnbook.tables import searched
+from bnbook.tables import right, searched
 from bnbook.tables.arms import WITH, WITHOUT
 from bnbook.tables.start import DEEP, NAMES, PAPER, significant
+from bnbook.tables.two_rates import rates
 
-GUESSING = 10.0
+GUESSING = 100 * right.GUESS
 """Accuracy of guessing among ten classes, in per cent."""
 FAILED = 2 * GUESSING
 """Test accuracy, in per cent, below which a run has failed to train."""
@@ -27,12 +27,6 @@ APART = 100.0
 """By how much BN's best rate has to lie above the other's; a thousand in the paper."""
 
 
-def rates(table: pd.DataFrame) -> tuple[float, float]:
-    """Return r0 and r1, the best rates without BN and with it; NaN while they are not chosen."""
-    found = searched.chosen(table)
-    return found.get(WITHOUT, math.nan), found.get(WITH, math.nan)
-
-
 def accuracy(
     table: pd.DataFrame, arm: str, rate: float, column: str = "test_accuracy"
 ) -> pd.Series:
@@ -40,9 +34,11 @@ def accuracy(
     return 100 * searched.shown(table, arm, rate)[column]
 
 
-def without_at_large(table: pd.DataFrame) -> pd.Series:
-    """Test accuracy without BN at r1, in per cent."""
-    return accuracy(table, WITHOUT, rates(table)[1])
+def without_at_large(table: pd.DataFrame) -> pd.DataFrame | pd.Series:
+    """Test accuracy without BN at r1, in per cent: its lead over runs that guess, and theirs."""
+    runs = searched.shown(table, WITHOUT, rates(table).large)
+    guessing = runs.assign(right="", test_accuracy=right.GUESS)
+    return right.lead(runs, guessing) + GUESSING
 
 
 def rate_gain(table: pd.DataFrame) -> pd.Series:
@@ -52,10 +48,10 @@ def rate_gain(table: pd.DataFrame) -> pd.Series:
     return accuracy(table, WITH, large, of) - accuracy(table, WITH, small, of)
 
 
-def lead(table: pd.DataFrame) -> pd.Series:
+def lead(table: pd.DataFrame) -> pd.DataFrame | pd.Series:
     """Test accuracy with BN minus without, both at r0, in points."""
-    small, _ = rates(table)
-    return accuracy(table, WITH, small) - accuracy(table, WITHOUT, small)
+    small = rates(table).small
+    return right.lead(*(searched.shown(table, arm, small) for arm in (WITH, WITHOUT)))
 
 
 def _apart(table: pd.DataFrame) -> Finding:
@@ -127,14 +123,17 @@ CLAIMS = (
 
 def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """Return the numbers that the chapter quotes beside the claims, by name."""
-    small, large = rates(table)
+    chosen = rates(table)
+    small, middle, large = chosen.small, chosen.middle, chosen.large
     tuned = searched.ends(table, searched.TUNING)
     said = {
         "layers": claims.fact([6 * int(table["n"].max()) + 2], 0),
         "small_rate": significant([small]),
+        "middle_rate": significant([middle]),
         "large_rate": significant([large]),
         "runs": claims.fact([table.groupby(searched.RUN).ngroups], 0),
         "seeds": claims.fact([len(searched.shown(table, WITH, large))], 0),
+        "with_middle": claims.fact(accuracy(table, WITH, middle), 1, " %"),
     }
     for arm, short in NAMES.items():
         own = tuned[tuned["arm"] == arm]

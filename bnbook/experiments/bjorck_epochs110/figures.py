@@ -8,12 +8,12 @@ from matplotlib.figure import Figure
 
 from bnbook.experiments.bjorck_epochs110 import claims
 from bnbook.plots import style
-from bnbook.tables import searched
+from bnbook.tables import searched, two_rates
 from bnbook.tables.arms import WITH, WITHOUT
 
 
 def curves(table: pd.DataFrame) -> Figure:
-    """Training and test accuracy over training, both networks at both rates."""
+    """Training and test accuracy over training: both networks at both rates, BN between them."""
     figure = style.new_figure(1, 2, 7.6, 3.4, sharey=True)
     shares = {"training_accuracy": "training accuracy (%)", "test_accuracy": "test accuracy (%)"}
     for ax, (column, label) in zip(figure.axes, shares.items(), strict=True):
@@ -28,15 +28,20 @@ def draw_curves(ax: Axes, table: pd.DataFrame, column: str) -> None:
     """Draw means and 95 % intervals over the seeds that judge; paler at the smaller rate."""
     rows = table[table["role"] == searched.JUDGING]
     rows = rows.assign(share=100 * rows["step"] / table["step"].max(), shown=100 * rows[column])
-    for rate, fade, name in zip(claims.rates(table), (0.5, 1.0), ("$r_0$", "$r_1$"), strict=True):
-        for arm in (WITHOUT, WITH):
-            own = rows[(rows["arm"] == arm) & (rows["learning_rate"] == rate)]
-            band = style.mean_band(own, "share", "shown")
-            label = f"{arm}, {name}" + ("" if rate != rate else f" = {rate:g}")
-            style.draw_line(ax, band["mean"], arm, alpha=fade, label=label)
-            ax.fill_between(
-                band.index, band["low"], band["high"], color=style.COLOURS[arm], alpha=0.15, lw=0
-            )
+    small, large = found = two_rates.rates(table)
+    lines = [
+        (WITHOUT, small, 0.5, "$r_0$"), (WITH, small, 0.5, "$r_0$"),
+        (WITH, found.middle, 0.75, "between"),
+        (WITHOUT, large, 1.0, "$r_1$"), (WITH, large, 1.0, "$r_1$"),
+    ]  # fmt: skip
+    for arm, rate, fade, name in lines:
+        own = rows[(rows["arm"] == arm) & (rows["learning_rate"] == rate)]
+        band = style.mean_band(own, "share", "shown")
+        label = f"{arm}, {name}" + ("" if rate != rate else f" = {rate:g}")
+        style.draw_line(ax, band["mean"], arm, alpha=fade, label=label)
+        ax.fill_between(
+            band.index, band["low"], band["high"], color=style.COLOURS[arm], alpha=0.15, lw=0
+        )
     ax.axhline(claims.GUESSING, color="0.6", lw=1, ls=":", zorder=0)
 
 

@@ -8,61 +8,27 @@ chose no bound.
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from bnbook.evidence import claims
 from bnbook.evidence.claims import Claim, Finding, Premise
-from bnbook.tables import right, searched
+from bnbook.tables import right
 from bnbook.tables.arms import WITH, WITHOUT
 from bnbook.tables.rate_map import APART, FAILED, TRAINED, rate_fact
 from bnbook.tables.searched import JUDGING
+from bnbook.tables.two_rates import compared, rates
 
 PAPER = "Bjorck et al. 2018"
 RUN = ["length", "arm", "learning_rate", "seed", "role"]
-Cell = tuple[str, float]
-"""An arm and a rate."""
-
-
-class Rates(NamedTuple):
-    """The best rates without BN and with it, r0 and r1; NaN before anything was searched."""
-
-    small: float
-    large: float
-
-    @property
-    def middle(self) -> float:
-        """Their geometric mean, in two digits."""
-        return float(f"{math.sqrt(self.small * self.large):.2g}")
 
 
 def named(run: Any) -> tuple[Any, ...]:
     """Return what a table calls a single run, in the order of `RUN`."""
     return (*run.lengths, *run.arms, *run.learning_rates, *run.seeds, run.role)
-
-
-def rates(table: pd.DataFrame) -> Rates:
-    """Return r0 and r1, by the seeds that choose, of whatever lengths they ran."""
-    found = searched.chosen(table) if len(table) else {}
-    return Rates(found.get(WITHOUT, math.nan), found.get(WITH, math.nan))
-
-
-def cells(of: Rates) -> list[Cell]:
-    """Return the arms and rates that every length runs."""
-    found = [
-        (WITHOUT, of.small), (WITH, of.small), (WITH, of.large), (WITH, of.middle),
-        (WITHOUT, of.large),
-    ]  # fmt: skip
-    return list(dict.fromkeys(found))
-
-
-def compared(of: Rates) -> list[Cell]:
-    """Return those of them that the claims in points compare."""
-    return cells(of)[: 2 if of.small == of.large else 3]
 
 
 def shown(table: pd.DataFrame) -> pd.DataFrame:

@@ -33,6 +33,7 @@ from bnbook.setups.settings import (
     TUNING,
     SearchSetting,
 )
+from bnbook.tables import two_rates
 from bnbook.tables.arms import WITH, WITHOUT
 from bnbook.training.session import Plan, Session
 
@@ -121,18 +122,18 @@ def _stages(config: Config, table: pd.DataFrame) -> Iterator[list[Config]]:
     tuning = [run for run in search_for if run.role == TUNING]
     yield [*_shown(config, shorter, config.seeds[:1], grid), *tuning]
     first, others = config.seeds[: config.first], config.seeds[config.first :]
-    cells = claims.cells(claims.rates(table))
+    cells = two_rates.cells(two_rates.rates(table))
     yield [
         *_shown(config, config.lengths, first, cells),
         *_shown(config, [config.searched_at], config.seeds[:1], grid),
     ]
     if claims.undecided(table):
         ends = [config.searched_at, config.lengths[-1]]
-        yield list(_shown(config, ends, others, claims.compared(claims.rates(table))))
+        yield list(_shown(config, ends, others, two_rates.compared(two_rates.rates(table))))
 
 
 def _shown(
-    config: Config, lengths: Sequence[int], seeds: Sequence[int], cells: Sequence[claims.Cell]
+    config: Config, lengths: Sequence[int], seeds: Sequence[int], cells: Sequence[two_rates.Cell]
 ) -> Iterator[Config]:
     """Yield the runs of some cells that are shown, and choose nothing."""
     for seed, length, (arm, rate) in product(seeds, lengths, cells):
