@@ -439,6 +439,19 @@ def test_claims_about_one_quantity_are_shown_on_either_row(site, content):
     assert "The same quantity in tay_fig1 : 7.1× (95 % interval 6.4 to 7.8×), reproduced." in first
 
 
+def test_a_claim_of_the_opposite_about_one_quantity_is_said_to_be_so(site, content):
+    """Or its "reproduced" would read as one of the row that it stands in."""
+    other = json.loads(json.dumps(content).replace("toy", "tay"))
+    content["claims"][0]["concerns"] = other["claims"][0]["concerns"] = "speed"
+    other["claims"][0].update(direction="below", bound=9.0)
+    site.write_ledger(content)
+    site.write_ledger(other)
+    site.write("book/one.md", "# One\n\n```{claims} toy_fig1\n```\n")
+    assert site.build() == (0, "")
+    first = rows(site.page("book/one").find("table"))[0][0]
+    assert "6.4 to 7.8×), of the claim that it lies below 9.0×: reproduced." in first
+
+
 def test_a_record_that_grows_says_how_far_it_is():
     record = {
         "seeds": 5, "data": "digits", "device": "cpu", "processor": "A; B", "cores": 2,

@@ -117,7 +117,11 @@ def elsewhere(env: BuildEnvironment, claim: Mapping[str, Any]) -> list[nodes.par
         judgement = content["profiles"][profile]["judgements"][other["id"]]
         text = evidence.value_and_interval(other, judgement)
         name = link(env, other, content["experiment"], ["claim-source"])
-        said.append(paragraph("The same quantity in ", name, f": {text}, {judgement['verdict']}."))
+        verdict = judgement["verdict"]
+        if other["direction"] != claim["direction"]:
+            bound = wording.format_value(other, other["bound"])
+            verdict = f"of the claim that it lies {other['direction']} {bound}: {verdict}"
+        said.append(paragraph("The same quantity in ", name, f": {text}, {verdict}."))
     return said
 
 

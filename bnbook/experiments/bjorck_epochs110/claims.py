@@ -117,6 +117,7 @@ CLAIMS = (
         unit=" points",
         kind="control",
         premises=(DEEP, WITHOUT_LEARNS),
+        concerns="lead of BN at the best rate without it",
     ),
 )
 
