@@ -63,9 +63,8 @@ def beside_figure_1(*ours: pd.DataFrame) -> dict[str, dict[str, Any]]:
     found, ends = [], []
     for (what, network), runs in zip(FIGURE_1.items(), ours, strict=True):
         for panel, column in (("train", "training_accuracy"), ("test", "test_accuracy")):
-            end = last("bjorck_fig1", "percent_of_training", panel=panel, network=network)
-            percent = 100 * runs[column].astype(float)
-            paper, said = float(end["accuracy_percent"]), f"{what}: {column.replace('_', ' ')}"
+            percent, paper = 100 * runs[column].astype(float), final_accuracy(network, panel)
+            said = f"{what}: {column.replace('_', ' ')}"
             found.append(beside(said, paper, 0.3, percent.dropna(), 1, " %"))
         ends.append((paper, percent))  # of the test images
     without, same, own = ends
@@ -84,3 +83,12 @@ def last(name: str, x: str, **chosen: str) -> pd.Series:
     for column, value in chosen.items():
         rows = rows[rows[column] == value]
     return rows.sort_values(x).iloc[-1]
+
+
+def final_accuracy(network: str, panel: str = "test") -> float:
+    """Accuracy that a network of Bjorck et al.'s figure 1 ends at, in per cent.
+
+    It is the last point of its curve, for every page. `panel` is test or train.
+    """
+    end = last("bjorck_fig1", "percent_of_training", panel=panel, network=network)
+    return float(end["accuracy_percent"])

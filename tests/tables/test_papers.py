@@ -1,6 +1,7 @@
 """Numbers read off the papers' figures, and ours beside them."""
 
 import math
+import re
 
 import pandas as pd
 import pytest
@@ -32,9 +33,7 @@ def test_ends_of_the_second_papers_figure_1():
     """All networks end near 100 per cent of the training images; rates tell them apart on test."""
     networks = papers.read("bjorck_fig1")["network"].unique()
     end = {
-        (panel, network): papers.last(
-            "bjorck_fig1", "percent_of_training", panel=panel, network=network
-        )["accuracy_percent"]
+        (panel, network): papers.final_accuracy(network, panel)
         for panel in ("train", "test")
         for network in networks
     }
@@ -42,6 +41,17 @@ def test_ends_of_the_second_papers_figure_1():
     assert end["test", "BN, rate 0.1"] - end["test", "BN, rate 0.0001"] == pytest.approx(12, abs=1)
     lead = end["test", "BN, rate 0.0001"] - end["test", "no BN, rate 0.0001"]
     assert lead == pytest.approx(-0.6, abs=0.6)
+
+
+def test_the_list_of_rows_has_the_last_points_of_the_second_papers_figure_1():
+    """So that every page prints one number."""
+    said = papers.read("rows").set_index("row")["reported"]
+    ends = [
+        f"{papers.final_accuracy(network):.1f}"
+        for network in ("BN, rate 0.1", "BN, rate 0.003", "BN, rate 0.0001", "no BN, rate 0.0001")
+    ]
+    assert re.findall(r"\d+\.\d", said["B.fig1"]) == ends
+    assert re.findall(r"\d+\.\d", said["B.sec2.match"]) == ends[2:]
 
 
 def test_a_number_beside_the_papers_is_a_fact_that_knows_it():

@@ -102,10 +102,9 @@ def paper_points() -> list[dict[str, Any]]:
     curves = papers.read("bjorck_fig1").query("panel == 'test'")
     found = []
     for name in curves["network"].unique():
-        last = papers.last("bjorck_fig1", "percent_of_training", panel="test", network=name)
         rate = float(name.rpartition("rate ")[2])
         arm = WITHOUT if name.startswith(papers.ARMS[WITHOUT]) else WITH
-        found.append({"arm": arm, "rate": rate, "accuracy": float(last["accuracy_percent"])})
+        found.append({"arm": arm, "rate": rate, "accuracy": papers.final_accuracy(name)})
     return found
 
 
