@@ -335,7 +335,7 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         "rates": claims.fact([coarse(table)["learning_rate"].nunique()], 0),
         "likely_lead": claims.fact(likely_leads(table), 1, " points"),
         "best_lead": claims.fact(best_leads(table), 1, " points"),
-        "nearest_rate": geometric(nearest_rates(table), 2),
+        "nearest_rate": geometric(nearest_rates(table), 3),
         "paper_lead": claims.fact([paper_lead(until)], 1, " points"),
         **_beside_paper(table),
     }
