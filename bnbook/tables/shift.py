@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import combinations
 
 import numpy as np
@@ -106,3 +107,36 @@ def learned_premise(
         return claims.at_least(100 * worst, 100 * least, " %")
 
     return Premise(f"the tuned networks learn: {', '.join(networks)}", check)
+
+
+GUESSING = 0.1
+"""Accuracy of guessing among the images' ten classes."""
+
+
+def measured_premise() -> Premise:
+    """Return the premise that most judged runs of each network have every measure."""
+    return _most("have every measure", alive)
+
+
+def learning_premise() -> Premise:
+    """Return the premise that most judged runs of each network have twice guessing's accuracy."""
+
+    def learning(of_runs: pd.DataFrame) -> pd.DataFrame:
+        rows = judged(of_runs)
+        found: pd.DataFrame = rows[rows["validation_accuracy"] >= 2 * GUESSING]
+        return found
+
+    return _most("have twice the accuracy of guessing", learning)
+
+
+def _most(said: str, chosen: Callable[[pd.DataFrame], pd.DataFrame]) -> Premise:
+    """Return the premise that more than half of each network's judged runs are among some."""
+
+    def check(table: pd.DataFrame) -> claims.Finding:
+        of_runs = runs(table)
+        every = judged(of_runs).groupby("network").size()
+        share = (chosen(of_runs).groupby("network").size().reindex(every.index) / every).fillna(0)
+        least = float(share.min())
+        return least > 0.5, f"{100 * least:.0f} %", "more than 50 %"
+
+    return Premise(f"more than half of each network's runs {said}", check)

@@ -66,6 +66,13 @@ def test_alarms_on_healthy_networks_count_and_others_do_not():
     assert criterion(ALARMS, many).verdict == "not reproduced"
 
 
+def test_a_diagnosis_that_finds_nothing_is_not_praised_for_its_silence():
+    (finds,) = ALARMS.premises
+    assert finds.find(made_up())["found"] == "100.0 %"
+    silent = made_up(missed=[(s, "mlp", "one") for s in range(17)])
+    assert (finds.find(silent)["holds"], finds.find(silent)["found"]) == (False, "89.4 %")
+
+
 def test_five_seeds_without_an_alarm_are_too_few():
     assert criterion(ALARMS, made_up(seeds=range(5))).verdict == "inconclusive"
 

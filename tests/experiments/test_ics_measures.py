@@ -120,6 +120,19 @@ def test_premises():
     assert not deep.premises[0].find(table)["holds"]
 
 
+def test_measures_agree_only_where_most_runs_have_them():
+    table = made_up()
+    learn, measured = CLAIMS["ics.measures_agree"].premises
+    assert learn is CLAIMS["ioffe.ics.moments"].premises[0]
+    assert measured.find(table)["found"] == "100 %"
+    one = (table["network"] == CONV) & (table["learning_rate"] > 0.5)
+    lost = table.assign(diverged_at=table["diverged_at"].mask(one, 5))
+    found = measured.find(lost)
+    assert (found["holds"], found["found"]) == (False, "33 %")
+    none = table.assign(diverged_at=table["diverged_at"].mask(table["network"] == CONV, 5))
+    assert measured.find(none)["found"] == "0 %"
+
+
 def test_the_first_loss_is_that_of_a_network_of_torchs():
     """One step of the sigmoid MLP with BN, from the same weights on the same minibatch."""
     from bnbook.layers import norm

@@ -110,6 +110,21 @@ def test_premises():
     assert not noisy.premises[1].find(table)["holds"]
 
 
+def test_drift_predicts_speed_only_of_networks_that_learn():
+    """Of most runs, or, where arms are compared at their rates, of every run there."""
+    table = made_up()
+    most, measured = CLAIMS["ics.predicts_speed"].premises
+    (every,) = CLAIMS["ics.predicts_tuned"].premises
+    assert all(premise.find(table)["holds"] for premise in (most, measured, every))
+    slow = (table["arm"] == OUTSIDE) & (table["network"] == CONV) & (table["seed"] == 3)
+    table["validation_accuracy"] = table["validation_accuracy"].mask(slow, 0.15)
+    assert most.find(table)["holds"]
+    assert (every.find(table)["holds"], every.find(table)["found"]) == (False, "15 %")
+    small = (table["learning_rate"] < 1) & (table["network"] == CONV)
+    table["validation_accuracy"] = table["validation_accuracy"].mask(small, 0.15)
+    assert not most.find(table)["holds"]
+
+
 def test_landscapes_are_compared_at_the_equal_rate():
     table = made_up()
     table.loc[table["learning_rate"] == 1.0, "loss_range"] = 77.0

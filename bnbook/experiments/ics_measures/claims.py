@@ -97,6 +97,7 @@ def _tuned_inside(table: pd.DataFrame) -> Finding:
     return shift.inside_premise(learning(table), ARMS).check(table)
 
 
+ENOUGH = Premise("in two or more networks of images every tuned run learns", _enough)
 OF_CONV = (
     shift.learned_premise((CONV,), ARMS, LEARNS),
     shift.inside_premise((CONV,), ARMS),
@@ -119,7 +120,7 @@ CLAIMS = (
         digits=1,
         unit="×",
         premises=(
-            Premise("in two or more networks of images every tuned run learns", _enough),
+            ENOUGH,
             Premise("none of their tuned rates is an end of the grid", _tuned_inside),
         ),
         revised=(
@@ -139,6 +140,8 @@ CLAIMS = (
         measure=least_agreement,
         bound=0.5,
         kind="control",
+        premises=(ENOUGH, shift.measured_premise()),
+        revised=claims.LATER,
     ),
     Claim(
         id="santurkar.ics_gradient",

@@ -135,6 +135,16 @@ GAINS = Premise(
 )
 
 
+def _least(table: pd.DataFrame) -> Finding:
+    worst = float(shift.at_tuned(shift.runs(table))["validation_accuracy"].min())
+    return claims.at_least(100 * worst, 100 * 2 * shift.GUESSING, " %")
+
+
+LEARN = Premise(
+    "at its tuned rate every run of every arm has twice the accuracy of guessing", _least
+)
+
+
 def _measure(function: Callable[..., Any], *given: Any) -> Callable[[pd.DataFrame], Any]:
     return lambda table: function(table, *given)
 
@@ -191,6 +201,8 @@ CLAIMS = (
         measure=lambda table: correlations(table)["drift"],
         bound=0.5,
         kind="control",
+        premises=(shift.learning_premise(), shift.measured_premise()),
+        revised=claims.LATER,
     ),
     Claim(
         id="ics.predicts_tuned",
@@ -204,6 +216,8 @@ CLAIMS = (
         measure=lambda table: correlations(table, tuned=True)["drift"],
         bound=0.5,
         kind="control",
+        premises=(LEARN,),
+        revised=claims.LATER,
     ),
     Claim(
         id="ics.means_only",
