@@ -97,7 +97,8 @@ def test_the_table_of_claims(site, content):
     site.write_ledger(content)
     site.write("book/one.md", "# One\n\n```{claims} toy_fig1\n:name: tab\n```\n\n{numref}`tab`\n")
     assert site.build() == (0, "")
-    where, no = "A & B 2015, section 4.1, figure 1(a)", "not reproduced"
+    what = "Measured: steps without, divided by steps with."
+    where, no = f"{what} A & B 2015, section 4.1, figure 1(a)", "not reproduced"
     why = "No seed has a value."
     assert rows(site.page("book/one").find("table")) == [
         [f"BN trains faster. {where}", "7.1×", "6.4 to 7.8×", "10", "0.030", "reproduced"],

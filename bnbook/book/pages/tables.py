@@ -99,7 +99,8 @@ def claims_table(
     for content, profile in chosen:
         for claim in content["claims"]:
             source = link(env, claim, evidence.place(claim), ["claim-source"])
-            said = [paragraph(claim["statement"]), paragraph(source), *elsewhere(env, claim)]
+            what = paragraph(f"Measured: {claim['quantity']}.", classes=["claim-quantity"])
+            said = [paragraph(claim["statement"]), what, paragraph(source), *elsewhere(env, claim)]
             judgement = content["profiles"][profile]["judgements"][claim["id"]]
             p = adjusted(env, content, profile).get(claim["id"])
             *cells, (badge, *why) = measured(claim, judgement, p)

@@ -138,7 +138,8 @@ CLAIMS = (
         measure=when,
         bound=FEW,
         direction="below",
-        digits=1,
+        digits=0,
+        unit=" minibatches",
         premises=(DEEP, DIVERGED),
     ),
     Claim(
