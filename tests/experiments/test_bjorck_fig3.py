@@ -71,6 +71,20 @@ def test_the_loss_ten_times_beyond_the_largest_step():
     assert facts["least_change"]["value"] == pytest.approx(1 - 0.494)
 
 
+def test_a_flat_curve_tells_little_of_its_best_step():
+    """Down to a tenth at 10^-3 and up again with slopes of 1 a decade, or a tenth of that."""
+    powers = np.arange(-6, 1, 0.125)
+
+    def errors(slope, loss_error):
+        ratio = 10 ** (slope * np.abs(powers + 3) - 1)
+        curve = pd.DataFrame({"step_size": 10.0**powers, "loss_ratio": ratio})
+        return analysis.reading_errors(curve, loss_error)
+
+    assert errors(1.0, 0.13) == pytest.approx({"best": 0.125, "back": 0.13, "burst": 0.02})
+    assert errors(0.5, 0.13) == pytest.approx({"best": 0.25, "back": 0.26, "burst": 0.02})
+    assert set(errors(1.0, 0.001).values()) == {analysis.STEP_READ}
+
+
 def test_curves_that_come_back_are_counted():
     table = made_up(seeds=(0, 1))
     assert analysis.recrossings(table) == 0

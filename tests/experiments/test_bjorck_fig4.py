@@ -74,6 +74,10 @@ def test_measures_on_a_table_with_known_truth():
     assert facts["diverged"]["value"] == 3
     assert facts["last_first"]["value"] == 3
     assert facts["helped"]["value"] == 0  # its loss only rises
+    assert facts["at_smallest"]["value"] == 0
+    assert facts["least_loss_after"]["value"] == pytest.approx(5000)
+    first = table.assign(edge=table["edge"].where(table["seed"] > 0, analysis.SMALLEST))
+    assert bjorck_fig4.facts(first)["at_smallest"]["value"] == 1
     assert (analysis.growth(table)[80] > 1).all()
     assert facts["as_long_bottom_growth"]["value"] == pytest.approx(1)
     assert (analysis.growth(made_up(rate=-0.1))[80] < 1).all()

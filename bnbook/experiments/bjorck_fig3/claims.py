@@ -156,6 +156,28 @@ MARKS = {
 }  # fmt: skip
 
 
+LOSS_READ = {WITHOUT: 0.1, WITH: 0.02}
+"""Reading error of the paper's curves in powers of ten of the relative loss, by arm."""
+STEP_READ = 0.02
+"""The same of the step size: 5 %."""
+
+
+def reading_errors(curve: pd.DataFrame, loss_error: float) -> dict[str, float]:
+    """Tell how far off the landmarks of one curve may be, in powers of ten of the step size.
+
+    The best step may be any whose loss is within the reading error of the lowest; the others are
+    read again with the whole curve moved up and down by it. A flat curve tells little.
+    """
+    steps, ratio = curve["step_size"], curve["loss_ratio"]
+    near = np.log10(steps[ratio <= ratio.min() * 10**loss_error].to_numpy(float))
+    best = np.log10(steps.iloc[int(ratio.to_numpy(float).argmin())])
+    found = {"best": float(np.abs(near - best).max())}
+    for mark, level in (("back", 1.0), ("burst", 1000.0)):
+        read = [_reached(steps, ratio, level * 10**moved) for moved in (-loss_error, 0, loss_error)]
+        found[mark] = float(np.nanmax(np.abs(np.diff(np.log10(read))), initial=0.0))
+    return {mark: max(error, STEP_READ) for mark, error in found.items()}
+
+
 def _beside_paper(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """Describe the landmarks of both figures before any update, in powers of ten."""
     paper = papers.read("bjorck_fig3")
@@ -164,12 +186,15 @@ def _beside_paper(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     start, found = table[table["minibatch"] == table["minibatch"].min()], []
     for arm in NAMES:
         ours = landmarks(start[start["arm"] == arm].assign(run=start["seed"])).map(np.log10)
-        theirs = landmarks(paper[paper["network"] == papers.ARMS[arm]]).map(np.log10)
+        curve = paper[paper["network"] == papers.ARMS[arm]].sort_values("step_size")
+        theirs = landmarks(curve).map(np.log10)
+        errors = reading_errors(curve, LOSS_READ[arm])
         for mark, what in MARKS.items():
             paper_mark = float(theirs[mark].mean())  # of one curve, or NaN
             if np.isfinite(paper_mark):
                 said = f"{arm}: {what}, power of ten"
-                found.append(papers.beside(said, paper_mark, 0.02, ours[mark].dropna(), 2))
+                own = ours[mark].dropna()
+                found.append(papers.beside(said, paper_mark, errors[mark], own, 2))
     return papers.rows(found)
 
 

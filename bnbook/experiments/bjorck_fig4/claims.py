@@ -17,6 +17,8 @@ from bnbook.tables.start import DEEP, PAPER, significant
 
 THRESHOLD = 1000.0
 """A minibatch loss above this is divergence, in nats."""
+SMALLEST = 0.0001
+"""Where the grid of rates begins: an edge there is not bracketed from below."""
 LAYERS = (8, 44, 80)
 """The layers of the paper's figure, counted from the first convolution."""
 BARS = {
@@ -193,6 +195,8 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         "smallest_rate": significant([updates["learning_rate"].min()]),
         "largest_rate": significant([updates["learning_rate"].max()]),
         "began_above": claims.fact([int((losses(table, WITHOUT, 0.0) > THRESHOLD).sum())], 0),
+        "at_smallest": claims.fact([int(np.isclose(updates["edge"], SMALLEST).sum())], 0),
+        "least_loss_after": significant([losses(table, WITHOUT, 1.0).min()]),
         "helped": claims.fact([int((best > 0).sum())], 0),
         "best_fraction": claims.fact(100 * best, 0, " %"),
         "last_first": claims.fact([int((first == last).sum())], 0),
