@@ -83,11 +83,16 @@ def test_measures_on_a_table_with_known_truth():
     assert facts["fixup_rate_share"]["value"] == pytest.approx(1.0)
     assert facts["selu_share"]["value"] == pytest.approx(0.6)
     assert facts["with_near"]["value"] == 1
+    assert facts["with_same_rate"]["value"] == pytest.approx(40, abs=0.2)
+    assert facts["without_usable"]["value"] == 4
     other = table.copy()
     lucky = (table["arm"] == WITHOUT) & (table["learning_rate"] == 0.1) & (table["seed"] >= 2)
     other.loc[lucky, "test_accuracy"] = 0.4
     assert without_bn.facts(other)["without_at_best"]["value"] == pytest.approx(40)
     assert values(other) == values(table)
+    idle = (table["arm"] == WITHOUT) & (table["seed"] == 3)
+    table.loc[idle, "validation_accuracy"] = 0.1
+    assert without_bn.facts(table)["without_usable"]["value"] == 3
 
 
 @pytest.mark.parametrize(

@@ -191,6 +191,13 @@ def at_best(table: pd.DataFrame, arm: str) -> pd.Series:
     return pd.Series(100 * by_rate[by_rate.mean().idxmax()])
 
 
+def at_the_others_rate(table: pd.DataFrame) -> pd.Series:
+    """Test accuracy with BN, in points, at the rate of the network without anything."""
+    found = rates(table, (WITH, WITHOUT))
+    final = tuning.final_by_arm(split(table)[1], {WITH: found[WITHOUT]}, "test_accuracy")
+    return pd.Series(100 * final[WITH])
+
+
 def _near(judges: pd.DataFrame, arm: str) -> float:
     """Count the rates at which an arm is within 5 points of its best; NaN without runs."""
     if not (judges["arm"] == arm).any():
@@ -214,6 +221,8 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         "tuning": claims.fact([tuners["seed"].nunique()], 0),
         "judging": claims.fact([judges["seed"].nunique()], 0),
         "gain": claims.fact(gain(table).dropna(), 1, " points"),
+        "without_usable": claims.fact([int(largest[WITHOUT].notna().sum())], 0),
+        "with_same_rate": claims.fact(at_the_others_rate(table), 1, " %"),
         "affine_learned": claims.fact([100 * learned[AFFINE_ONLY] / learned[WITH]], 1, " %"),
     }
     for arm, name in NAMES.items():
