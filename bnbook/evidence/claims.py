@@ -21,6 +21,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
@@ -168,6 +169,16 @@ class Claim:
         facts = {k: v for k, v in self.__dict__.items() if k != "measure"}
         premises = [premise.statement for premise in self.premises]
         return {**facts, "premises": premises, "criterion": self.criterion}
+
+
+control = partial(Claim, paper="this book", kind="control")
+"""A claim of our own about what else could explain what is seen, or what follows from it."""
+exact = partial(Claim, exact=True, kind="identity", direction="below")
+"""A claim of which no case may be further off than the bound."""
+POINTS: dict[str, Any] = {"digits": 1, "unit": " points"}
+"""Of a claim about a difference of two accuracies."""
+TIMES: dict[str, Any] = {"scale": "log", "unit": "×"}
+"""Of a claim about a ratio."""
 
 
 @dataclass(frozen=True)

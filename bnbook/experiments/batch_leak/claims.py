@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from bnbook.evidence import claims
-from bnbook.evidence.claims import Claim, Premise
+from bnbook.evidence.claims import POINTS, Claim, Premise, control
 from bnbook.tables import climbed
 from bnbook.tables.arms import GROUP_NORM
 
@@ -73,10 +73,8 @@ REVISED = (
 )
 
 CLAIMS = (
-    Claim(
+    control(
         id="beyond.batch_leak",
-        paper="this book",
-        kind="control",
         section="the leak between images",
         statement=(
             "Where the images of a replica share a label, BN lets a network read it off its batch"
@@ -88,15 +86,12 @@ CLAIMS = (
         ),
         measure=leak,
         bound=5.0,
-        digits=1,
-        unit=" points",
         premises=(LEARNED,),
         revised=REVISED,
+        **POINTS,
     ),
-    Claim(
+    control(
         id="beyond.leak_is_knowledge",
-        paper="this book",
-        kind="control",
         section="the leak between images",
         statement=(
             "Among mates of its scene the network knows more than any network can that sees one"
@@ -108,10 +103,9 @@ CLAIMS = (
         ),
         measure=cheat,
         bound=0.0,
-        digits=1,
-        unit=" points",
         premises=(LEARNED,),
         revised=REVISED,
+        **POINTS,
     ),
     Claim(
         id="wu.shuffled",
@@ -127,10 +121,9 @@ CLAIMS = (
         ),
         measure=cost,
         bound=0.0,
-        digits=1,
-        unit=" points",
         premises=(LEARNED, INSIDE),
         revised=REVISED,
+        **POINTS,
     ),
 )
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from bnbook.evidence.claims import Claim, Finding, Premise, at_least, fact
+from bnbook.evidence.claims import POINTS, Finding, Premise, at_least, control, fact
 from bnbook.tables import right
 from bnbook.tables.arms import WITH, WITHOUT
 
@@ -75,9 +75,8 @@ def _fails(table: pd.DataFrame) -> Finding:
 
 
 CLAIMS = (
-    Claim(
+    control(
         id="precision.accuracy",
-        paper="this book",
         section="the machinery",
         statement="Training in bfloat16 costs a deep residual network less than 2 points.",
         quantity=(
@@ -86,23 +85,19 @@ CLAIMS = (
         ),
         measure=lost,
         bound=LOST,
-        digits=1,
-        unit=" points",
-        kind="control",
         premises=(
             Premise("with BN the networks in float32 end above 90 % training accuracy", _fitted),
         ),
+        **POINTS,
     ),
-    Claim(
+    control(
         id="precision.fate",
-        paper="this book",
         section="the machinery",
         statement="A network trains in bfloat16 where it does in float32, and nowhere else.",
         quantity="share of seeds for which each network and rate has the same fate in both",
         measure=same_fate,
         bound=0.5,
         scale="share",
-        kind="control",
         premises=(
             Premise("without BN the networks train at one rate and fail at another", _fails),
         ),

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from bnbook.evidence import claims
-from bnbook.evidence.claims import Claim, Finding, Premise
+from bnbook.evidence.claims import TIMES, Claim, Finding, Premise, control
 from bnbook.experiments.bjorck_dose import cells
 from bnbook.experiments.bjorck_dose.cells import CELL, NETWORK, Rates
 from bnbook.tables import papers, right, tuning
@@ -335,7 +335,6 @@ CLAIMS = (
         " to 90 % training accuracy",
         measure=speedup,
         bound=1.0,
-        scale="log",
         digits=1,
         unit="×",
         premises=PREMISES[:3],
@@ -355,9 +354,8 @@ CLAIMS = (
         " exact interval of five seeds reaches below one half whatever they do.",
         concerns="failure without BN at BN's best rate",
     ),
-    Claim(
+    control(
         id="bjorck.dose.rises",
-        paper="this book",
         section="a consequence of sections 3 and 4: growth at the start holds the rate down",
         statement="The more a network's activations grow at the start, the more points BN gains"
         " from the rate that suits the network without it to its own.",

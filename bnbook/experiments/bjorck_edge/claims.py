@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from bnbook.evidence import claims
-from bnbook.evidence.claims import Claim, Finding, Premise
+from bnbook.evidence.claims import TIMES, Claim, Finding, Premise, control
 from bnbook.experiments.bjorck_edge import search
 from bnbook.tables.arms import WITH, WITHOUT
 from bnbook.tables.start import DEEP, NAMES, PAPER, significant
@@ -207,8 +207,10 @@ REVISED = (
     " rates, where gaps between usable rates failed its premise. The rate is since the largest"
     " below which none tried within a factor of ten breaks, and the runs are new."
 )
-_BOOK = "what the start lets one expect of the largest rate"
-_CONTROL: dict[str, Any] = {"paper": "this book", "kind": "control"}
+
+_expected = partial(
+    control, section="what the start lets one expect of the largest rate", direction="below"
+)
 
 CLAIMS = (
     Claim(
@@ -237,13 +239,12 @@ CLAIMS = (
         " networks; the paper's own rates are a thousand apart",
         measure=deepest_rise,
         bound=100.0,
-        scale="log",
         digits=0,
-        unit="×",
         premises=(Premise(DEEP.statement, _deep), BOTH),
         concerns="BN's largest rate at 110 layers over that without",
+        **TIMES,
     ),
-    Claim(
+    control(
         id="bjorck.depth.law",
         section="what the growth of the activations at the start lets one expect",
         statement=(
@@ -256,13 +257,11 @@ CLAIMS = (
         ),
         measure=error_ratio,
         bound=1.0,
-        scale="log",
-        unit="×",
         premises=(PLAIN,),
         revised=REVISED,
-        **_CONTROL,
+        **TIMES,
     ),
-    Claim(
+    control(
         id="bjorck.edge.growth",
         section="a consequence of sections 3 and 4: growth at the start holds the rate down",
         statement="At one depth and without BN, the more activations grow at the start, the smaller"
@@ -273,59 +272,46 @@ CLAIMS = (
         bound=0.0,
         direction="below",
         premises=(PLAIN,),
-        **_CONTROL,
     ),
-    Claim(
+    _expected(
         id="bjorck.edge.classifier_slope",
-        section=_BOOK,
         statement="Across networks without BN the largest rate that trains is proportional to that"
         " below which the classifier is safe at the start.",
         quantity="distance from 1 of the slope of the logarithm of the measured rate against that"
         " of the predicted one; a quarter is a decade over four decades",
         measure=partial(slope_error, prediction="classifier_rate"),
         bound=0.25,
-        direction="below",
         premises=(PLAIN, SPANS["classifier_rate"]),
-        **_CONTROL,
     ),
-    Claim(
+    _expected(
         id="bjorck.edge.classifier_level",
-        section=_BOOK,
         statement="The largest rate that trains without BN is that below which the classifier is"
         " safe at the start, to half a decade.",
         quantity="distance from 0 of the mean logarithm of measured over predicted rate",
         measure=partial(level_error, prediction="classifier_rate"),
         bound=0.5,
-        direction="below",
         unit=" decades",
         premises=(PLAIN,),
-        **_CONTROL,
     ),
-    Claim(
+    _expected(
         id="bjorck.edge.sharpness_slope",
-        section=_BOOK,
         statement="Across networks without BN the largest rate that trains is proportional to that"
         " which the sharpness of the whole network at the start allows.",
         quantity="distance from 1 of the slope of the logarithm of the measured rate against that"
         " of the predicted one; a quarter is a decade over four decades",
         measure=partial(slope_error, prediction="network_rate"),
         bound=0.25,
-        direction="below",
         premises=(PLAIN, SPANS["network_rate"], SHARP),
-        **_CONTROL,
     ),
-    Claim(
+    _expected(
         id="bjorck.edge.sharpness_level",
-        section=_BOOK,
         statement="The largest rate that trains without BN is that which the sharpness of the whole"
         " network at the start allows, to half a decade.",
         quantity="distance from 0 of the mean logarithm of measured over predicted rate",
         measure=partial(level_error, prediction="network_rate"),
         bound=0.5,
-        direction="below",
         unit=" decades",
         premises=(PLAIN, SHARP),
-        **_CONTROL,
     ),
 )
 

@@ -6,12 +6,13 @@ The claims, their measures and bounds were written before the recorded runs.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import pandas as pd
 
 from bnbook.evidence import claims
-from bnbook.evidence.claims import Claim
+from bnbook.evidence.claims import POINTS, TIMES, Claim
 from bnbook.tables import papers, rate_map, tuning
 from bnbook.tables.arms import WITH, WITHOUT
 from bnbook.tables.rate_map import (
@@ -26,7 +27,6 @@ from bnbook.tables.rate_map import (
     without_diverged,
 )
 
-PAPER = "Bjorck et al. 2018"
 SHARE = 0.9
 """Of the tuned baseline's validation accuracy: the accuracy to which the map counts steps."""
 
@@ -52,11 +52,11 @@ def rate_speedup(table: pd.DataFrame) -> pd.Series:
     return steps_at(table, WITH, small, level) / steps_at(table, WITH, large, level)
 
 
+_claim = partial(Claim, paper="Bjorck et al. 2018", section="2, figure 1")
+
 CLAIMS = (
-    Claim(
+    _claim(
         id="bjorck.fig1.same_rate",
-        paper=PAPER,
-        section="2, figure 1",
         statement="At the rate that suits the network without BN, BN is no better.",
         quantity=(
             "final test accuracy with BN minus without, both at the tuned rate of the network"
@@ -65,16 +65,13 @@ CLAIMS = (
         measure=same_rate_gap,
         bound=1.0,
         direction="below",
-        digits=1,
-        unit=" points",
         premises=rate_map.premises("same_rate"),
         revised=claims.LATER,
         concerns="lead of BN at the best rate without it",
+        **POINTS,
     ),
-    Claim(
+    _claim(
         id="bjorck.fig1.higher_rate_faster",
-        paper=PAPER,
-        section="2, figure 1",
         statement="With BN, larger rates train faster.",
         quantity=(
             "steps with BN at the tuned rate of the network without BN, divided by steps with BN"
@@ -82,17 +79,13 @@ CLAIMS = (
         ),
         measure=rate_speedup,
         bound=1.0,
-        scale="log",
         digits=1,
-        unit="×",
         premises=rate_map.premises("higher_rate"),
         revised=claims.LATER,
         concerns="speed of BN's larger rate",
     ),
-    Claim(
+    _claim(
         id="bjorck.fig1.higher_rate_generalises",
-        paper=PAPER,
-        section="2, figure 1",
         statement="With BN, larger rates give a higher test accuracy.",
         quantity=(
             "final test accuracy with BN at the best larger rate minus with BN at the tuned rate of"
@@ -100,16 +93,13 @@ CLAIMS = (
         ),
         measure=rate_gain,
         bound=0.0,
-        digits=1,
-        unit=" points",
         premises=rate_map.premises("higher_rate"),
         revised=claims.LATER,
         concerns="gain of BN's larger rate",
+        **POINTS,
     ),
-    Claim(
+    _claim(
         id="bjorck.fig1.unnormalised_diverges",
-        paper=PAPER,
-        section="2, figure 1",
         statement="The network without BN diverges at the larger rates that BN profits from.",
         quantity=(
             "share of seeds whose minibatch loss passes 10³ or stops being finite without BN, at"

@@ -5,12 +5,13 @@ The claims, their measures and bounds were written before the recorded runs.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pandas as pd
 
 from bnbook.evidence import claims
-from bnbook.evidence.claims import Claim
+from bnbook.evidence.claims import TIMES, Claim
 from bnbook.tables.arms import WITH, WITHOUT
 from bnbook.tables.start import DEEP, NAMES, PAPER, by_arm, geometric, significant
 
@@ -36,11 +37,19 @@ def size_ratio(table: pd.DataFrame) -> pd.Series:
     return pd.Series(sizes[WITHOUT] / sizes[WITH])
 
 
+_claim = partial(
+    Claim,
+    paper=PAPER,
+    section="3, figure 2",
+    bound=1.0,
+    premises=(DEEP,),
+    revised=claims.LATER,
+    **TIMES,
+)
+
 CLAIMS = (
-    Claim(
+    _claim(
         id="bjorck.fig2.heavy_tails",
-        paper=PAPER,
-        section="3, figure 2",
         statement=(
             "At initialisation the gradients of the middle convolution's kernel have heavier tails"
             " without BN."
@@ -50,29 +59,16 @@ CLAIMS = (
             " distance: without BN divided by with BN, geometric mean over minibatches"
         ),
         measure=tail_ratio,
-        bound=1.0,
-        scale="log",
-        digits=2,
-        unit="×",
-        premises=(DEEP,),
-        revised=claims.LATER,
     ),
-    Claim(
+    _claim(
         id="bjorck.fig2.larger",
-        paper=PAPER,
-        section="3, figure 2",
         statement="At initialisation these gradients are larger without BN.",
         quantity=(
             "root mean square of the kernel's gradient: without BN divided by with BN, geometric"
             " mean over minibatches"
         ),
         measure=size_ratio,
-        bound=1.0,
-        scale="log",
         digits=0,
-        unit="×",
-        premises=(DEEP,),
-        revised=claims.LATER,
     ),
 )
 

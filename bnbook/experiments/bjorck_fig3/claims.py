@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from bnbook.evidence import claims
-from bnbook.evidence.claims import Claim, Premise
+from bnbook.evidence.claims import TIMES, Claim, Premise, control
 from bnbook.tables import papers
 from bnbook.tables.arms import WITH, WITHOUT
 from bnbook.tables.start import DEEP, NAMES, PAPER, by_arm, significant
@@ -90,15 +90,13 @@ CLAIMS = (
         ),
         measure=step_ratio,
         bound=1.0,
-        scale="log",
         digits=0,
-        unit="×",
         premises=PREMISES,
         revised=claims.LATER,
+        **TIMES,
     ),
-    Claim(
+    control(
         id="bjorck.fig3.step_length",
-        paper="this book",
         section="a control for figure 3",
         statement=(
             "The difference is more than the gradient's size: measured as the distance that the"
@@ -110,12 +108,10 @@ CLAIMS = (
         ),
         measure=length_ratio,
         bound=1.0,
-        scale="log",
         digits=1,
-        unit="×",
-        kind="control",
         premises=PREMISES,
         revised=claims.LATER,
+        **TIMES,
     ),
 )
 

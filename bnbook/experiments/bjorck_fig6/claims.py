@@ -133,7 +133,6 @@ CLAIMS = (
         " BN minus with BN",
         measure=correlation_gap,
         bound=0.0,
-        digits=2,
         **_COMMON,
     ),
     Claim(
@@ -145,7 +144,6 @@ CLAIMS = (
         measure=mean_gradient_ratio,
         bound=1.0,
         scale="log",
-        digits=2,
         unit=" times",
         **_COMMON,
     ),

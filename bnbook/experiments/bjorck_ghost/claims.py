@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from bnbook.evidence import claims
-from bnbook.evidence.claims import Claim, Finding, Premise
+from bnbook.evidence.claims import POINTS, Claim, Finding, Premise, control
 from bnbook.tables import right, searched, tuning
 from bnbook.tables.arms import WITH
 from bnbook.tables.rate_map import rate_fact
@@ -111,14 +111,12 @@ CLAIMS = (
         " at one rate, for as many steps, BN's ghost batches of one size",
         measure=noise_gain,
         bound=0.0,
-        digits=1,
-        unit=" points",
         premises=(INSIDE, _known(NOISY, LARGE)),
         revised="Asked before of a short training, whose record tested nothing and had been seen.",
+        **POINTS,
     ),
-    Claim(
+    control(
         id="bjorck.sec2_1.noise_is_the_rate",
-        paper="this book",
         section="a consequence of section 2.1, whose noise grows with the rate",
         statement="What a larger rate brings is its noise: less noise by a larger minibatch takes"
         " most of it away.",
@@ -127,7 +125,6 @@ CLAIMS = (
         measure=share,
         bound=0.5,
         scale="ratio",
-        kind="control",
         premises=(
             INSIDE,
             _known(NOISY, LARGE, SLOW),

@@ -14,7 +14,7 @@ import pandas as pd
 
 from bnbook.errors import BnbookError
 from bnbook.evidence import claims
-from bnbook.evidence.claims import Claim, Premise
+from bnbook.evidence.claims import TIMES, Claim, Premise
 from bnbook.tables import tuning, usable
 from bnbook.tables.arms import LAST_ONLY, WITH, WITHOUT
 from bnbook.tables.start import significant
@@ -216,11 +216,10 @@ CLAIMS = (
         ),
         measure=last_against_others,
         bound=1.0,
-        scale="log",
         digits=1,
-        unit="×",
         premises=(Premise("the record holds the sharpness", _sharpness), INSIDE),
         revised=claims.LATER,
+        **TIMES,
     ),
 )
 

@@ -5,6 +5,7 @@ A pilot of minutes with seeds that no record has (900, 901) timed the steps; it 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -117,10 +118,11 @@ INSIDE = Premise(
     _inside,
 )
 
+_claim = partial(Claim, paper=PAPER)
+
 CLAIMS = (
-    Claim(
+    _claim(
         id="bjorck.layers110.diverges",
-        paper=PAPER,
         section="1.2 and 3; 110 layers, the first 200 minibatches",
         statement="At the usual rate of the network with BN, 0.1, the one without BN diverges.",
         quantity="share of seeds that diverge without BN at rate 0.1 within 200 minibatches",
@@ -129,9 +131,8 @@ CLAIMS = (
         scale="share",
         premises=(DEEP, WITH_LIVES),
     ),
-    Claim(
+    _claim(
         id="bjorck.layers110.early",
-        paper=PAPER,
         section="3; 110 layers, the first 200 minibatches",
         statement="Where the network without BN diverges, it does so in the first few minibatches.",
         quantity="minibatch at which the network without BN diverges at rate 0.1",
@@ -142,9 +143,8 @@ CLAIMS = (
         unit=" minibatches",
         premises=(DEEP, DIVERGED),
     ),
-    Claim(
+    _claim(
         id="bjorck.layers110.small_rate",
-        paper=PAPER,
         section="2; 110 layers, the first 200 minibatches",
         statement="At the rate to which it has to fall, 0.0001, the network without BN does not"
         " diverge.",
@@ -154,20 +154,18 @@ CLAIMS = (
         scale="share",
         premises=(DEEP, DIVERGED),
     ),
-    Claim(
+    _claim(
         id="bjorck.layers110.rates",
-        paper=PAPER,
         section="2 and 3; 110 layers, the first 200 minibatches",
         statement="BN allows far larger rates.",
         quantity="largest rate at which the network with BN learns within 200 minibatches, over the"
         " largest at which the one without BN does not even diverge",
         measure=ratio,
         bound=APART,
-        scale="log",
         digits=0,
-        unit="×",
         premises=(DEEP, INSIDE),
         concerns="BN's largest rate at 110 layers over that without",
+        **claims.TIMES,
     ),
 )
 

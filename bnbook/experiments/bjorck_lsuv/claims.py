@@ -75,7 +75,6 @@ CLAIMS = (
         measure=share_of_gain,
         bound=0.5,
         concerns="share of BN's gain in accuracy of a scaled start",
-        digits=2,
         scale="ratio",
         premises=PREMISES,
         revised=(

@@ -6,12 +6,13 @@ The claims, their measures and bounds were written before the recorded runs.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import pandas as pd
 
 from bnbook.evidence import claims
-from bnbook.evidence.claims import Claim, Premise
+from bnbook.evidence.claims import POINTS, Claim, Premise
 from bnbook.tables import rate_map, tuning
 from bnbook.tables.arms import (
     CLIPPED,
@@ -91,49 +92,40 @@ def premises(*arms: str) -> tuple[Premise, ...]:
     )
 
 
+_objection = partial(
+    Claim,
+    section="an objection to Bjorck et al.'s figure 1",
+    bound=1.0,
+    direction="below",
+    revised=claims.LATER,
+    **POINTS,
+)
+
 CLAIMS = (
-    Claim(
+    _objection(
         id="bjorck.map.warmup",
         paper="this book",
-        section="an objection to Bjorck et al.'s figure 1",
+        kind="control",
         statement="With a warm-up of the rate, the network without BN does as well as with BN.",
         quantity=_quantity("without BN and with a warm-up"),
         measure=lead_over(WARM_UP),
-        bound=1.0,
-        direction="below",
-        digits=1,
-        unit=" points",
-        kind="control",
         premises=premises(WARM_UP),
-        revised=claims.LATER,
     ),
-    Claim(
+    _objection(
         id="bjorck.map.initialisation",
         paper="Zhang, Dauphin & Ma 2019; De & Smith 2020",
-        section="an objection to Bjorck et al.'s figure 1",
         statement="With a better start, the network without BN does as well as with BN.",
         quantity=_quantity("with Fixup or SkipInit, whichever is better on validation data"),
         measure=lead_over(FIXUP, SKIPINIT),
-        bound=1.0,
-        direction="below",
-        digits=1,
-        unit=" points",
         premises=premises(FIXUP, SKIPINIT),
-        revised=claims.LATER,
     ),
-    Claim(
+    _objection(
         id="bjorck.map.other_norms",
         paper="Wu & He 2018; Ba, Kiros & Hinton 2016",
-        section="an objection to Bjorck et al.'s figure 1",
         statement="Norms without minibatch statistics do as well as BN.",
         quantity=_quantity("with GroupNorm or LayerNorm, whichever is better on validation data"),
         measure=lead_over(GROUP_NORM, LAYER_NORM),
-        bound=1.0,
-        direction="below",
-        digits=1,
-        unit=" points",
         premises=premises(GROUP_NORM, LAYER_NORM),
-        revised=claims.LATER,
     ),
 )
 

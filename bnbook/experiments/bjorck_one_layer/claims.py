@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from bnbook.evidence import claims
-from bnbook.evidence.claims import Claim, Finding, Premise
+from bnbook.evidence.claims import TIMES, Claim, Finding, Premise, control
 from bnbook.tables import searched, tuning
 from bnbook.tables.arms import LAST_ONLY, LSUV, WITH, WITHOUT
 from bnbook.tables.start import significant
@@ -169,9 +169,8 @@ CLAIMS = (
         " BN everywhere",
         measure=rate_of_bn,
         bound=TWENTIETH,
-        scale="log",
-        unit="×",
         premises=(GROWTH, NEEDED, BN_TRAINED),
+        **TIMES,
     ),
     Claim(
         id="bjorck.one_layer.scaled",
@@ -187,19 +186,16 @@ CLAIMS = (
         premises=(GROWTH, ENOUGH, INSIDE, SCALED_TRAINED),
         concerns="share of BN's gain in accuracy of a scaled start",
     ),
-    Claim(
+    control(
         id="bjorck.one_layer.scaled_rate",
-        paper="this book",
         section=f"a scaled start removes the growth as BN does; {_WHERE}",
         statement="If growth at the start is what forbids large rates, a start that is scaled once"
         " allows rates within a factor of twenty of BN's.",
         quantity="largest rate that trains from the scaled start, over that with BN everywhere",
         measure=scaled_rate_of_bn,
         bound=TWENTIETH,
-        scale="log",
-        unit="×",
-        kind="control",
         premises=(GROWTH, NEEDED, SCALED_AND_BN_TRAINED),
+        **TIMES,
     ),
 )
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from bnbook.evidence import claims
-from bnbook.evidence.claims import Claim, Premise
+from bnbook.evidence.claims import TIMES, Claim, Premise, exact
 from bnbook.formulas import fuss_catalan_cdf, fuss_catalan_edge, fuss_catalan_quantile
 from bnbook.tables.arms import WITH, WITHOUT
 from bnbook.tables.start import significant
@@ -158,7 +158,7 @@ CLAIMS = (
         digits=4,
         kind="identity",
     ),
-    Claim(
+    exact(
         id="bjorck.thm1.marchenko_pastur",
         paper="this book",
         section="a check of theorem 1",
@@ -166,9 +166,6 @@ CLAIMS = (
         quantity="relative difference of the two densities, over the whole support",
         measure=one_matrix_errors,
         bound=1e-10,
-        direction="below",
-        exact=True,
-        kind="identity",
     ),
     Claim(
         id="bjorck.fig8.heavier_tail",
@@ -181,11 +178,9 @@ CLAIMS = (
         ),
         measure=tail_growth,
         bound=1.0,
-        scale="log",
-        digits=2,
-        unit="×",
         premises=(Premise("the largest matrices have 200 rows or more", _large),),
         revised=claims.LATER,
+        **TIMES,
     ),
     Claim(
         id="bjorck.sec4.depth",
@@ -201,11 +196,9 @@ CLAIMS = (
         ),
         measure=depth_growth,
         bound=1.0,
-        scale="log",
-        digits=2,
-        unit="×",
         premises=(Premise("the deepest network has the paper's 110 layers", _deep),),
         revised=claims.LATER,
+        **TIMES,
     ),
 )
 

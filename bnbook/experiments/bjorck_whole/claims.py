@@ -185,9 +185,8 @@ CLAIMS = (
         premises=PREMISES[:1],
         concerns="failure without BN at BN's best rate",
     ),
-    Claim(
+    control(
         id="bjorck.whole.lead_shrinks",
-        paper="this book",
         section=f"a consequence of section 2, whose networks train to the end; {_ABOUT}",
         statement="BN's lead at an equal rate belongs to short training: it shrinks as one trains"
         " on.",
@@ -195,7 +194,6 @@ CLAIMS = (
         " minus after the longest training",
         measure=shrinks,
         bound=0.0,
-        kind="control",
         premises=(
             Premise("in the short training BN leads by 2 points or more", _leads),
             Premise("without BN every seed learns at its best rate", _learns),

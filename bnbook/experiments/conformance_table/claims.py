@@ -7,14 +7,14 @@ wrong.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pandas as pd
 
 from bnbook.evidence import claims
-from bnbook.evidence.claims import Claim
+from bnbook.evidence.claims import exact
 
-BOOK = "this book"
 MUTANT, LAYER = "mutant", "layer"
 """Kinds of rows: a layer that was broken on purpose, and one that is meant to be right."""
 TRAP = "input gradient through a sum"
@@ -44,32 +44,20 @@ def failing(table: pd.DataFrame) -> pd.Series:
     return _failing(table, LAYER)
 
 
+_check = partial(exact, paper="this book", section="a control of our own", bound=0.5, digits=0)
+
 CLAIMS = (
-    Claim(
+    _check(
         id="conformance.mutants.caught",
-        paper=BOOK,
-        section="a control of our own",
         statement="No mutant passes every check.",
         quantity="1 for a mutant that no check catches, else 0, at each seed",
         measure=escaped,
-        bound=0.5,
-        direction="below",
-        digits=0,
-        exact=True,
-        kind="identity",
     ),
-    Claim(
+    _check(
         id="conformance.layers.pass",
-        paper=BOOK,
-        section="a control of our own",
         statement="This book's layers, torch's and the plain sample pass every check.",
         quantity="checks that fail a layer, at each seed",
         measure=failing,
-        bound=0.5,
-        direction="below",
-        digits=0,
-        exact=True,
-        kind="identity",
     ),
 )
 

@@ -10,7 +10,6 @@ import pandas as pd
 from bnbook.evidence import claims
 from bnbook.evidence.claims import Claim, Finding, Premise
 
-BOOK = "this book"
 HEALTHY = "none"
 """In place of a fault's name: a healthy network."""
 
@@ -47,22 +46,18 @@ FINDS = Premise("of the planted faults nine in ten are named with their layer", 
 """A diagnosis that finds nothing has no false alarms either."""
 
 CLAIMS = (
-    Claim(
+    exact(
         id="diagnose.faults.named",
-        paper=BOOK,
+        paper="this book",
         section="a control of our own",
         statement="Every planted fault is named, with the layer where it was planted.",
         quantity="1 for a planted fault that no finding names with its layer, else 0",
         measure=missed,
         bound=0.5,
-        direction="below",
         digits=0,
-        exact=True,
-        kind="identity",
     ),
-    Claim(
+    control(
         id="diagnose.healthy.alarms",
-        paper=BOOK,
         section="a control of our own",
         statement="On healthy networks hardly anything is found.",
         quantity="1 for a seed with a finding, a note included, on any of its healthy networks",

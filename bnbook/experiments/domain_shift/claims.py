@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from bnbook.evidence import claims
-from bnbook.evidence.claims import Claim, Premise
+from bnbook.evidence.claims import POINTS, Claim, Premise, control
 from bnbook.tables import climbed
 from bnbook.tables.arms import ADAPTED, BN, GROUP_NORM, RUNNING
 
@@ -81,14 +81,11 @@ CLAIMS = (
         ),
         measure=shift_gain,
         bound=0.0,
-        digits=1,
-        unit=" points",
         premises=(INSIDE, HURTS),
+        **POINTS,
     ),
-    Claim(
+    control(
         id="beyond.drift",
-        paper="this book",
-        kind="control",
         section="a drifting input",
         statement=(
             "Where images drift away from those of training, running statistics that move on with"
@@ -100,9 +97,8 @@ CLAIMS = (
         ),
         measure=drift_gain,
         bound=0.0,
-        digits=1,
-        unit=" points",
         premises=(INSIDE,),
+        **POINTS,
     ),
 )
 

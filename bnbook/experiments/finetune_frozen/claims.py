@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from bnbook.evidence import claims
-from bnbook.evidence.claims import Claim, Premise
+from bnbook.evidence.claims import POINTS, Premise, control
 from bnbook.tables import climbed
 from bnbook.tables.arms import ALGORITHM_2, RUNNING
 
@@ -64,10 +64,8 @@ def _second(table: pd.DataFrame) -> claims.Finding:
 _STATEMENT = "no rate that was chosen is the first or last of the grid"
 
 CLAIMS = (
-    Claim(
+    control(
         id="beyond.finetune_frozen",
-        paper="this book",
-        kind="control",
         section="fine-tuning",
         statement=(
             "Where 2 images are normalised together, fine-tuning with BN's statistics frozen is"
@@ -79,14 +77,11 @@ CLAIMS = (
         ),
         measure=frozen_lead,
         bound=0.0,
-        digits=1,
-        unit=" points",
         premises=(Premise(_STATEMENT, _first),),
+        **POINTS,
     ),
-    Claim(
+    control(
         id="beyond.finetune_shifted",
-        paper="this book",
-        kind="control",
         section="fine-tuning",
         statement=(
             "Where the new images differ from those of the source, the statistics to freeze are"
@@ -98,9 +93,8 @@ CLAIMS = (
         ),
         measure=shifted_cost,
         bound=0.0,
-        digits=1,
-        unit=" points",
         premises=(Premise(_STATEMENT, _second),),
+        **POINTS,
     ),
 )
 

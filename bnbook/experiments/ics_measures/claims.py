@@ -6,6 +6,7 @@ recorded runs.
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import combinations
 from typing import Any
 
@@ -13,13 +14,12 @@ import numpy as np
 import pandas as pd
 
 from bnbook.evidence import claims, intervals
-from bnbook.evidence.claims import Claim, Finding, Premise
+from bnbook.evidence.claims import TIMES, Claim, Finding, Premise, control
 from bnbook.tables import shift
 from bnbook.tables.arms import WITH, WITHOUT
 from bnbook.tables.shift import CONV, IMAGE_NETWORKS, LINEAR_25, RELU_MLP, SIGMOID_MLP
 
 ARMS = (WITHOUT, WITH)
-SANTURKAR = "Santurkar et al. 2018"
 LEARNS = 0.5
 """Validation accuracy from which on a run counts as one that learns."""
 _ARMS = {"all": None, "without": WITHOUT, "with": WITH}
@@ -103,6 +103,8 @@ OF_CONV = (
     shift.inside_premise((CONV,), ARMS),
 )
 
+_santurkar = partial(Claim, paper="Santurkar et al. 2018", section="2.2, figure 3")
+
 CLAIMS = (
     Claim(
         id="ioffe.ics.moments",
@@ -116,9 +118,7 @@ CLAIMS = (
         ),
         measure=moments_ratio,
         bound=1.0,
-        scale="log",
         digits=1,
-        unit="×",
         premises=(
             ENOUGH,
             Premise("none of their tuned rates is an end of the grid", _tuned_inside),
@@ -127,10 +127,10 @@ CLAIMS = (
             "At first all three networks of images had to learn; while the record grew it was seen"
             " that the sigmoid network without BN does not in so few steps, and it was left out."
         ),
+        **TIMES,
     ),
-    Claim(
+    control(
         id="ics.measures_agree",
-        paper="this book",
         section="what shift could mean",
         statement="Three measures of internal covariate shift put networks in the same order.",
         quantity=(
@@ -143,10 +143,8 @@ CLAIMS = (
         premises=(ENOUGH, shift.measured_premise()),
         revised=claims.LATER,
     ),
-    Claim(
+    _santurkar(
         id="santurkar.ics_gradient",
-        paper=SANTURKAR,
-        section="2.2, figure 3",
         statement="By the gradient form BN does not reduce shift: it is as large, or larger.",
         quantity=(
             "length of G - G' with BN over without in the convolutional network, each at its tuned"
@@ -154,14 +152,11 @@ CLAIMS = (
         ),
         measure=lambda table: ratio(table, CONV, "change"),
         bound=1.0,
-        scale="log",
-        unit="×",
         premises=OF_CONV,
+        **TIMES,
     ),
-    Claim(
+    _santurkar(
         id="santurkar.ics_relative",
-        paper=SANTURKAR,
-        section="2.2, figure 3",
         statement="Nor does it when the change is counted in units of the gradient.",
         quantity=(
             "length of G - G' over that of G, with BN over without in the convolutional network,"
@@ -169,14 +164,11 @@ CLAIMS = (
         ),
         measure=lambda table: ratio(table, CONV, "relative"),
         bound=1.0,
-        scale="log",
-        unit="×",
         premises=OF_CONV,
+        **TIMES,
     ),
-    Claim(
+    _santurkar(
         id="santurkar.deep_linear",
-        paper=SANTURKAR,
-        section="2.2, figure 3",
         statement="In a deep linear network BN makes G and G' less alike, though it trains better.",
         quantity="cosine of G and G' with BN less that without, each at its tuned rate",
         measure=cosine_gap,

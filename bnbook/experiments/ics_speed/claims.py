@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from bnbook.evidence import claims
-from bnbook.evidence.claims import Claim, Finding, Premise
+from bnbook.evidence.claims import TIMES, Claim, Finding, Premise, control
 from bnbook.tables import shift
 from bnbook.tables.arms import (
     FROZEN,
@@ -162,17 +162,15 @@ CLAIMS = (
         measure=_measure(loss_ratio, NOISY, WITHOUT),
         bound=1.0,
         direction="below",
-        scale="log",
-        unit="×",
         premises=(
             Premise("with noisy BN moments drift more over training than without BN", _moves),
             GAINS,
             _inside((WITHOUT, NOISY)),
         ),
+        **TIMES,
     ),
-    Claim(
+    control(
         id="ics.noise_costs_little",
-        paper="this book",
         section="less shift, faster training",
         statement="BN keeps most of its gain in speed when noise unsettles what it has fixed.",
         quantity=(
@@ -182,16 +180,14 @@ CLAIMS = (
         measure=_measure(kept_gain, NOISY),
         bound=0.5,
         scale="ratio",
-        kind="control",
         premises=(
             Premise("with the noise moments drift 3 times as much as with BN alone", _unsettled),
             GAINS,
             _inside((WITHOUT, WITH, NOISY)),
         ),
     ),
-    Claim(
+    control(
         id="ics.predicts_speed",
-        paper="this book",
         section="less shift, faster training",
         statement="Over arms and rates, networks whose moments drift less train faster.",
         quantity=(
@@ -204,9 +200,8 @@ CLAIMS = (
         premises=(shift.learning_premise(), shift.measured_premise()),
         revised=claims.LATER,
     ),
-    Claim(
+    control(
         id="ics.predicts_tuned",
-        paper="this book",
         section="less shift, faster training",
         statement="So do arms whose moments drift less when each has its own rate.",
         quantity=(
@@ -219,9 +214,8 @@ CLAIMS = (
         premises=(LEARN,),
         revised=claims.LATER,
     ),
-    Claim(
+    control(
         id="ics.means_only",
-        paper="this book",
         section="the best case of the explanation",
         statement="Fixing means alone has most of BN's gain in speed.",
         quantity=(
@@ -231,7 +225,6 @@ CLAIMS = (
         measure=_measure(kept_gain, MEANS_ONLY),
         bound=0.5,
         scale="ratio",
-        kind="control",
         premises=(GAINS, _inside((WITHOUT, WITH, MEANS_ONLY))),
     ),
     Claim(
@@ -245,10 +238,9 @@ CLAIMS = (
         ),
         measure=_measure(landscape_ratio, "loss_range"),
         bound=1.0,
-        scale="log",
         digits=1,
-        unit="×",
         premises=(GAINS,),
+        **TIMES,
     ),
     Claim(
         id="santurkar.smoothness",
@@ -262,10 +254,9 @@ CLAIMS = (
         ),
         measure=_measure(landscape_ratio, "smoothness"),
         bound=1.0,
-        scale="log",
         digits=1,
-        unit="×",
         premises=(GAINS,),
+        **TIMES,
     ),
 )
 

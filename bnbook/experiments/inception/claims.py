@@ -16,13 +16,14 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from bnbook.evidence import claims
-from bnbook.evidence.claims import Claim, Finding, Premise
+from bnbook.evidence.claims import POINTS, TIMES, Claim, Finding, Premise
 from bnbook.tables import probabilities
 from bnbook.tables.inception import (
     BASELINE,
@@ -40,7 +41,6 @@ from bnbook.tables.inception import (
 )
 from bnbook.tables.rate_map import rate_fact
 
-PAPER = "Ioffe & Szegedy 2015"
 STEPS = {INCEPTION: 31.0e6, BASELINE: 13.3e6, X5: 2.1e6, X30: 2.7e6}
 """Steps to Inception's best accuracy in the paper's figure 3."""
 BEST = {INCEPTION: 72.2, BASELINE: 72.7, X5: 73.0, X30: 74.8, X5_SIGMOID: 69.8}
@@ -193,10 +193,11 @@ def _fewer(arm: str) -> Callable[[pd.DataFrame], pd.Series]:
     return lambda table: fewer_at_most(table, arm)
 
 
+_claim = partial(Claim, paper="Ioffe & Szegedy 2015")
+
 CLAIMS = (
-    Claim(
+    _claim(
         id="ioffe.fig3.baseline",
-        paper=PAPER,
         section="4.2.2, figure 3",
         statement="With BN and nothing else changed, Inception's best accuracy is reached in less"
         " than half the steps.",
@@ -204,14 +205,12 @@ CLAIMS = (
         " all of these where it never gets there",
         measure=_fewer(BASELINE),
         bound=2.0,
-        scale="log",
         digits=1,
-        unit="×",
         premises=PREMISES,
+        **TIMES,
     ),
-    Claim(
+    _claim(
         id="ioffe.fig3.x5",
-        paper=PAPER,
         section="4.2.1, and 4.2.2, figure 3",
         statement="With five times the rate and the other changes that BN permits it takes many"
         " times fewer steps: 14 times in the paper, of which half is asked here.",
@@ -219,39 +218,33 @@ CLAIMS = (
         " these where it never gets there",
         measure=_fewer(X5),
         bound=7.0,
-        scale="log",
         digits=1,
-        unit="×",
         premises=PREMISES,
+        **TIMES,
     ),
-    Claim(
+    _claim(
         id="ioffe.fig3.x30",
-        paper=PAPER,
         section="4.2.2, figure 3",
         statement="Thirty times the rate brings a higher accuracy than five times.",
         quantity="best test accuracy of BN-x30 minus that of BN-x5",
         measure=lambda table: lead(table, X30, X5),
         bound=0.0,
-        digits=1,
-        unit=" points",
         premises=PREMISES,
+        **POINTS,
     ),
-    Claim(
+    _claim(
         id="ioffe.fig3.sigmoid",
-        paper=PAPER,
         section="4.2.2, figure 3",
         statement="With BN the network trains with sigmoids too, to within 5 points of Inception:"
         " 2.4 points below it in the paper.",
         quantity="best test accuracy of BN-x5-Sigmoid minus that of Inception",
         measure=lambda table: lead(table, X5_SIGMOID, INCEPTION),
         bound=-5.0,
-        digits=1,
-        unit=" points",
         premises=PREMISES,
+        **POINTS,
     ),
-    Claim(
+    _claim(
         id="ioffe.fig3.sigmoid_chance",
-        paper=PAPER,
         section="4.2.2",
         statement="Without BN the network with sigmoids stays at chance.",
         quantity="best test accuracy of Inception with sigmoids; guessing has 10 %",
@@ -262,9 +255,8 @@ CLAIMS = (
         unit=" %",
         premises=(LEARNS,),
     ),
-    Claim(
+    _claim(
         id="ioffe.fig3.fails_without_bn",
-        paper=PAPER,
         section="4.2.2",
         statement="Without BN the network fails to train at five times its rate.",
         quantity="last test accuracy of Inception at five times its tuned rate; guessing, and a run"
@@ -276,18 +268,16 @@ CLAIMS = (
         unit=" %",
         premises=(LEARNS, PREMISES[1]),
     ),
-    Claim(
+    _claim(
         id="ioffe.fig4.ensemble",
-        paper=PAPER,
         section="4.2.3, figure 4",
         statement="An ensemble of six networks with BN is better than its best member.",
         quantity="test accuracy of the mean class probabilities minus that of the member that is"
         " best on validation images",
         measure=ensemble_gain,
         bound=0.0,
-        digits=1,
-        unit=" points",
         premises=(MEMBERS_LEARN,),
+        **POINTS,
     ),
 )
 

@@ -10,15 +10,15 @@ one with m - 1 for m, is off by 1e-3 or more where the mean is small beside the 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from bnbook.evidence import claims
-from bnbook.evidence.claims import Claim
+from bnbook.evidence.claims import exact
 
-PAPER = "Ioffe & Szegedy 2015"
 BOUND = 1e-12
 """Largest error that counts as rounding; see the module."""
 MOMENTS = ("mean", "mean square")
@@ -69,10 +69,11 @@ def trap(table: pd.DataFrame) -> pd.DataFrame:
     return found.loc[order, list(THROUGH)]
 
 
+_exact = partial(exact, paper="Ioffe & Szegedy 2015", bound=BOUND)
+
 CLAIMS = (
-    Claim(
+    _exact(
         id="ioffe.alg1.moments",
-        paper=PAPER,
         section="3, after algorithm 1",
         statement=(
             "The normalised values of a minibatch have mean 0 and, if eps is neglected, mean"
@@ -84,14 +85,9 @@ CLAIMS = (
             " deviations"
         ),
         measure=moment_errors,
-        bound=BOUND,
-        direction="below",
-        exact=True,
-        kind="identity",
     ),
-    Claim(
+    _exact(
         id="ioffe.eq.backward",
-        paper=PAPER,
         section="3, the six backward equations",
         statement="The six equations are the gradient of the transform.",
         quantity=(
@@ -101,10 +97,6 @@ CLAIMS = (
             " units of one plus the largest value in standard deviations"
         ),
         measure=backward_errors,
-        bound=BOUND,
-        direction="below",
-        exact=True,
-        kind="identity",
     ),
 )
 

@@ -5,14 +5,14 @@ The claims, their measures and bounds were written before the recorded runs.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pandas as pd
 
 from bnbook.evidence import claims
-from bnbook.evidence.claims import Claim
+from bnbook.evidence.claims import exact
 
-PAPER = "Ioffe & Szegedy 2015"
 BOUND = 1e-12
 """Relative error below which two float64 computations of a few thousand terms count as equal."""
 
@@ -38,10 +38,11 @@ def conv_errors(table: pd.DataFrame) -> pd.Series:
     return cases(table, CONV)
 
 
+_exact = partial(exact, paper="Ioffe & Szegedy 2015", bound=BOUND)
+
 CLAIMS = (
-    Claim(
+    _exact(
         id="ioffe.alg2.population",
-        paper=PAPER,
         section="3.1, Algorithm 2",
         statement=(
             "Averaged over minibatches of the frozen network, the batch mean and m/(m-1) times the"
@@ -54,14 +55,9 @@ CLAIMS = (
             " between their ratio without the factor and (m-1)/m"
         ),
         measure=population_errors,
-        bound=BOUND,
-        direction="below",
-        exact=True,
-        kind="identity",
     ),
-    Claim(
+    _exact(
         id="ioffe.sec3_2.conv",
-        paper=PAPER,
         section="3.2",
         statement=(
             "For feature maps of p x q positions BN is Algorithm 1 over the m' = m p q values of"
@@ -73,10 +69,6 @@ CLAIMS = (
             " and shifted BN of the maps"
         ),
         measure=conv_errors,
-        bound=BOUND,
-        direction="below",
-        exact=True,
-        kind="identity",
     ),
 )
 

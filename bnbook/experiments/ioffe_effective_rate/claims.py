@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from bnbook.evidence import claims, intervals
-from bnbook.evidence.claims import Claim, Premise
+from bnbook.evidence.claims import TIMES, Claim, Premise, control, exact
 from bnbook.tables import tuning
 from bnbook.tables.arms import DECAYED, WITH, WITHOUT
 
@@ -114,13 +114,12 @@ CLAIMS = (
         measure=growth_ratio,
         bound=1.0,
         direction="below",
-        scale="log",
         digits=3,
-        unit="×",
         premises=(Premise("no run with BN diverges", _whole),),
         revised=claims.LATER,
+        **TIMES,
     ),
-    Claim(
+    exact(
         id="laarhoven.l2.equivalence",
         paper="van Laarhoven 2017",
         section="L2 regularisation under normalisation",
@@ -135,14 +134,10 @@ CLAIMS = (
             " where the weights alone are scaled"
         ),
         measure=rescaling_ratio,
-        exact=True,
-        kind="identity",
         bound=0.01,
-        direction="below",
     ),
-    Claim(
+    control(
         id="ioffe.sec3_3.equilibrium",
-        paper="this book",
         section="a consequence of 3.3",
         statement=(
             "With weight decay the angle of a step settles at the square root of twice the rate"
@@ -156,7 +151,6 @@ CLAIMS = (
         bound=0.2,
         direction="below",
         digits=3,
-        kind="control",
         premises=(Premise("three runs or more of a seed are long enough", _enough),),
         revised=claims.LATER,
     ),

@@ -9,14 +9,14 @@ eps in gamma the identity is off by 5e-6 for a feature of deviation 1. A rank is
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pandas as pd
 
 from bnbook.evidence import claims
-from bnbook.evidence.claims import Claim
+from bnbook.evidence.claims import exact
 
-PAPER = "Ioffe & Szegedy 2015"
 BOUND = 1e-12
 """Largest error that counts as rounding; see the module."""
 IDENTITY, RANK, BIAS = "identity", "rank", "bias"
@@ -30,10 +30,11 @@ def cases(table: pd.DataFrame, check: str) -> pd.Series:
     return rows.set_index(["seed", "case", "m", "feature"])["error"]
 
 
+_exact = partial(exact, paper="Ioffe & Szegedy 2015")
+
 CLAIMS = (
-    Claim(
+    _exact(
         id="ioffe.sec3.identity",
-        paper=PAPER,
         section="3, scale and shift",
         statement=(
             "With the square root of the variance for gamma and the mean for beta, BN is the"
@@ -45,13 +46,9 @@ CLAIMS = (
         ),
         measure=lambda table: cases(table, IDENTITY),
         bound=BOUND,
-        direction="below",
-        exact=True,
-        kind="identity",
     ),
-    Claim(
+    _exact(
         id="ioffe.sec3.singular",
-        paper=PAPER,
         section="3, second simplification",
         statement=(
             "The joint covariance of a minibatch is singular when it has fewer examples than there"
@@ -63,14 +60,10 @@ CLAIMS = (
         ),
         measure=lambda table: cases(table, RANK),
         bound=0.5,
-        direction="below",
         digits=0,
-        exact=True,
-        kind="identity",
     ),
-    Claim(
+    _exact(
         id="ioffe.sec3_2.bias",
-        paper=PAPER,
         section="3.2",
         statement="The bias b of Wu + b can be left out: BN subtracts it with the mean.",
         quantity=(
@@ -80,9 +73,6 @@ CLAIMS = (
         ),
         measure=lambda table: cases(table, BIAS),
         bound=BOUND,
-        direction="below",
-        exact=True,
-        kind="identity",
     ),
 )
 

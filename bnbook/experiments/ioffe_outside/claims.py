@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from bnbook.evidence import claims
-from bnbook.evidence.claims import Claim, Premise
+from bnbook.evidence.claims import TIMES, Claim, Premise, exact
 from bnbook.tables import tuning
 from bnbook.tables.arms import MEAN_OUTSIDE, OUTSIDE, VARIANCE_OUTSIDE, WITH, WITHOUT
 
@@ -139,7 +139,7 @@ def _learns(arm: str, percent: float) -> Premise:
 
 
 CLAIMS = (
-    Claim(
+    exact(
         id="ioffe.sec2.bias_divergence",
         paper=PAPER,
         section="2",
@@ -155,9 +155,6 @@ CLAIMS = (
         ),
         measure=example_errors,
         bound=TOLERANCE,
-        direction="below",
-        exact=True,
-        kind="identity",
     ),
     Claim(
         id="ioffe.sec2.scale_worse",
@@ -170,11 +167,9 @@ CLAIMS = (
         ),
         measure=worsening,
         bound=1.0,
-        scale="log",
-        digits=2,
-        unit="×",
         premises=(Premise("without the scale the example follows its closed form", _closed),),
         revised=claims.LATER,
+        **TIMES,
     ),
     Claim(
         id="ioffe.sec2.network_divergence",

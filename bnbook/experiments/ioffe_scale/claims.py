@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from bnbook.evidence import claims
-from bnbook.evidence.claims import Claim
+from bnbook.evidence.claims import exact
 
 PAPER = "Ioffe & Szegedy 2015"
 NEGLECTED, RESCALED, FIXED = "neglected", "rescaled", "fixed"
@@ -43,7 +43,7 @@ def _by_case(cases: pd.DataFrame, columns: list[str]) -> pd.Series:
 
 
 CLAIMS = (
-    Claim(
+    exact(
         id="ioffe.sec3_3.scale_invariance",
         paper=PAPER,
         section="3.3",
@@ -57,12 +57,9 @@ CLAIMS = (
             " in the paper, and with eps divided by the square of the factor"
         ),
         measure=invariance_errors,
-        exact=True,
-        kind="identity",
         bound=ROUNDING,
-        direction="below",
     ),
-    Claim(
+    exact(
         id="ioffe.sec3_3.eps_departure",
         paper="this book",
         section="a consequence of 3.3",
@@ -75,12 +72,9 @@ CLAIMS = (
             " float64"
         ),
         measure=departure_errors,
-        exact=True,
-        kind="identity",
         bound=ROUNDING,
-        direction="below",
     ),
-    Claim(
+    exact(
         id="ioffe.sec3_3.orthogonal_gradient",
         paper="this book",
         section="a consequence of 3.3",
@@ -93,10 +87,7 @@ CLAIMS = (
             " error of the squared norm after a step, eps neglected, in float64"
         ),
         measure=orthogonality_errors,
-        exact=True,
-        kind="identity",
         bound=ROUNDING,
-        direction="below",
     ),
 )
 

@@ -5,18 +5,18 @@ The claims, their measures and bounds were written before the recorded runs, aft
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from bnbook.evidence import claims
-from bnbook.evidence.claims import Claim, Premise
+from bnbook.evidence.claims import Premise, control
 from bnbook.tables import drawn, papers, tuning
 from bnbook.tables.arms import WITH, WITHOUT
 from bnbook.tables.start import geometric
 
-BOOK = "this book"
 ARMS = (WITHOUT, WITH)
 RUN = ["arm", "seed", "std", "learning_rate"]
 """Columns that name a run."""
@@ -242,11 +242,11 @@ REVISED = (
     " seen."
 )
 
+_claim = partial(control, section="a control for figure 1(a)", revised=REVISED)
+
 CLAIMS = (
-    Claim(
+    _claim(
         id="ioffe.settings.met",
-        paper=BOOK,
-        section="a control for figure 1(a)",
         statement="Some rate and some size of the initial weights give the curve without BN.",
         quantity=(
             "root mean square difference in test accuracy from the paper's curve without BN, both"
@@ -256,14 +256,10 @@ CLAIMS = (
         bound=NEAR,
         direction="below",
         unit=" points",
-        kind="control",
-        revised=REVISED,
         premises=PREMISES,
     ),
-    Claim(
+    _claim(
         id="ioffe.settings.foretold",
-        paper=BOOK,
-        section="a control for figure 1(a)",
         statement="The setting found without BN gives the paper's curve with BN too.",
         quantity=(
             "root mean square difference in test accuracy from the paper's curve with BN, both"
@@ -273,14 +269,10 @@ CLAIMS = (
         bound=NEAR,
         direction="below",
         unit=" points",
-        kind="control",
-        revised=REVISED,
         premises=(*PREMISES, CLOSE),
     ),
-    Claim(
+    _claim(
         id="ioffe.settings.rate",
-        paper=BOOK,
-        section="a control for figure 1(a)",
         statement="The rate nearest to the curve without BN is far below the best one.",
         quantity=(
             "rate at which the network without BN is nearest to the paper's curve, divided by its"
@@ -291,14 +283,10 @@ CLAIMS = (
         direction="below",
         scale="log",
         digits=3,
-        kind="control",
-        revised=REVISED,
         premises=(*PREMISES, CLOSE, BEST),
     ),
-    Claim(
+    _claim(
         id="ioffe.settings.lead",
-        paper=BOOK,
-        section="a control for figure 1(a)",
         statement="Most of BN's lead in figure 1(a) comes from its setting.",
         quantity=(
             "share of BN's lead in test accuracy at the likely setting, mean over the steps of the"
@@ -306,8 +294,6 @@ CLAIMS = (
         ),
         measure=lead_closed,
         bound=0.5,
-        kind="control",
-        revised=REVISED,
         scale="ratio",
         concerns="part of BN's lead that tuning takes away",
         premises=(*PREMISES, CLOSE, BEST, LEADS),

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from bnbook.evidence import claims
-from bnbook.evidence.claims import Claim, Premise
+from bnbook.evidence.claims import TIMES, Claim, Premise
 from bnbook.tables.arms import BN, BN_KERNEL, CHOLESKY, LINEAR, ZCA
 
 PAPER = "Ioffe & Szegedy 2015"
@@ -92,11 +92,10 @@ CLAIMS = (
         ),
         measure=cost_ratio,
         bound=10.0,
-        scale="log",
         digits=0,
-        unit="×",
         premises=(Premise("the widest layer has 512 features or more", _wide),),
         revised=claims.LATER,
+        **TIMES,
     ),
 )
 """The paper says "expensive" and gives no number; ten times the cost of BN is our reading of it."""

@@ -8,12 +8,13 @@ differs by a hundredth or more, which the premise checks.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pandas as pd
 
 from bnbook.evidence import claims
-from bnbook.evidence.claims import Claim, Finding, Premise
+from bnbook.evidence.claims import Finding, Premise, exact
 
 LOCAL, SYNC, FROZEN = "of each replica", "synchronised", "frozen"
 """How the statistics are taken."""
@@ -64,34 +65,22 @@ QUANTITY = (
     " process, relative, in every step, and the largest difference between two replicas' parameters"
 )
 
+_equal = partial(exact, paper="this book", section="many devices", bound=BOUND, premises=(PREMISE,))
+
 CLAIMS = (
-    Claim(
+    _equal(
         id="beyond.syncbn_equals_large_batch",
-        paper="this book",
-        section="many devices",
         statement="Data-parallel training with synchronised statistics computes what one process"
         " computes on the whole minibatch, gradients included.",
         quantity=f"{QUANTITY}; the one process has torch's BN of the whole minibatch",
         measure=errors(SYNC),
-        bound=BOUND,
-        direction="below",
-        exact=True,
-        kind="identity",
-        premises=(PREMISE,),
     ),
-    Claim(
+    _equal(
         id="beyond.replica_equals_ghost",
-        paper="this book",
-        section="many devices",
         statement="Data-parallel training with statistics of each replica computes what one process"
         " computes on ghost batches, the parts of the minibatch that the replicas see.",
         quantity=f"{QUANTITY}; the one process normalises each part by its own statistics",
         measure=errors(LOCAL),
-        bound=BOUND,
-        direction="below",
-        exact=True,
-        kind="identity",
-        premises=(PREMISE,),
     ),
 )
 

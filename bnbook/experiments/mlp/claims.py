@@ -5,16 +5,16 @@ The claims, their measures and bounds were written before the recorded runs.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pandas as pd
 
 from bnbook.evidence import claims
-from bnbook.evidence.claims import Claim, Premise
+from bnbook.evidence.claims import TIMES, Premise, control
 from bnbook.tables import choosing
 from bnbook.tables.arms import BN, LAYER_NORM, WITHOUT
 
-PAPER = "this book"
 RAW, TABLE, IMAGES = "raw table", "table", "images"
 """What is learned: a table as it is, the same with standardised columns, and images."""
 TASKS, NORMS = (RAW, TABLE, IMAGES), (WITHOUT, BN, LAYER_NORM)
@@ -61,31 +61,22 @@ def _premises(task: str) -> tuple[Premise, ...]:
 
 
 _STEPS = "steps to one training loss without BN over those with it, each at its own rate;"
+
+_faster = partial(control, section="fully connected networks", bound=1.0, **TIMES)
+
 CLAIMS = (
-    Claim(
+    _faster(
         id="beyond.mlp",
-        paper=PAPER,
-        section="fully connected networks",
         statement="BN speeds up the training of a fully connected network on images.",
         quantity=f"{_STEPS} digits, the level the worse network's last one",
         measure=lambda table: speed(table, IMAGES),
-        bound=1.0,
-        scale="log",
-        unit="×",
-        kind="control",
         premises=_premises(IMAGES),
     ),
-    Claim(
+    _faster(
         id="beyond.mlp_table",
-        paper=PAPER,
-        section="fully connected networks",
         statement="BN speeds up the training of a fully connected network on a standardised table.",
         quantity=f"{_STEPS} columns of mean 0 and variance 1, the level the worse network's last",
         measure=lambda table: speed(table, TABLE),
-        bound=1.0,
-        scale="log",
-        unit="×",
-        kind="control",
         premises=_premises(TABLE),
     ),
 )

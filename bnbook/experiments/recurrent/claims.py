@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from bnbook.evidence import claims
-from bnbook.evidence.claims import Claim, Premise
+from bnbook.evidence.claims import POINTS, TIMES, Claim, Premise, control
 from bnbook.tables import choosing
 
 LAURENT, COOIJMANS = "Laurent et al. 2015", "Cooijmans et al. 2016"
@@ -77,9 +77,8 @@ CLAIMS = (
         ),
         measure=speed,
         bound=1.0,
-        scale="log",
-        unit="×",
         premises=(_inside(TEXT, (NONE, INPUT)),),
+        **TIMES,
     ),
     Claim(
         id="cooijmans.recurrent_bn",
@@ -89,9 +88,8 @@ CLAIMS = (
         quantity="test accuracy on pixels with recurrent BN, gamma 0.1, minus without norm",
         measure=lambda table: ahead(table, STEPS, NONE),
         bound=0.0,
-        digits=1,
-        unit=" points",
         premises=(_inside(PIXELS, (STEPS, NONE)),),
+        **POINTS,
     ),
     Claim(
         id="cooijmans.gamma",
@@ -101,13 +99,11 @@ CLAIMS = (
         quantity="test accuracy on pixels with an initial gamma of 0.1 minus with 1",
         measure=lambda table: ahead(table, STEPS, STEPS_ONE),
         bound=0.0,
-        digits=1,
-        unit=" points",
         premises=(_inside(PIXELS, (STEPS, STEPS_ONE)),),
+        **POINTS,
     ),
-    Claim(
+    control(
         id="beyond.rnn_length",
-        paper="this book",
         section="sequences longer than those of training",
         statement=(
             "Recurrent BN whose statistics end with the training length goes on beyond it, with"
@@ -121,7 +117,6 @@ CLAIMS = (
         bound=0.1,
         direction="below",
         unit=" bits a character",
-        kind="control",
         premises=(_inside(TEXT, (STEPS, NONE)),),
     ),
 )

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from bnbook.evidence import claims
-from bnbook.evidence.claims import Claim, Finding, Premise
+from bnbook.evidence.claims import POINTS, TIMES, Claim, Finding, Premise
 from bnbook.tables import tuning
 from bnbook.tables.arms import SIGMOID, WITH, WITHOUT
 from bnbook.tables.start import significant
@@ -204,15 +204,14 @@ def _depth_claim(name: str, nonlinearity: str) -> Claim:
         ),
         measure=lambda table: depth_ratio(table, nonlinearity),
         bound=1.0,
-        scale="log",
         digits=1,
-        unit="×",
         premises=(
             Premise(f"the deepest network has {DEEP} hidden layers", _deep),
             _shallow(nonlinearity),
             _limited(nonlinearity),
             _learning_inside(nonlinearity),
         ),
+        **TIMES,
     )
 
 
@@ -229,9 +228,8 @@ def _share_claim(name: str, nonlinearity: str) -> Claim:
         measure=lambda table: share_difference(table, nonlinearity),
         bound=0.0,
         direction="below",
-        digits=1,
-        unit=" points",
         premises=(_enough(nonlinearity), _learning_inside(nonlinearity)),
+        **POINTS,
     )
 
 
@@ -250,13 +248,12 @@ CLAIMS = (
         ),
         measure=gain,
         bound=50.0,
-        digits=1,
-        unit=" points",
         premises=(
             Premise(f"the deepest network has {DEEP} hidden layers", _deep),
             Premise("without BN it guesses, at every start and rate that was tried", _guesses),
             Premise("its rate with BN is no end of the grid", _deepest_inside),
         ),
+        **POINTS,
     ),
     _depth_claim("ioffe.saturation.depth", SIGMOID),
     _depth_claim("ioffe.saturation.tanh", TANH),

@@ -5,12 +5,13 @@ The claims, their measures and bounds were written before the recorded runs.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pandas as pd
 
 from bnbook.evidence import claims
-from bnbook.evidence.claims import Claim, Premise
+from bnbook.evidence.claims import POINTS, Claim, Premise
 from bnbook.tables import climbed
 from bnbook.tables.arms import (
     ALGORITHM_2,
@@ -82,8 +83,10 @@ PREMISES = (
     Premise("each network compared classifies 30 % of the test images, thrice guessing", _learned),
 )
 
+_claim = partial(Claim, premises=PREMISES, **POINTS)
+
 CLAIMS = (
-    Claim(
+    _claim(
         id="gn.small_batch",
         paper="Wu & He 2018",
         section="figure 1",
@@ -97,11 +100,8 @@ CLAIMS = (
         ),
         measure=rise,
         bound=1.0,
-        digits=1,
-        unit=" points",
-        premises=PREMISES,
     ),
-    Claim(
+    _claim(
         id="gn.crossing",
         paper="Wu & He 2018",
         section="figure 1",
@@ -112,11 +112,8 @@ CLAIMS = (
         quantity=f"test error of BN at m = {SMALLEST} minus that of GroupNorm",
         measure=group_lead,
         bound=0.0,
-        digits=1,
-        unit=" points",
-        premises=PREMISES,
     ),
-    Claim(
+    _claim(
         id="renorm.small_batch",
         paper="Ioffe 2017",
         section="small minibatches",
@@ -126,11 +123,8 @@ CLAIMS = (
         quantity=f"test error of BN minus that of Batch Renormalization, both at m = {SMALLEST}",
         measure=renorm_lead,
         bound=0.0,
-        digits=1,
-        unit=" points",
-        premises=PREMISES,
     ),
-    Claim(
+    _claim(
         id="wu.population_statistics",
         paper="Wu & Johnson 2021",
         section="population and batch statistics",
@@ -145,9 +139,6 @@ CLAIMS = (
         ),
         measure=population_cost,
         bound=0.0,
-        digits=1,
-        unit=" points",
-        premises=PREMISES,
     ),
 )
 

@@ -5,16 +5,15 @@ The claims, their measures and bounds were written before the recorded runs.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pandas as pd
 
 from bnbook.evidence import claims
-from bnbook.evidence.claims import Claim, Premise
+from bnbook.evidence.claims import TIMES, Claim, Premise, control
 from bnbook.tables import choosing
 from bnbook.tables.arms import BN, LAYER_NORM
-
-PAPER = "Shen et al. 2020"
 
 COUNTED = "BN, padding counted"
 RMS_NORM, POWER_NORM, NONE = "RMSNorm", "PowerNorm", "no norm"
@@ -124,10 +123,11 @@ PREMISES = (
     Premise("both norms' networks end below 3.3 bits a character at every seed", _learned),
 )
 
+_claim = partial(Claim, paper="Shen et al. 2020")
+
 CLAIMS = (
-    Claim(
+    _claim(
         id="powernorm.transformer_gap",
-        paper=PAPER,
         section="1 and 3",
         statement="A Transformer with BN predicts text worse than one with LayerNorm.",
         quantity=(
@@ -136,14 +136,12 @@ CLAIMS = (
         ),
         measure=gap,
         bound=0.0,
-        direction="above",
         digits=3,
         unit=" bits a character",
         premises=PREMISES,
     ),
-    Claim(
+    _claim(
         id="powernorm.statistics_variance",
-        paper=PAPER,
         section="3",
         statement="In text, statistics of batches stray further from running ones than in images.",
         quantity=(
@@ -154,16 +152,13 @@ CLAIMS = (
         ),
         measure=text_over_images,
         bound=1.0,
-        direction="above",
-        scale="log",
-        unit="×",
         premises=(Premise("no rate of the two is an end of the grid", _inside_read),),
         revised="The grid was extended downwards after words had chosen its lower end, before any"
         " of their runs that are shown.",
+        **TIMES,
     ),
-    Claim(
+    _claim(
         id="powernorm.running_form",
-        paper=PAPER,
         section="4",
         statement="PowerNorm's quadratic mean strays less from its running value than BN's"
         " variance.",
@@ -174,14 +169,11 @@ CLAIMS = (
         ),
         measure=bn_over_power_norm,
         bound=1.0,
-        direction="above",
-        scale="log",
-        unit="×",
         premises=PREMISES[1:],
+        **TIMES,
     ),
-    Claim(
+    control(
         id="beyond.decoding",
-        paper="this book",
         section="one symbol at a time",
         statement=(
             "A Transformer trained with BN over batch and time cannot read one character at a time"
@@ -196,9 +188,7 @@ CLAIMS = (
         " record was seen: some 0.03 bits.",
         measure=decoding,
         bound=0.1,
-        direction="above",
         unit=" bits a character",
-        kind="control",
         premises=PREMISES[1:],
     ),
 )  # fmt: skip

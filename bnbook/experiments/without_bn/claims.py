@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from bnbook.evidence import claims
-from bnbook.evidence.claims import Claim, Finding, Premise
+from bnbook.evidence.claims import POINTS, Claim, Finding, Premise
 from bnbook.tables import tuning, usable
 from bnbook.tables.arms import (
     AFFINE_ONLY,
@@ -162,9 +162,8 @@ CLAIMS = (
         " of each channel, each at its tuned rate",
         measure=affine_lead,
         bound=0.0,
-        digits=1,
-        unit=" points",
         premises=(_inside(AFFINE_ONLY, OTHERS_ONLY),),
+        **POINTS,
     ),
 )  # fmt: skip
 
