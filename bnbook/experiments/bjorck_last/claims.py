@@ -157,6 +157,10 @@ NEEDS_BN = Premise(
 )
 INSIDE = Premise("no largest usable rate is the end of the grid", _inside)
 
+REVISED = (
+    claims.LATER + " Its value was a mean of each seed's share before, over the seeds where BN"
+    " gains; it is a ratio of means since."
+)
 
 CLAIMS = (
     Claim(
@@ -175,10 +179,7 @@ CLAIMS = (
         bound=0.5,
         scale="ratio",
         premises=(NEEDS_BN, INSIDE),
-        revised=(
-            claims.LATER + " Its value was a mean of each seed's share before, over the seeds where"
-            " BN gains; it is a ratio of means since."
-        ),
+        revised=REVISED,
     ),
     Claim(
         id="bjorck.sec3_1.last_accuracy",
@@ -197,10 +198,7 @@ CLAIMS = (
         scale="ratio",
         concerns="share of BN's gain in accuracy of one BN layer",
         premises=(Premise("every network ends above 95 % training accuracy", _trained),),
-        revised=(
-            claims.LATER + " Its value was a mean of each seed's share before, over the seeds where"
-            " BN gains; it is a ratio of means since."
-        ),
+        revised=REVISED,
     ),
     Claim(
         id="karakida.last_layer",

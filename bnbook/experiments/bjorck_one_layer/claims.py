@@ -86,17 +86,12 @@ def _gains_enough(table: pd.DataFrame) -> Finding:
     return claims.at_least(accuracy_share(table)["whole"].mean(), GAIN, " points", 1)
 
 
-def _ends(table: pd.DataFrame, arms: tuple[str, ...]) -> Finding:
-    least = accuracies(table, "training_accuracy")[list(arms)].min().min(skipna=False)
-    return claims.at_least(float(least), 100 * TRAINED, " %", 1)
+def _trained(whose: str, *arms: str) -> Premise:
+    def check(table: pd.DataFrame) -> Finding:
+        least = accuracies(table, "training_accuracy")[list(arms)].min().min(skipna=False)
+        return claims.at_least(float(least), 100 * TRAINED, " %", 1)
 
-
-def _trained(table: pd.DataFrame) -> Finding:
-    return _ends(table, (WITHOUT, WITH, LAST_ONLY))
-
-
-def _scaled_trained(table: pd.DataFrame) -> Finding:
-    return _ends(table, (WITHOUT, WITH, LSUV))
+    return Premise(f"{whose} every run at its best rate ends above 95 % training accuracy", check)
 
 
 def _inside(table: pd.DataFrame) -> Finding:
@@ -118,29 +113,10 @@ def _needed(table: pd.DataFrame) -> Finding:
 GROWTH = Premise("without BN the activations grow by half or more a block", _grows)
 ENOUGH = Premise("BN gains five points of test accuracy or more", _gains_enough)
 INSIDE = Premise("no best rate of a network that is compared is the largest tried", _inside)
-ALL_TRAINED = Premise(
-    "without BN, with one layer and with BN every run at its best rate ends above 95 % training"
-    " accuracy",
-    _trained,
-)
-SCALED_TRAINED = Premise(
-    "without BN, from the scaled start and with BN every run at its best rate ends above 95 %"
-    " training accuracy",
-    _scaled_trained,
-)
 NEEDED = Premise(
     "BN is needed for the rate: it multiplies the largest that trains by twenty, or none trains"
     " without it",
     _needed,
-)
-BN_TRAINED = Premise(
-    "with one layer and with BN every run at its best rate ends above 95 % training accuracy",
-    lambda table: _ends(table, (WITH, LAST_ONLY)),
-)
-SCALED_AND_BN_TRAINED = Premise(
-    "from the scaled start and with BN every run at its best rate ends above 95 % training"
-    " accuracy",
-    lambda table: _ends(table, (WITH, LSUV)),
 )
 _WHERE = "32 layers whose activations grow at the start, trained to the end"
 
@@ -156,7 +132,12 @@ CLAIMS = (
         measure=accuracy_share,
         bound=HALF,
         scale="ratio",
-        premises=(GROWTH, ENOUGH, INSIDE, ALL_TRAINED),
+        premises=(
+            GROWTH,
+            ENOUGH,
+            INSIDE,
+            _trained("without BN, with one layer and with BN", WITHOUT, WITH, LAST_ONLY),
+        ),
         concerns="share of BN's gain in accuracy of one BN layer",
     ),
     Claim(
@@ -169,7 +150,7 @@ CLAIMS = (
         " BN everywhere",
         measure=rate_of_bn,
         bound=TWENTIETH,
-        premises=(GROWTH, NEEDED, BN_TRAINED),
+        premises=(GROWTH, NEEDED, _trained("with one layer and with BN", WITH, LAST_ONLY)),
         **TIMES,
     ),
     Claim(
@@ -183,7 +164,12 @@ CLAIMS = (
         measure=scaled_share,
         bound=HALF,
         scale="ratio",
-        premises=(GROWTH, ENOUGH, INSIDE, SCALED_TRAINED),
+        premises=(
+            GROWTH,
+            ENOUGH,
+            INSIDE,
+            _trained("without BN, from the scaled start and with BN", WITHOUT, WITH, LSUV),
+        ),
         concerns="share of BN's gain in accuracy of a scaled start",
     ),
     control(
@@ -194,7 +180,7 @@ CLAIMS = (
         quantity="largest rate that trains from the scaled start, over that with BN everywhere",
         measure=scaled_rate_of_bn,
         bound=TWENTIETH,
-        premises=(GROWTH, NEEDED, SCALED_AND_BN_TRAINED),
+        premises=(GROWTH, NEEDED, _trained("from the scaled start and with BN", WITH, LSUV)),
         **TIMES,
     ),
 )

@@ -13,7 +13,6 @@ the paper is of the kind of BN-x30, is of the kind of BN-x5. The pilot chose no 
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -181,11 +180,9 @@ PREMISES = (
     Premise("Inception's accuracy has flattened: its last quarter brings a point or less", _flat),
     Premise("Inception's tuned rate is no end of the rates that were tried", _inside),
 )
-LEARNS = Premise(
-    "Inception itself learns: every seed reaches 40 %", functools.partial(_learn, (INCEPTION,))
-)
+LEARNS = Premise("Inception itself learns: every seed reaches 40 %", partial(_learn, (INCEPTION,)))
 MEMBERS_LEARN = Premise(
-    "the members of the ensembles learn: every one reaches 40 %", functools.partial(_learn, MEMBERS)
+    "the members of the ensembles learn: every one reaches 40 %", partial(_learn, MEMBERS)
 )
 
 
