@@ -130,7 +130,7 @@ CLAIMS = (
 
 def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """Return the numbers that the chapter quotes beside the claims."""
-    found = {"seeds": claims.fact([climbed.judged(table)["seed"].nunique()], 0)}
+    found = {"seeds": claims.count(climbed.judged(table)["seed"].nunique())}
     for arm, name in NAMES.items():
         for mates, short in ((ALONE, "alone"), (ALIKE, "alike")):
             if len(own := accuracy(table, arm, mates)):
@@ -141,5 +141,5 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         "tried_rate": claims.fact([rows["learning_rate"].max()], 2),
         "tried_alike": claims.fact(tried(table, ALIKE), 1, " %"),
         "tried_alone": claims.fact(tried(table, ALONE), 1, " %"),
-        "tuning_seeds": claims.fact([table.loc[table["tunes"], "seed"].nunique()], 0),
+        "tuning_seeds": claims.count(table.loc[table["tunes"], "seed"].nunique()),
     }

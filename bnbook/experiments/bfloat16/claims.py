@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from bnbook.evidence.claims import POINTS, Finding, Premise, at_least, control, fact
+from bnbook.evidence.claims import POINTS, Finding, Premise, at_least, control, count, fact
 from bnbook.tables import right
 from bnbook.tables.arms import WITH, WITHOUT
 

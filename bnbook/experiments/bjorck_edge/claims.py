@@ -337,11 +337,11 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """
     sizes, own = sorted(table["n"].unique()), doses(table)
     found = {
-        "seeds": claims.fact([table["seed"].nunique()], 0),
-        "steps": claims.fact([table["step"].max()], 0),
-        "depths": claims.fact([len(sizes)], 0),
-        "shallowest": claims.fact([6 * sizes[0] + 2], 0),
-        "deepest": claims.fact([6 * sizes[-1] + 2], 0),
+        "seeds": claims.count(table["seed"].nunique()),
+        "steps": claims.count(table["step"].max()),
+        "depths": claims.count(len(sizes)),
+        "shallowest": claims.count(6 * sizes[0] + 2),
+        "deepest": claims.count(6 * sizes[-1] + 2),
         "dose_layers": claims.fact([6 * own["n"].iloc[0] + 2] if len(own) else [], 0),
         "but_deepest": claims.fact(but_deepest(table).dropna(), 2),
     }
@@ -368,8 +368,8 @@ def _of_arm(table: pd.DataFrame, arm: str, short: str) -> dict[str, dict[str, An
         f"{short}_exponent": claims.fact(exponents(table, arm).dropna(), 2),
         f"{short}_power_error": claims.fact(missed["power"].dropna(), 2, " decades"),
         f"{short}_exponential_error": claims.fact(missed["exponential"].dropna(), 2, " decades"),
-        f"{short}_edges": claims.fact([len(above)], 0),
-        f"{short}_diverge": claims.fact([int((above == search.DIVERGED).sum())], 0),
+        f"{short}_edges": claims.count(len(above)),
+        f"{short}_diverge": claims.count((above == search.DIVERGED).sum()),
     }
     for size in sorted({*DEPTHS, *rates.columns}):
         own = rates[size] if size in rates else _nothing()
@@ -395,6 +395,6 @@ def _deepest_runs(table: pd.DataFrame, arm: str, short: str) -> dict[str, dict[s
     """Count the deepest networks' runs of an arm that train, and those of them that learned."""
     own = table.loc[(table["n"] == table["n"].max()) & (table["arm"] == arm), "outcome"]
     return {
-        f"{short}_deepest_train": claims.fact([int(own.isin(search.TRAINS).sum())], 0),
-        f"{short}_deepest_learned": claims.fact([int((own == search.LEARNED).sum())], 0),
+        f"{short}_deepest_train": claims.count(own.isin(search.TRAINS).sum()),
+        f"{short}_deepest_learned": claims.count((own == search.LEARNED).sum()),
     }

@@ -123,7 +123,7 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     small, middle, large = chosen.small, chosen.middle, chosen.large
     tuned = searched.ends(table, searched.TUNING)
     said = {
-        "layers": claims.fact([6 * int(table["n"].max()) + 2], 0),
+        "layers": claims.count(6 * int(table["n"].max()) + 2),
         "small_rate": significant([small]),
         "middle_rate": significant([middle]),
         "large_rate": significant([large]),
@@ -136,8 +136,8 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         said |= {
             f"{short}_small": claims.fact(accuracy(table, arm, small), 1, " %"),
             f"{short}_large": claims.fact(accuracy(table, arm, large), 1, " %"),
-            f"{short}_tried": claims.fact([own["learning_rate"].nunique()], 0),
-            f"{short}_learned": claims.fact([_learned(own)], 0),
+            f"{short}_tried": claims.count(own["learning_rate"].nunique()),
+            f"{short}_learned": claims.count(_learned(own)),
         }
     return said
 

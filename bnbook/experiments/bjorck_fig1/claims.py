@@ -130,9 +130,9 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     training = same_rate_leads(table, "training_accuracy")
     leads = [claims.fact(lead.dropna(), 1) for _, lead in same_rate_leads(table).items()]
     found = {
-        "rates": claims.fact([len(grid)], 0),
-        "seeds": claims.fact([table["seed"].nunique()], 0),
-        "steps": claims.fact([table["step"].max()], 0),
+        "rates": claims.count(len(grid)),
+        "seeds": claims.count(table["seed"].nunique()),
+        "steps": claims.count(table["step"].max()),
         "smallest_rate": rate_fact(float(grid[0])),
         "largest_rate": rate_fact(float(grid[-1])),
         "small_rate": rate_fact(small),
@@ -141,8 +141,8 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         "trained_least": claims.fact([_least_trained(table)], 0, " %"),
         "trained_most": claims.fact([_most_trained(table)], 0, " %"),
         "same_rate_training": claims.fact(_defined(training[small]), 1, " points"),
-        "ahead": claims.fact([sum((lead["low"] or 0) > 0 for lead in leads)], 0),
-        "behind": claims.fact([sum((lead["high"] or 0) < 0 for lead in leads)], 0),
+        "ahead": claims.count(sum((lead["low"] or 0) > 0 for lead in leads)),
+        "behind": claims.count(sum((lead["high"] or 0) < 0 for lead in leads)),
         "largest_lead": claims.fact(_largest(lead["value"] for lead in leads), 1, " points"),
     }
     found |= _beside_paper(table)
@@ -157,9 +157,9 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
             f"{name}_survives": rate_fact(survived(table, arm)),
             f"{name}_learns_from": rate_fact(min(learns[arm], default=float("nan"))),
             f"{name}_learns_to": rate_fact(max(learns[arm], default=float("nan"))),
-            f"{name}_runs": claims.fact([int((last["arm"] == arm).sum())], 0),
-            f"{name}_diverged": claims.fact([int(gone[arm])], 0),
-            f"{name}_still": claims.fact([int(still[arm])], 0),
+            f"{name}_runs": claims.count((last["arm"] == arm).sum()),
+            f"{name}_diverged": claims.count(int(gone[arm])),
+            f"{name}_still": claims.count(int(still[arm])),
         }
     return found
 

@@ -77,12 +77,12 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """Return the numbers that the chapter quotes beside the claims, by name."""
     rows = kernels(table)
     found = {
-        "seeds": claims.fact([rows["seed"].nunique()], 0),
-        "minibatches": claims.fact([rows["minibatch"].nunique()], 0),
-        "batch_size": claims.fact([rows["batch_size"].iloc[0]], 0),
-        "layer": claims.fact([rows["layer"].iloc[0]], 0),
-        "depth": claims.fact([rows["depth"].iloc[0]], 0),
-        "entries": claims.fact([_first_histogram(table)["count"].sum()], 0),
+        "seeds": claims.count(rows["seed"].nunique()),
+        "minibatches": claims.count(rows["minibatch"].nunique()),
+        "batch_size": claims.count(rows["batch_size"].iloc[0]),
+        "layer": claims.count(rows["layer"].iloc[0]),
+        "depth": claims.count(rows["depth"].iloc[0]),
+        "entries": claims.count(_first_histogram(table)["count"].sum()),
         "gaussian_tail": claims.fact([GAUSSIAN_TAIL], 1),
     }
     kurtosis = rows.pivot_table(index="seed", columns="arm", values="kurtosis", aggfunc="median")
@@ -95,7 +95,7 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
             f"{name}_tail": geometric(by_arm(rows, "tail")[arm], 1),
             f"{name}_kurtosis": claims.fact(kurtosis[arm], 1),
             f"{name}_offset": claims.fact(offsets[arm], 3),
-            f"{name}_positive": claims.fact([int(lowest[arm].gt(0).sum())], 0),
+            f"{name}_positive": claims.count(lowest[arm].gt(0).sum()),
             f"{name}_loss": significant(by_arm(rows, "loss")[arm]),
         }
     return found

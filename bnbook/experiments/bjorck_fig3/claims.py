@@ -205,12 +205,12 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     least = far[WITHOUT].min()
     changes = table[table["step_size"] == table["step_size"].min()]["loss_ratio"].sub(1).abs()
     found = {
-        "seeds": claims.fact([rows["seed"].nunique()], 0),
-        "minibatches": claims.fact([rows["minibatch"].nunique()], 0),
-        "batch_size": claims.fact([rows["batch_size"].iloc[0]], 0),
-        "depth": claims.fact([rows["depth"].iloc[0]], 0),
-        "curves": claims.fact([len(rows)], 0),
-        "recrossings": claims.fact([recrossings(table)], 0),
+        "seeds": claims.count(rows["seed"].nunique()),
+        "minibatches": claims.count(rows["minibatch"].nunique()),
+        "batch_size": claims.count(rows["batch_size"].iloc[0]),
+        "depth": claims.count(rows["depth"].iloc[0]),
+        "curves": claims.count(len(rows)),
+        "recrossings": claims.count(recrossings(table)),
         "norm_ratio": significant(norms[WITHOUT] / norms[WITH]),
         "start_ratio": significant(at_start[WITH] / at_start[WITHOUT]),
         "last_ratio": significant(at_last[WITH] / at_last[WITHOUT]),

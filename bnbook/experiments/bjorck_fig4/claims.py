@@ -188,10 +188,10 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     grown, longer = growth(table), growth(table, AS_LONG)
     first, last = first_layer(table), max(grown.columns)
     found = {
-        "seeds": claims.fact([table["seed"].nunique()], 0),
-        "depth": claims.fact([updates["depth"].iloc[0]], 0),
-        "batch_size": claims.fact([updates["batch_size"].iloc[0]], 0),
-        "diverged": claims.fact([int(diverged(table).sum())], 0),
+        "seeds": claims.count(table["seed"].nunique()),
+        "depth": claims.count(updates["depth"].iloc[0]),
+        "batch_size": claims.count(updates["batch_size"].iloc[0]),
+        "diverged": claims.count(diverged(table).sum()),
         "smallest_rate": significant([updates["learning_rate"].min()]),
         "largest_rate": significant([updates["learning_rate"].max()]),
         "began_above": claims.fact([int((losses(table, WITHOUT, 0.0) > THRESHOLD).sum())], 0),
@@ -199,7 +199,7 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         "least_loss_after": significant([losses(table, WITHOUT, 1.0).min()]),
         "helped": claims.fact([int((best > 0).sum())], 0),
         "best_fraction": claims.fact(100 * best, 0, " %"),
-        "last_first": claims.fact([int((first == last).sum())], 0),
+        "last_first": claims.count((first == last).sum()),
         "layers_gone": claims.fact(crossing(table).notna().sum(axis="columns"), 0),
         "rank_correlation": claims.fact(_rank_correlation(grown), 2),
         "last_growth": significant(grown[last]),
@@ -210,13 +210,13 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
             found[f"{name}_loss_{when}"] = significant(losses(table, arm, fraction))
     at = crossing(table)
     for place, layer in zip(("low", "middle", "high"), probed(table), strict=False):
-        found[f"{place}_gone"] = claims.fact([int(at[layer].notna().sum())], 0)
+        found[f"{place}_gone"] = claims.count(at[layer].notna().sum())
         for column in ("mean", "variance"):
             most = largest_moments(table, layer)[column]
             found[f"{place}_most_{column}"] = significant(most)
             if layer in BARS:
                 beyond = int((most >= BARS[layer][column]).sum())
-                found[f"{place}_beyond_{column}"] = claims.fact([beyond], 0)
+                found[f"{place}_beyond_{column}"] = claims.count(beyond)
         for arm, name in NAMES.items():
             found[f"{name}_{place}_growth"] = significant(growth(table, arm)[layer])
     return found

@@ -201,9 +201,9 @@ CLAIMS = (
 def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """Return the numbers that the chapter quotes beside the claim, by name."""
     found = {
-        "seeds": claims.fact([table["seed"].nunique()], 0),
-        "batch_size": claims.fact([table["batch_size"].max()], 0),
-        "layers": claims.fact([table["index"].max()], 0),
+        "seeds": claims.count(table["seed"].nunique()),
+        "batch_size": claims.count(table["batch_size"].max()),
+        "layers": claims.count(table["index"].max()),
     }
     found |= _beside_paper(table)
     for name, arm in (("without", WITHOUT), ("with", WITH)):

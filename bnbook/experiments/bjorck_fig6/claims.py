@@ -153,8 +153,8 @@ CLAIMS = (
 def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """Return the numbers that the chapter quotes beside the claim, by name."""
     found = {
-        "seeds": claims.fact([table["seed"].nunique()], 0),
-        "batch_size": claims.fact([table["image"].max() + 1], 0),
+        "seeds": claims.count(table["seed"].nunique()),
+        "batch_size": claims.count(table["image"].max() + 1),
     }
     shares = top_shares(table)
     correlations = over_networks(table, row_correlation)

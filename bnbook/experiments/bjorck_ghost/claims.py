@@ -146,8 +146,8 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         "large_batch": claims.fact(sizes[1:], 0),
         "rate": rate_fact(at),
         "slow_rate": rate_fact(slow),
-        "steps": claims.fact([int(table["step"].max())], 0),
-        "seeds": claims.fact([runs["seed"].nunique()], 0),
+        "steps": claims.count(int(table["step"].max())),
+        "seeds": claims.count(runs["seed"].nunique()),
         "rate_gain": claims.fact(share(table)["whole"].dropna(), 1, " points"),
         **{
             f"{name}{what}": claims.fact(

@@ -264,7 +264,7 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """Return the numbers that the chapter quotes beside the claims, by name."""
     rates, tuned, accuracy = extremes(table), tuned_rates(table), tuned_accuracy(table)
     found = usable.setting(table) | {
-        "layers": claims.fact([depth(table)], 0),
+        "layers": claims.count(depth(table)),
         "with_gain": significant((rates[WITH] / rates[WITHOUT]).dropna()),
         "last_gain": significant((rates[LAST_ONLY] / rates[WITHOUT]).dropna()),
         "last_lead": claims.fact(100 * (accuracy[LAST_ONLY] - accuracy[WITH]), 1, " points"),
@@ -278,18 +278,18 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         found |= {
             f"{short}_strict": significant(strict[arm].dropna()),
             f"{short}_rate": significant(rates[arm].dropna()),
-            f"{short}_edge": claims.fact([usable.on_edge(table, rates[arm])], 0),
+            f"{short}_edge": claims.count(usable.on_edge(table, rates[arm])),
             f"{short}_tuned": significant([tuned[arm]]),
             f"{short}_accuracy": claims.fact(100 * accuracy[arm], 1, " %"),
         }
     for of in FAMILIES:
         arms = list(family(table, of).values())
         found |= {
-            f"{of}_networks": claims.fact([len(arms)], 0),
+            f"{of}_networks": claims.count(len(arms)),
             f"{of}_share": mean_share(table, arms, 2),
             f"{of}_first_share": mean_share(table, arms[:1], 2),
             f"{of}_last_share": mean_share(table, arms[-1:], 2),
         }
     only = list(family(table, "only"))
-    found["only_first"], found["only_last"] = (claims.fact([n], 0) for n in (only[0], only[-1]))
+    found["only_first"], found["only_last"] = (claims.count(n) for n in (only[0], only[-1]))
     return found

@@ -176,14 +176,14 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     grid = sorted(table["learning_rate"].unique())
     other = (found["above_at"] >= 0) & ~found["diverged"]  # no number diverges by both readings
     said = {
-        "layers": claims.fact([6 * int(table["n"].max()) + 2], 0),
-        "seeds": claims.fact([table["seed"].nunique()], 0),
-        "steps": claims.fact([table["step"].max()], 0),
-        "rates": claims.fact([len(grid)], 0),
-        "runs": claims.fact([len(found)], 0),
+        "layers": claims.count(6 * int(table["n"].max()) + 2),
+        "seeds": claims.count(table["seed"].nunique()),
+        "steps": claims.count(table["step"].max()),
+        "rates": claims.count(len(grid)),
+        "runs": claims.count(len(found)),
         "smallest_rate": significant(grid[:1]),
         "largest_rate": significant(grid[-1:]),
-        "other_reading": claims.fact([int(other.sum())], 0),
+        "other_reading": claims.count(other.sum()),
     }
     for arm, short in NAMES.items():
         own = found[found["arm"] == arm]
@@ -193,15 +193,15 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
             f"{short}_first_loss": claims.fact(first, 1),
             f"{short}_first_least": claims.fact(first.nsmallest(1), 1),
             f"{short}_first_most": claims.fact(first.nlargest(1), 1),
-            f"{short}_first_above": claims.fact([int((first > TIMES).sum())], 0),
-            f"{short}_runs": claims.fact([len(own)], 0),
-            f"{short}_seeds_usual": claims.fact([len(at(table, arm, USUAL))], 0),
+            f"{short}_first_above": claims.count((first > TIMES).sum()),
+            f"{short}_runs": claims.count(len(own)),
+            f"{short}_seeds_usual": claims.count(len(at(table, arm, USUAL))),
             f"{short}_largest": significant(named.get(short, pd.Series(dtype=float)).dropna()),
         }
         for what in ("diverged", "learned", "guessing"):
             said |= {
-                f"{short}_{what}": claims.fact([int(own[what].sum())], 0),
-                f"{short}_{what}_usual": claims.fact([int(at(table, arm, USUAL)[what].sum())], 0),
-                f"{short}_{what}_small": claims.fact([int(at(table, arm, SMALL)[what].sum())], 0),
+                f"{short}_{what}": claims.count(own[what].sum()),
+                f"{short}_{what}_usual": claims.count(at(table, arm, USUAL)[what].sum()),
+                f"{short}_{what}_small": claims.count(at(table, arm, SMALL)[what].sum()),
             }
     return said

@@ -108,12 +108,12 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     rates, final = tuned_rates(table), accuracies(table)
     grid = sorted(table["learning_rate"].unique())
     found = {
-        "seeds": claims.fact([table["seed"].nunique()], 0),
-        "rates": claims.fact([len(grid)], 0),
+        "seeds": claims.count(table["seed"].nunique()),
+        "rates": claims.count(len(grid)),
         "smallest_rate": claims.fact([grid[0]], 3),
         "largest_rate": claims.fact([grid[-1]], 0 if grid[-1] >= 1 else 1),
-        "steps": claims.fact([table["step"].max()], 0),
-        "layers": claims.fact([sum(str(name).startswith("size_") for name in table)], 0),
+        "steps": claims.count(table["step"].max()),
+        "layers": claims.count(sum(str(name).startswith("size_") for name in table)),
         "gain": claims.fact(final[WITH] - final[WITHOUT], 1, " points"),
         "gap": claims.fact(final[WITH] - final[LSUV], 1, " points"),
         "he_share": claims.ratio_fact(**share_of_gain(table, HE), digits=2),
@@ -123,9 +123,7 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         found |= {
             f"{name}_rate": claims.fact([rates[arm]], 3 if rates[arm] < 0.1 else 1),
             f"{name}_accuracy": claims.fact(final[arm], 1, " %"),
-            f"{name}_usable": claims.fact(
-                [tuning.usable_rates(table, arm, "test_accuracy", 0.02)], 0
-            ),
+            f"{name}_usable": claims.count(tuning.usable_rates(table, arm, "test_accuracy", 0.02)),
         }
         for column in SHIFTS:
             found[f"{name}_{column}"] = claims.fact(shifts(table, column)[arm].dropna(), 2)

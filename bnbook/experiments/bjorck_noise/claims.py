@@ -159,15 +159,15 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     relative = (alive["eigenvalue_error"] / alive["eigenvalue"]).max()
     lines, squares = on_lines(table), on_lines(table, 2)
     return {
-        "seeds": claims.fact([trained["seed"].nunique()], 0),
-        "steps": claims.fact([trained["step"].max()], 0),
+        "seeds": claims.count(trained["seed"].nunique()),
+        "steps": claims.count(trained["step"].max()),
         "rate": rate_fact(tuned_rate(table)),
-        "reference_batch": claims.fact([reference_batch(table)], 0),
-        "smallest_batch": claims.fact([int(trained["batch_size"].min())], 0),
-        "largest_batch": claims.fact([int(trained["batch_size"].max())], 0),
-        "noise_images": claims.fact([measured["images"].max()], 0),
-        "networks": claims.fact([len(measured[["arm", "seed", "learning_rate", "batch_size"]]
-                                     .drop_duplicates())], 0),
+        "reference_batch": claims.count(reference_batch(table)),
+        "smallest_batch": claims.count(int(trained["batch_size"].min())),
+        "largest_batch": claims.count(int(trained["batch_size"].max())),
+        "noise_images": claims.count(measured["images"].max()),
+        "networks": claims.count(len(measured[["arm", "seed", "learning_rate", "batch_size"]]
+                                     .drop_duplicates())),
         "finite_population_error": claims.fact(100 * error, 2, " %"),
         "as_trained": claims.fact(whole, 2),
         "small_batch_behind": claims.fact(-small_batch_gain(table), 1, " points"),

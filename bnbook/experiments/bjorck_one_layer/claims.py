@@ -192,8 +192,8 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     found, fitted = accuracies(table), accuracies(table, "training_accuracy")
     growth = table.groupby("arm")["growth"].mean()
     said: dict[str, dict[str, Any]] = {
-        "layers": claims.fact([6 * int(table["n"].max()) + 2], 0),
-        "seeds": claims.fact([found[WITH].notna().sum()], 0),
+        "layers": claims.count(6 * int(table["n"].max()) + 2),
+        "seeds": claims.count(found[WITH].notna().sum()),
         "bn_gain": claims.fact((found[WITH] - found[WITHOUT]).dropna(), 1, " points"),
         "lead_over_last": claims.fact((found[WITH] - found[LAST_ONLY]).dropna(), 1, " points"),
         "lead_over_scaled": claims.fact((found[WITH] - found[LSUV]).dropna(), 1, " points"),
@@ -202,7 +202,7 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         said |= {
             f"{short}_rate": significant([tuned.get(arm, math.nan)]),
             f"{short}_largest": significant(rates[arm].dropna()),
-            f"{short}_never": claims.fact([int(rates[arm].isna().sum())], 0),
+            f"{short}_never": claims.count(rates[arm].isna().sum()),
             f"{short}_accuracy": claims.fact(found[arm].dropna(), 1, " %"),
             f"{short}_trained": claims.fact(fitted[arm].dropna(), 1, " %"),
             f"{short}_growth": claims.fact([growth.get(arm, math.nan)], 2),

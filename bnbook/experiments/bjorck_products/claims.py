@@ -212,9 +212,9 @@ def _law_facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     rows = products(table)
     sizes = sorted(products(table, largest=False)["size"].unique())
     found = {
-        "seeds": claims.fact([rows["seed"].nunique()], 0),
-        "size": claims.fact([sizes[-1]], 0),
-        "smallest_size": claims.fact([sizes[0]], 0),
+        "seeds": claims.count(rows["seed"].nunique()),
+        "size": claims.count(sizes[-1]),
+        "smallest_size": claims.count(sizes[0]),
         "distance_exponent": claims.fact(distance_exponent(table), 2),
         "unsquared": claims.fact(_claimed(table).groupby("seed")["distance_unsquared"].min(), 3),
         "next": claims.fact(_claimed(table).groupby("seed")["distance_next"].min(), 3),
@@ -256,8 +256,8 @@ def _network_facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     sizes = spectra(table).pivot_table("largest", "seed", ["wiring", "arm", "n"])
     blocks = sorted(rows["n"].unique())
     facts = {
-        "shallowest": claims.fact([6 * blocks[0] + 2], 0),
-        "deepest": claims.fact([6 * blocks[-1] + 2], 0),
+        "shallowest": claims.count(6 * blocks[0] + 2),
+        "deepest": claims.count(6 * blocks[-1] + 2),
     }
     for wiring in (RESIDUAL, PLAIN):
         for name, arm in (("with", WITH), ("without", WITHOUT)):

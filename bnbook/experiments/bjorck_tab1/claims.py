@@ -83,8 +83,8 @@ CLAIMS = (
 def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """Return the numbers that the chapter quotes beside the claim, by name."""
     found = {
-        "seeds": claims.fact([table["seed"].nunique()], 0),
-        "batch_size": claims.fact([table["batch_size"].max()], 0),
+        "seeds": claims.count(table["seed"].nunique()),
+        "batch_size": claims.count(table["batch_size"].max()),
         "largest_error": claims.fact([table["error"].max()], None),
         "with_sum": claims.fact([table[table["arm"] == WITH]["zero_sum"].max()], None),
         "without_sum": claims.fact([table[table["arm"] == WITHOUT]["zero_sum"].mean()], 2),
@@ -97,7 +97,7 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         "b": _by_layer(table, table["b"]),
     }
     for place, (layer, rows) in enumerate(table.groupby("layer"), start=1):
-        found[f"layer{place}"] = claims.fact([float(str(layer))], 0)
+        found[f"layer{place}"] = claims.count(float(str(layer)))
         found[f"layer{place}_random"] = claims.fact([np.sqrt(rows["terms"].max())], 0)
         for name, arm in (("without", WITHOUT), ("with", WITH)):
             for key, values in measures.items():

@@ -81,4 +81,4 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         "checks_that_caught": caught.any(axis=0).sum(),
         "undecided": ((found > 0) & (found < 1)).sum().sum(),
     }
-    return {name: claims.fact([float(count)], 0) for name, count in counts.items()}
+    return {name: claims.count(count) for name, count in counts.items()}

@@ -107,8 +107,8 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """Return the numbers that the chapter quotes beside the claims."""
     fewest = int(table.loc[table["adapting"] > 0, "adapting"].min())
     found = {
-        "seeds": claims.fact([climbed.judged(table)["seed"].nunique()], 0),
-        "fewest": claims.fact([fewest], 0),
+        "seeds": claims.count(climbed.judged(table)["seed"].nunique()),
+        "fewest": claims.count(fewest),
         "few_plain": claims.fact(error(table, BN, PLAIN, ADAPTED, fewest), 1, " %"),
         "drift_moving": claims.fact(error(table, BN, DRIFT, MOVING), 1, " %"),
     }

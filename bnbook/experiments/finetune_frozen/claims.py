@@ -103,7 +103,7 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """Return the numbers that the chapter quotes beside the claims."""
     moving = table[table["mode"] == MOVING]
     sizes = sorted(int(m) for m in moving["batch_size"].unique())
-    found = {"seeds": claims.fact([climbed.judged(table)["seed"].nunique()], 0)}
+    found = {"seeds": claims.count(climbed.judged(table)["seed"].nunique())}
     for target, name in NAMES.items():
         if target not in set(table["target"]):
             continue

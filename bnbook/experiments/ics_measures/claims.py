@@ -216,11 +216,11 @@ def facts(table: pd.DataFrame) -> dict[str, Any]:
     lived, judged = shift.alive(of_runs), shift.judged(of_runs)
     return {
         **found,
-        "pairs": claims.fact([len(same)], 0),
-        "seeds": claims.fact([judged["seed"].nunique()], 0),
-        "tuning": claims.fact([of_runs["seed"].nunique() - judged["seed"].nunique()], 0),
-        "rates": claims.fact([of_runs.groupby("network")["learning_rate"].nunique().max()], 0),
-        "runs": claims.fact([len(judged)], 0),
-        "lost": claims.fact([len(judged) - len(lived)], 0),
-        "steps": claims.fact([table["step"].max()], 0),
+        "pairs": claims.count(len(same)),
+        "seeds": claims.count(judged["seed"].nunique()),
+        "tuning": claims.count(of_runs["seed"].nunique() - judged["seed"].nunique()),
+        "rates": claims.count(of_runs.groupby("network")["learning_rate"].nunique().max()),
+        "runs": claims.count(len(judged)),
+        "lost": claims.count(len(judged) - len(lived)),
+        "steps": claims.count(table["step"].max()),
     }

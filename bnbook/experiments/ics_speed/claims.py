@@ -288,12 +288,12 @@ def facts(table: pd.DataFrame) -> dict[str, Any]:
     found["noisy_drifts"] = _ratio(drift_ratio(table, NOISY, WITHOUT))
     return {
         **found,
-        "seeds": claims.fact([judged["seed"].nunique()], 0),
-        "tuning": claims.fact([of_runs["seed"].nunique() - judged["seed"].nunique()], 0),
-        "rates": claims.fact([judged["learning_rate"].nunique()], 0),
-        "runs": claims.fact([len(judged)], 0),
-        "lost": claims.fact([len(judged) - len(lived)], 0),
-        "steps": claims.fact([table["step"].max()], 0),
+        "seeds": claims.count(judged["seed"].nunique()),
+        "tuning": claims.count(of_runs["seed"].nunique() - judged["seed"].nunique()),
+        "rates": claims.count(judged["learning_rate"].nunique()),
+        "runs": claims.count(len(judged)),
+        "lost": claims.count(len(judged) - len(lived)),
+        "steps": claims.count(table["step"].max()),
     }
 
 

@@ -111,17 +111,17 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     ordinary = largest[(largest["std"] == 1) & (largest["mean"] == 0)]
     whole = (("moments", MOMENTS), ("backward", BACKWARD))
     return {
-        "cases": claims.fact([len(moment_errors(table))], 0),
-        "seeds": claims.fact([table["seed"].nunique()], 0),
-        "smallest_m": claims.fact([of_features["m"].min()], 0),
-        "largest_m": claims.fact([of_features["m"].max()], 0),
+        "cases": claims.count(len(moment_errors(table))),
+        "seeds": claims.count(table["seed"].nunique()),
+        "smallest_m": claims.count(of_features["m"].min()),
+        "largest_m": claims.count(of_features["m"].max()),
         "ordinary_shortfall": claims.fact(
             [1e6 * (1 - float(ordinary["value"].median()))], 0, " parts per million"
         ),
-        "wrong": claims.fact([len(wrong)], 0),
-        "wrong_pass_sum": claims.fact([passes["sum"]], 0),
-        "wrong_pass_squares": claims.fact([passes["sum of squares"]], 0),
-        "wrong_pass_cotangent": claims.fact([passes["random cotangent"]], 0),
+        "wrong": claims.count(len(wrong)),
+        "wrong_pass_sum": claims.count(passes["sum"]),
+        "wrong_pass_squares": claims.count(passes["sum of squares"]),
+        "wrong_pass_cotangent": claims.count(passes["random cotangent"]),
         **{
             f"{name}_roundings": claims.fact([errors(table, checks).max() / ROUNDING], 0)
             for name, checks in whole

@@ -77,8 +77,8 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """Return the numbers that the chapter quotes beside the claims."""
     rounding = table[table["check"].isin(["fold", "bias", "evaluation"])]
     found = {
-        "seeds": claims.fact([table["seed"].nunique()], 0),
-        "minibatches": claims.fact([table.loc[table["check"] == "variance", "count"].max()], 0),
+        "seeds": claims.count(table["seed"].nunique()),
+        "minibatches": claims.count(table.loc[table["check"] == "variance", "count"].max()),
         "per_position_shift": claims.fact(
             table.loc[table["check"] == "shift, one pair a position", "error"], 2
         ),

@@ -175,12 +175,12 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     distance = final_distance(table).groupby("seed").mean()
     spread = products["rate"].max() / products["rate"].min()
     return {
-        "seeds": claims.fact([table["seed"].nunique()], 0),
-        "steps": claims.fact([networks["step"].max()], 0),
-        "rates": claims.fact([plain["learning_rate"].nunique()], 0),
-        "decays": claims.fact([products.index.nunique()], 0),
+        "seeds": claims.count(table["seed"].nunique()),
+        "steps": claims.count(networks["step"].max()),
+        "rates": claims.count(plain["learning_rate"].nunique()),
+        "decays": claims.count(products.index.nunique()),
         "scale": claims.fact([plain["scale"].max()], 0),
-        "twin_steps": claims.fact([table.loc[table["role"] != "", "step"].max()], 0),
+        "twin_steps": claims.count(table.loc[table["role"] != "", "step"].max()),
         "unscaled_distance": claims.fact(distance[UNSCALED], 3),
         "settled_runs": claims.fact([len(angles) / table["seed"].nunique()], 0),
         "best_rate_spread": claims.fact([spread], 0, "×"),
@@ -212,7 +212,7 @@ def _ratios(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
             _finite(large[WITHOUT][low] / usual[WITHOUT][low]), 2, "×"
         ),
         "with_large_weights_factor": claims.fact(_finite(factor[WITH]), 2, "×"),
-        "without_burst": claims.fact([int((~(factor[WITHOUT] < BURST)).sum())], 0),
+        "without_burst": claims.count((~(factor[WITHOUT] < BURST)).sum()),
     }
 
 

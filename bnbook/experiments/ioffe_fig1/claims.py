@@ -228,16 +228,16 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     movement, early = (tuning.final_by_arm(table, r, "movement") for r in (rates, common))
     last = tuning.final(table)
     found = {
-        "rates": claims.fact([len(grid)], 0),
+        "rates": claims.count(len(grid)),
         "smallest_rate": claims.fact([grid[0]], 2),
         "largest_rate": claims.fact([grid[-1]], 0),
-        "steps": claims.fact([table["step"].max()], 0),
-        "seeds": claims.fact([table["seed"].nunique()], 0),
+        "steps": claims.count(table["step"].max()),
+        "seeds": claims.count(table["seed"].nunique()),
         "common_gap": claims.fact(common_gap(table), 1, " points"),
         "level": claims.fact([100 * level(table)], 1, " %"),
         "speed_at_best": geometric(best[WITHOUT] / best[WITH], 1, "×"),
         **{f"speed_at_{at}": _speed(table, at / 100) for at in (50, 80, 90, 95)},
-        "steadier_rates": claims.fact([_steadier_rates(last)], 0),
+        "steadier_rates": claims.count(_steadier_rates(last)),
     }
     found |= _beside_paper(table)
     for name, arm in (("without", WITHOUT), ("with", WITH)):
@@ -249,9 +249,7 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
             f"{name}_common_movement": claims.fact(early[arm], 3),
             f"{name}_steps": claims.fact(steps[arm].dropna(), 0),
             f"{name}_steps_to_50": claims.fact(half[arm].dropna(), 0),
-            f"{name}_usable": claims.fact(
-                [tuning.usable_rates(table, arm, "test_accuracy", 0.01)], 0
-            ),
+            f"{name}_usable": claims.count(tuning.usable_rates(table, arm, "test_accuracy", 0.01)),
             f"{name}_failing_rate": claims.fact(_first_failure(last[last["arm"] == arm]), 0),
         }
     return found

@@ -83,8 +83,8 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     width = int(table.loc[table["check"] == SPECTRUM, "feature"].iloc[0])
     other = table[table["check"] == OTHERS].groupby("m")[["value", "theory"]].mean()
     return {
-        "seeds": claims.fact([table["seed"].nunique()], 0),
-        "width": claims.fact([width], 0),
+        "seeds": claims.count(table["seed"].nunique()),
+        "width": claims.count(width),
         "other_60": claims.fact([other["value"].get(60, float("nan"))], 2),
         "other_theory_60": claims.fact([other["theory"].get(60, float("nan"))], 2),
         "smallest_at_twice": claims.fact([spectrum["value"].get(2 * width, float("nan"))], 3),

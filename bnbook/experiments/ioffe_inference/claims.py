@@ -125,12 +125,12 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """Return the numbers that the chapter quotes beside the claims."""
     sizes = sorted(int(m) for m in table["batch_size"].unique())
     found = {
-        "seeds": claims.fact([table["seed"].nunique()], 0),
-        "rates": claims.fact([table["learning_rate"].nunique()], 0),
-        "population": claims.fact([table["population"].max()], 0),
-        "examples": claims.fact([table["examples"].max()], 0),
-        "smallest_batch": claims.fact([sizes[0]], 0),
-        "largest_batch": claims.fact([sizes[-1]], 0),
+        "seeds": claims.count(table["seed"].nunique()),
+        "rates": claims.count(table["learning_rate"].nunique()),
+        "population": claims.count(table["population"].max()),
+        "examples": claims.count(table["examples"].max()),
+        "smallest_batch": claims.count(sizes[0]),
+        "largest_batch": claims.count(sizes[-1]),
     }
     for name, m in (("small", sizes[0]), ("large", sizes[-1])):
         found |= _accuracies(table, name, m)

@@ -178,13 +178,11 @@ def facts(table: pd.DataFrame) -> dict[str, Any]:
     """Return what the page quotes beside the claims."""
     shown = choosing.shown(table)
     found = {
-        "seeds": claims.fact([shown["seed"].nunique()], 0),
-        "rates": claims.fact([table["learning_rate"].nunique()], 0),
-        "steps": claims.fact([table["step"].max()], 0),
-        "full_steps": claims.fact(
-            [shown.loc[shown["arm"] == pair(FULL_BATCH)[1], "step"].max()], 0
-        ),
-        "diverged": claims.fact([(choosing.last(table)["diverged_at"] >= 0).sum()], 0),
+        "seeds": claims.count(shown["seed"].nunique()),
+        "rates": claims.count(table["learning_rate"].nunique()),
+        "steps": claims.count(table["step"].max()),
+        "full_steps": claims.count(shown.loc[shown["arm"] == pair(FULL_BATCH)[1], "step"].max()),
+        "diverged": claims.count((choosing.last(table)["diverged_at"] >= 0).sum()),
         "sgd_course": claims.fact(course(table, SGD), 2, "×"),
     }
     norms = {"without": WITHOUT, "with": WITH}

@@ -235,7 +235,7 @@ def _example_facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     inside = tuning.final(scaled[scaled["arm"] == WITH])
     still = np.hypot(inside["bias"], inside["weight"] - 1)
     return {
-        "example_steps": claims.fact([outside["step"].max()], 0),
+        "example_steps": claims.count(outside["step"].max()),
         "example_bias": claims.fact([last["bias"].mean()], 1),
         "example_step": claims.fact([last["bias"].mean() / last["step"].max()], 1),
         "constant_distance": claims.fact(_typical(displacement(table, CONSTANT)), 0),
@@ -270,7 +270,7 @@ def _rounding_facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         typical = _geometric(biases)
         found |= {
             f"{name}_noticeable": claims.fact([_rough(typical)], 0),
-            f"{name}_steps": claims.fact([_rough(typical / per_step)], 0),
+            f"{name}_steps": claims.count(_rough(typical / per_step)),
         }
     return found
 
@@ -282,12 +282,12 @@ def _network_facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     tuned = tuning.final_by_arm(runs, rates, "test_accuracy")
     at_best = runs[runs["learning_rate"] == rates[WITH]]
     found = {
-        "steps": claims.fact([runs["step"].max()], 0),
-        "seeds": claims.fact([runs["seed"].nunique()], 0),
-        "rates": claims.fact([len(grid)], 0),
+        "steps": claims.count(runs["step"].max()),
+        "seeds": claims.count(runs["seed"].nunique()),
+        "rates": claims.count(len(grid)),
         "smallest_rate": claims.fact([grid[0]], 2),
         "largest_rate": claims.fact([grid[-1]], 0),
-        "infinite": claims.fact([_infinite(case(table, NETWORK))], 0),
+        "infinite": claims.count(_infinite(case(table, NETWORK))),
         "largest_offset": claims.fact([case(table, NETWORK)["offset"].max()], 0),
         "common_offset": claims.fact([at_best["offset"].max()], 0),
     }

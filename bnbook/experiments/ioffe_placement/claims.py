@@ -81,11 +81,11 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """Return the numbers that the chapter quotes beside the claims."""
     grid = sorted(table["learning_rate"].unique())
     found = {
-        "seeds": claims.fact([table["seed"].nunique()], 0),
-        "rates": claims.fact([len(grid)], 0),
+        "seeds": claims.count(table["seed"].nunique()),
+        "rates": claims.count(len(grid)),
         "smallest_rate": claims.fact([grid[0]], 2),
         "largest_rate": claims.fact([grid[-1]], 0),
-        "steps": claims.fact([table["step"].max()], 0),
+        "steps": claims.count(table["step"].max()),
     }
     for nonlinearity in (SIGMOID, RELU):
         name = nonlinearity.lower()
@@ -101,7 +101,7 @@ def _placements(table: pd.DataFrame, nonlinearity: str) -> dict[str, dict[str, A
     for name, arm in (("before", WITH), ("after", AFTER)):
         stem, rate = f"{nonlinearity.lower()}_{name}", rates[arm]
         usable = tuning.usable_rates(rows, arm, "test_accuracy", 0.01)
-        found[f"{stem}_usable"] = claims.fact([usable], 0)
+        found[f"{stem}_usable"] = claims.count(usable)
         if nonlinearity == SIGMOID:
             found[f"{stem}_rate"] = claims.fact([rate], 2 if rate < 1 else 0)
             found[f"{stem}_accuracy"] = claims.fact(100 * final[arm], 2, " %")

@@ -103,8 +103,8 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     fixed = table[table["rule"] == FIXED]
     small, large = fixed["eps"].min(), fixed["eps"].max()
     found = {
-        "seeds": claims.fact([table["seed"].nunique()], 0),
-        "factors": claims.fact([table["a"].nunique()], 0),
+        "seeds": claims.count(table["seed"].nunique()),
+        "factors": claims.count(table["a"].nunique()),
     }
     for name, eps in (("small", small), ("large", large)):
         for word, a in (("tenth", 0.1), ("hundredth", 0.01), ("thousandth", 0.001)):

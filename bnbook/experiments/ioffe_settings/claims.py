@@ -317,8 +317,8 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """Return the numbers that the chapter quotes beside the claims."""
     until = float(table["paper_step"].max())
     found = {
-        "stds": claims.fact([coarse(table)["std"].nunique()], 0),
-        "rates": claims.fact([coarse(table)["learning_rate"].nunique()], 0),
+        "stds": claims.count(coarse(table)["std"].nunique()),
+        "rates": claims.count(coarse(table)["learning_rate"].nunique()),
         "likely_lead": claims.fact(likely_leads(table), 1, " points"),
         "best_lead": claims.fact(best_leads(table), 1, " points"),
         "nearest_rate": geometric(nearest_rates(table), 3),
@@ -332,8 +332,8 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     return found | {
         "std": claims.fact([std], 2),
         "rate": claims.fact([rate], 2),
-        "with_settings": claims.fact([len(near)], 0),
-        "with_near": claims.fact([int((near <= 1).sum())], 0),
+        "with_settings": claims.count(len(near)),
+        "with_near": claims.count((near <= 1).sum()),
         "without_best_rate": claims.fact([best(table, WITHOUT)[1]], 1),
     }
 

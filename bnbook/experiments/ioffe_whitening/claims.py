@@ -114,12 +114,12 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     full = timed.loc[timed["width"] < m, "width"].max()  # a covariance of m examples has rank m - 1
     whitened = both.xs(int(full), level="width")
     return {
-        "batch_size": claims.fact([m], 0),
-        "full_width": claims.fact([full], 0),
+        "batch_size": claims.count(m),
+        "full_width": claims.count(full),
         "full_ratio": claims.fact(whitened[ZCA] / whitened[BN], 1, "×"),
-        "narrowest": claims.fact([timed["width"].min()], 0),
-        "widest": claims.fact([timed["width"].max()], 0),
-        "repetitions": claims.fact([timed["seed"].nunique()], 0),
+        "narrowest": claims.count(timed["width"].min()),
+        "widest": claims.count(timed["width"].max()),
+        "repetitions": claims.count(timed["seed"].nunique()),
         "forward_ratio": claims.fact(ahead[ZCA] / ahead[BN], 0, "×"),
         "backward_ratio": claims.fact(back[ZCA] / back[BN], 0, "×"),
         "cholesky_ratio": claims.fact(widest[CHOLESKY] / widest[BN], 0, "×"),
@@ -128,8 +128,8 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         "cholesky_by_linear": claims.fact(widest[CHOLESKY] / widest[LINEAR], 1, "×"),
         "bn_share": claims.fact(100 * widest[BN] / widest[LINEAR], 1, " %"),
         "kernel_share": claims.fact(100 * widest[BN_KERNEL] / widest[LINEAR], 1, " %"),
-        "rank_cases": claims.fact([len(found)], 0),
-        "rank_agreeing": claims.fact([int((found["rank"] == found["expected"]).sum())], 0),
+        "rank_cases": claims.count(len(found)),
+        "rank_agreeing": claims.count((found["rank"] == found["expected"]).sum()),
         "smallest_gap": claims.fact([smallest], None),
         "gap_error_vectors": claims.fact([closest[THROUGH_VECTORS].median()], None),
         "gap_error_closed": claims.fact([closest[CLOSED_FORM].median()], None),

@@ -180,13 +180,13 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
 def _setting(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     gradients, layers = (table[table["measured"] == kind] for kind in (GRADIENT, LAYER))
     return {
-        "seeds": claims.fact([table["seed"].nunique()], 0),
-        "width": claims.fact([layers["width"].max()], 0),
-        "depth": claims.fact([layers["layer"].max()], 0),
-        "batch": claims.fact([layers["batch"].max()], 0),
-        "gradient_width": claims.fact([gradients["width"].max()], 0),
-        "gradient_depth": claims.fact([gradients["layer"].max()], 0),
-        "gradient_batch": claims.fact([gradients["batch"].max()], 0),
+        "seeds": claims.count(table["seed"].nunique()),
+        "width": claims.count(layers["width"].max()),
+        "depth": claims.count(layers["layer"].max()),
+        "batch": claims.count(layers["batch"].max()),
+        "gradient_width": claims.count(gradients["width"].max()),
+        "gradient_depth": claims.count(gradients["layer"].max()),
+        "gradient_batch": claims.count(gradients["batch"].max()),
     }
 
 
@@ -222,7 +222,7 @@ def _growth_facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     narrow = relu[relu["width"] == relu["width"].min()]
     found = {
         "relu_norm_growth": claims.fact(np.sqrt(relu_growth(table)), 3),
-        "narrowest_width": claims.fact([relu["width"].min()], 0),
+        "narrowest_width": claims.count(relu["width"].min()),
         "narrowest_growth": claims.fact(narrow.groupby("seed")["growth"].mean(), 3),
     }
     shown = {

@@ -100,12 +100,12 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     rows = several(table)
     sizes = rows.groupby("norm")[["messages", "numbers", "learned"]].first()
     found = {
-        "least": claims.fact([rows["replicas"].min()], 0),
-        "most": claims.fact([rows["replicas"].max()], 0),
-        "steps": claims.fact([table["step"].max()], 0),
-        "messages": claims.fact([sizes["messages"][SYNC]], 0),
-        "numbers": claims.fact([sizes["numbers"][SYNC]], 0),
-        "learned": claims.fact([sizes["learned"][SYNC]], 0),
+        "least": claims.count(rows["replicas"].min()),
+        "most": claims.count(rows["replicas"].max()),
+        "steps": claims.count(table["step"].max()),
+        "messages": claims.count(sizes["messages"][SYNC]),
+        "numbers": claims.count(sizes["numbers"][SYNC]),
+        "learned": claims.count(sizes["learned"][SYNC]),
         "sync_slower": claims.fact(step_ratio(table, SYNC), 1),
         "frozen_slower": claims.fact(step_ratio(table, FROZEN), 1),
         "frozen_error": claims.fact([errors(FROZEN)(table).max()], None),

@@ -259,7 +259,7 @@ def facts(table: pd.DataFrame) -> dict[str, Any]:
         "bn_accuracy_fixed": claims.fact(
             difference(table, Arm(True, fixed=True), Arm(False, fixed=True)), 1, " points"
         ),
-        "seeds": claims.fact([choosing.shown(table)["seed"].nunique()], 0),
-        "tuning": claims.fact([table.loc[table["tunes"], "seed"].nunique()], 0),
-        "rates": claims.fact([table["learning_rate"].nunique()], 0),
+        "seeds": claims.count(choosing.shown(table)["seed"].nunique()),
+        "tuning": claims.count(table.loc[table["tunes"], "seed"].nunique()),
+        "rates": claims.count(table["learning_rate"].nunique()),
     }

@@ -281,17 +281,17 @@ def facts(table: pd.DataFrame) -> dict[str, Any]:
     for size in sizes:
         at_start = _share_at_start(table, (SIGMOID, deepest, WITHOUT), size)
         found[f"sigmoid_deepest_without_share_{size:g}"] = claims.fact(at_start, 1, " %")
-        found[f"sigmoid_without_depth_{size:g}"] = claims.fact([_tuned_depth(table, size)], 0)
+        found[f"sigmoid_without_depth_{size:g}"] = claims.count(_tuned_depth(table, size))
     for nonlinearity in NONLINEARITIES:
         depths = trained_depths(table, nonlinearity)[WITHOUT]
         found[f"{nonlinearity}_without_depth"] = claims.fact(depths.dropna(), 0)
     return found | {
-        "seeds": claims.fact([judged(table)["seed"].nunique()], 0),
-        "tuning": claims.fact([table.loc[table["tunes"], "seed"].nunique()], 0),
-        "rates": claims.fact([table["learning_rate"].nunique()], 0),
-        "steps": claims.fact([table["step"].max()], 0),
-        "depths": claims.fact([table["depth"].nunique()], 0),
-        "deepest": claims.fact([deepest], 0),
+        "seeds": claims.count(judged(table)["seed"].nunique()),
+        "tuning": claims.count(table.loc[table["tunes"], "seed"].nunique()),
+        "rates": claims.count(table["learning_rate"].nunique()),
+        "steps": claims.count(table["step"].max()),
+        "depths": claims.count(table["depth"].nunique()),
+        "deepest": claims.count(deepest),
     }
 
 

@@ -147,8 +147,8 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """Return the numbers that the chapter quotes beside the claims."""
     sizes = sorted(int(m) for m in table.loc[table["arm"] == BN, "batch_size"].unique())
     found = {
-        "seeds": claims.fact([climbed.judged(table)["seed"].nunique()], 0),
-        "steps": claims.fact([table["step"].max()], 0),
+        "seeds": claims.count(climbed.judged(table)["seed"].nunique()),
+        "steps": claims.count(table["step"].max()),
     }
     for arm, name in NAMES.items():
         for m in sizes:

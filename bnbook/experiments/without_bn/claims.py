@@ -217,8 +217,8 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     largest = usable.largest(judges, times=TIMES_GUESSING).reindex(columns=list(ARMS))
     learned = table.groupby("arm")["learned"].first().reindex(list(ARMS))
     found = {
-        "tuning": claims.fact([tuners["seed"].nunique()], 0),
-        "judging": claims.fact([judges["seed"].nunique()], 0),
+        "tuning": claims.count(tuners["seed"].nunique()),
+        "judging": claims.count(judges["seed"].nunique()),
         "gain": claims.fact(gain(table).dropna(), 1, " points"),
         "without_usable": claims.fact([int(largest[WITHOUT].notna().sum())], 0),
         "with_same_rate": claims.fact(at_the_others_rate(table), 1, " %"),
@@ -235,6 +235,6 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
             f"{name}_largest": rate_fact(float(np.exp(np.log(rate).mean()))),
             f"{name}_rate_share": rate_share(table, arm),
             f"{name}_at_best": claims.fact(at_best(table, arm), 1, " %"),
-            f"{name}_near": claims.fact([_near(judges, arm)], 0),
+            f"{name}_near": claims.count(_near(judges, arm)),
         }
     return found
