@@ -49,6 +49,9 @@ METHODS: dict[Scale, str] = {
     "share": "exact 95 % interval (Clopper and Pearson) of the share of seeds",
     "ratio": "95 % interval over seeds (Fieller's, of the ratio of two means)",
 }
+Fact = dict[str, Any]
+"""A number that the prose needs: ``value``, ``low``, ``high``, ``digits``, ``unit``; see `fact`."""
+Facts = dict[str, Fact]
 Finding = tuple[bool, str, str]
 """Whether a premise holds, what was found, and what was needed, in words."""
 LATER = "Its premises were written after this record had been seen."
@@ -208,7 +211,7 @@ class Judgement:
         return {**asdict(self), "premises": list(self.premises)}
 
 
-def fact(samples: Iterable[float], digits: int | None, unit: str = "") -> dict[str, Any]:
+def fact(samples: Iterable[float], digits: int | None, unit: str = "") -> Fact:
     """Describe a number that the prose needs beside the claims.
 
     `samples` holds one number per seed, or a single number, which has no interval and may be
@@ -248,7 +251,7 @@ def loss_facts(
     }
 
 
-def ratio_fact(part: pd.Series, whole: pd.Series, digits: int, unit: str = "") -> dict[str, Any]:
+def ratio_fact(part: pd.Series, whole: pd.Series, digits: int, unit: str = "") -> Fact:
     """Describe a ratio of two means over the seeds that have both: `fact`, with Fieller's ends."""
     pair = pd.DataFrame({"part": part, "whole": whole}).dropna()
     found = fieller(pair["part"].tolist(), pair["whole"].tolist()) if len(pair) else Estimate()

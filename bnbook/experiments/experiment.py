@@ -14,12 +14,11 @@ from typing import Any, TypeVar
 import pandas as pd
 
 from bnbook.errors import BnbookError
-from bnbook.evidence.claims import Claim
+from bnbook.evidence.claims import Claim, Facts
 from bnbook.training.session import Plan, Session
 
 Config = Any
 """A frozen dataclass with the fields ``seeds`` and ``data``, which checks its own values."""
-Facts = dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import pandas as pd
 
-from bnbook.evidence.claims import POINTS, Finding, Premise, at_least, control, count, fact
+from bnbook.evidence.claims import POINTS, Facts, Finding, Premise, at_least, control, count, fact
 from bnbook.tables import right
 from bnbook.tables.arms import WITH, WITHOUT
 
@@ -105,7 +104,7 @@ CLAIMS = (
 )
 
 
-def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+def facts(table: pd.DataFrame) -> Facts:
     """Return what the page quotes beside the claims."""
     rows = ends(table)
     accuracy = 100 * paired(table, "test_accuracy").loc[_in(living(table))]

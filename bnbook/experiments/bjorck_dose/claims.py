@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from bnbook.evidence import claims
-from bnbook.evidence.claims import TIMES, Claim, Finding, Premise, control
+from bnbook.evidence.claims import POINTS, TIMES, Claim, Finding, Premise, control
 from bnbook.experiments.bjorck_dose import cells
 from bnbook.experiments.bjorck_dose.cells import CELL, NETWORK, Rates
 from bnbook.tables import papers, right, tuning
@@ -24,7 +25,6 @@ from bnbook.tables.rate_map import rate_fact
 
 Network = tuple[int, float]
 """Residual blocks a stage, and gain."""
-PAPER = "Bjorck et al. 2018"
 END = 0.95
 """Training accuracy that every compared network has to reach."""
 APART = 100.0
@@ -292,7 +292,7 @@ _OVER_NETWORKS: dict[str, Any] = {
 }
 
 CLAIMS = (
-    Claim(
+    _claim(
         id="bjorck.dose.same_rate",
         section=f"2, figure 1; {_ABOUT}",
         statement="Trained to the end at the rate that suits the network without BN, BN is no"
@@ -302,9 +302,10 @@ CLAIMS = (
         bound=2.0,
         direction="below",
         concerns="lead of BN at the best rate without it",
-        **_POINTS,
+        premises=PREMISES,
+        **POINTS,
     ),
-    Claim(
+    _claim(
         id="bjorck.dose.rate_generalises",
         section=f"2, figure 1; {_ABOUT}",
         statement="Trained to the end with BN, the larger rate that it allows gives a higher test"
@@ -313,11 +314,11 @@ CLAIMS = (
         measure=rate_gain,
         bound=0.0,
         concerns="gain of BN's larger rate",
-        **_POINTS,
+        premises=PREMISES,
+        **POINTS,
     ),
-    Claim(
+    _claim(
         id="bjorck.dose.rate_explains",
-        **_PAPERS,
         section=f"2; {_ABOUT}",
         statement="The larger rate explains most of what BN gains.",
         quantity="what BN gains from the best rate without it to its own, over all that it gains",
@@ -326,9 +327,8 @@ CLAIMS = (
         scale="ratio",
         premises=PREMISES,
     ),
-    Claim(
+    _claim(
         id="bjorck.dose.faster",
-        **_PAPERS,
         section=f"2, figure 1; {_ABOUT}",
         statement="With BN, the larger rate trains faster.",
         quantity="steps with BN at the best rate without BN, divided by steps with BN at its own,"
@@ -340,7 +340,7 @@ CLAIMS = (
         premises=PREMISES[:3],
         concerns="speed of BN's larger rate",
     ),
-    Claim(
+    _claim(
         id="bjorck.dose.fails_to_train",
         paper=PAPER,
         section=f"2 and 3; {_ABOUT}",
@@ -385,7 +385,7 @@ DOSES = ((5, 0.5), (5, 1.0), (5, 1.4), (5, 1.7), (5, 2.0), (9, 1.0), (18, 1.0))
 """Blocks a stage and gain of the networks whose numbers the chapter prints one by one."""
 
 
-def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+def facts(table: pd.DataFrame) -> claims.Facts:
     """Return the numbers that the chapter quotes beside the claims.
 
     Those of `DOSES` are there, without a value, before the record holds them.

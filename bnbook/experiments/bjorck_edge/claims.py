@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -330,7 +329,7 @@ def failures(table: pd.DataFrame, arm: str) -> pd.Series:
     return pd.Series([said[(*key[:4],)][key[4]] for key in keys], dtype=object)
 
 
-def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+def facts(table: pd.DataFrame) -> claims.Facts:
     """Return the numbers that the chapter quotes beside the claims, by name.
 
     Those of `DEPTHS` and `GAINS` are there, without a value, before the record holds them.
@@ -358,7 +357,7 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _of_arm(table: pd.DataFrame, arm: str, short: str) -> dict[str, dict[str, Any]]:
+def _of_arm(table: pd.DataFrame, arm: str, short: str) -> claims.Facts:
     rates, missed, above = by_depth(table, arm), errors(table, arm), failures(table, arm)
     falls = _end(rates, 0) / _end(rates, -1)
     blocks = _each(rates, lambda own: math.exp(line(own, "exponential")[0]))
@@ -391,7 +390,7 @@ def _end(rates: pd.DataFrame, place: int) -> pd.Series:
     return rates[rates.columns[place]] if len(rates) else _nothing()
 
 
-def _deepest_runs(table: pd.DataFrame, arm: str, short: str) -> dict[str, dict[str, Any]]:
+def _deepest_runs(table: pd.DataFrame, arm: str, short: str) -> claims.Facts:
     """Count the deepest networks' runs of an arm that train, and those of them that learned."""
     own = table.loc[(table["n"] == table["n"].max()) & (table["arm"] == arm), "outcome"]
     return {

@@ -117,7 +117,7 @@ CLAIMS = (
 )
 
 
-def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+def facts(table: pd.DataFrame) -> claims.Facts:
     """Return the numbers that the chapter quotes beside the claims, by name."""
     chosen = rates(table)
     small, middle, large = chosen.small, chosen.middle, chosen.large

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import partial
-from typing import Any
 
 import pandas as pd
 
@@ -122,7 +121,7 @@ def same_rate_leads(table: pd.DataFrame, column: str = "test_accuracy") -> pd.Da
     return 100 * pd.DataFrame(lead)
 
 
-def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+def facts(table: pd.DataFrame) -> claims.Facts:
     """Return the numbers that the chapter quotes beside the claims, by name."""
     rates = tuning.tuned_rates(table, (WITHOUT, WITH))
     small, large = small_rate(table), large_rate(table)
@@ -164,7 +163,7 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _beside_paper(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+def _beside_paper(table: pd.DataFrame) -> claims.Facts:
     """Describe the accuracies at the end and what follows from them, beside the paper's."""
     small, tuned = rate_map.small_rate(table), tuning.tuned_rates(table, (WITH,))[WITH]
     columns = ("training_accuracy", "test_accuracy")
@@ -195,7 +194,7 @@ def _counts(runs: pd.DataFrame) -> pd.Series:
     return runs["arm"].value_counts().reindex((WITHOUT, WITH), fill_value=0)
 
 
-def _accuracy(table: pd.DataFrame, arm: str, rate: float) -> dict[str, Any]:
+def _accuracy(table: pd.DataFrame, arm: str, rate: float) -> claims.Fact:
     return claims.fact(_defined(100 * at(table, arm, rate, "test_accuracy")), 1, " %")
 
 

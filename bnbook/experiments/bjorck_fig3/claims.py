@@ -6,7 +6,6 @@ The claims, their measures and bounds were written before the recorded runs.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -194,7 +193,7 @@ def _beside_paper(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     return papers.rows(found)
 
 
-def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+def facts(table: pd.DataFrame) -> claims.Facts:
     """Return the numbers that the chapter quotes beside the claims, by name."""
     rows = searches(table)
     first = rows[rows["minibatch"] == 0]

@@ -5,8 +5,6 @@ The claim, its measure and bound were written before the recorded runs.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 
@@ -181,7 +179,7 @@ def middle_seed(table: pd.DataFrame) -> int:
     return int(ratios.index[len(ratios) // 2] if len(ratios) else table["seed"].min())
 
 
-def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+def facts(table: pd.DataFrame) -> claims.Facts:
     """Return the numbers that the chapter quotes beside the claim, by name."""
     updates = table[table["arm"] == WITHOUT].groupby("seed").first()
     best = best_fraction(table)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -198,7 +198,7 @@ CLAIMS = (
 )
 
 
-def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+def facts(table: pd.DataFrame) -> claims.Facts:
     """Return the numbers that the chapter quotes beside the claim, by name."""
     found = {
         "seeds": claims.count(table["seed"].nunique()),
@@ -211,7 +211,7 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _beside_paper(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+def _beside_paper(table: pd.DataFrame) -> claims.Facts:
     """Describe how the logarithm of a channel's deviation rises, to both bases."""
     rows, paper = rows_of(table, LAYER), papers.read("bjorck_fig5")
     stages = {
@@ -233,7 +233,7 @@ def _beside_paper(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     return papers.rows(found)
 
 
-def _arm_facts(table: pd.DataFrame, arm: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def _arm_facts(table: pd.DataFrame, arm: str) -> Iterator[tuple[str, claims.Fact]]:
     for column in ("variance", "mean"):
         growth = total_growth(table, column)[arm]
         yield f"{column}_growth", readable(growth)
@@ -265,7 +265,7 @@ def _arm_facts(table: pd.DataFrame, arm: str) -> Iterator[tuple[str, dict[str, A
     yield "last_mean_share", claims.fact(100 * share, 0, " %")
 
 
-def readable(samples: pd.Series) -> dict[str, Any]:
+def readable(samples: pd.Series) -> claims.Fact:
     """Describe a geometric mean: with a power of ten from 10,000 on, else two digits or so."""
     mean = float(np.exp(np.log(samples).mean()))
     return claims.fact([mean], None if mean >= 1e4 else max(0, 1 - int(np.log10(mean))))

@@ -9,6 +9,7 @@ and before the hundred of the record ran.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -106,16 +107,16 @@ def _many(table: pd.DataFrame) -> claims.Finding:
     return claims.at_least(float(table["image"].max() + 1), 32, " images")
 
 
-PREMISES = (Premise("the minibatch has 32 images or more", _many),)
-_COMMON: dict[str, Any] = {
-    "paper": "Bjorck et al. 2018",
-    "section": "3.2, figure 6",
-    "premises": PREMISES,
-    "revised": REVISED,
-}
+_claim = partial(
+    Claim,
+    paper="Bjorck et al. 2018",
+    section="3.2, figure 6",
+    premises=(Premise("the minibatch has 32 images or more", _many),),
+    revised=REVISED,
+)
 
 CLAIMS = (
-    Claim(
+    _claim(
         id="bjorck.fig6.saturated",
         statement="At the start the network without BN is certain of its class; with BN it favours"
         " one softly.",
@@ -124,18 +125,16 @@ CLAIMS = (
         bound=CERTAIN,
         digits=0,
         unit=" points",
-        **_COMMON,
     ),
-    Claim(
+    _claim(
         id="bjorck.fig6.alike",
         statement="At the start the gradients of different images are more alike without BN.",
         quantity="mean correlation of two images' gradients by the outputs at the start: without"
         " BN minus with BN",
         measure=correlation_gap,
         bound=0.0,
-        **_COMMON,
     ),
-    Claim(
+    _claim(
         id="bjorck.fig6.mean_gradient",
         statement="At the start the gradient of a minibatch by the outputs is larger without BN,"
         " since its images push the same way.",
@@ -145,12 +144,11 @@ CLAIMS = (
         bound=1.0,
         scale="log",
         unit=" times",
-        **_COMMON,
     ),
 )
 
 
-def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+def facts(table: pd.DataFrame) -> claims.Facts:
     """Return the numbers that the chapter quotes beside the claim, by name."""
     found = {
         "seeds": claims.count(table["seed"].nunique()),

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -250,7 +249,7 @@ def depth(table: pd.DataFrame) -> int:
     return 6 * int(table["n"].max()) + 2
 
 
-def mean_share(table: pd.DataFrame, arms: Iterable[str], digits: int) -> dict[str, Any]:
+def mean_share(table: pd.DataFrame, arms: Iterable[str], digits: int) -> claims.Fact:
     """Describe the share of BN's gain in rate that some arms bring on average."""
     gains = {arm: rate_share(table, arm) for arm in arms}
     if not gains:
@@ -260,7 +259,7 @@ def mean_share(table: pd.DataFrame, arms: Iterable[str], digits: int) -> dict[st
     return claims.ratio_fact(part.mean(axis=1, skipna=False), whole, digits)
 
 
-def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+def facts(table: pd.DataFrame) -> claims.Facts:
     """Return the numbers that the chapter quotes beside the claims, by name."""
     rates, tuned, accuracy = extremes(table), tuned_rates(table), tuned_accuracy(table)
     found = usable.setting(table) | {

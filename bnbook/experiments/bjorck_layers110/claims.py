@@ -6,7 +6,6 @@ A pilot of minutes with seeds that no record has (900, 901) timed the steps; it 
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -170,7 +169,7 @@ CLAIMS = (
 )
 
 
-def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+def facts(table: pd.DataFrame) -> claims.Facts:
     """Return the numbers that the chapter quotes beside the claims, by name."""
     found, rates = runs(table), largest(table)
     grid = sorted(table["learning_rate"].unique())

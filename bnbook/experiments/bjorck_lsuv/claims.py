@@ -5,8 +5,6 @@ The claim, its measure and bound were written before the recorded runs.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 
@@ -103,7 +101,7 @@ def profile(table: pd.DataFrame, arm: str, step: int) -> pd.DataFrame:
     return pd.DataFrame(long.assign(layer=long["layer"].str.removeprefix("size_").astype(int)))
 
 
-def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+def facts(table: pd.DataFrame) -> claims.Facts:
     """Return the numbers that the chapter quotes beside the claims, by name."""
     rates, final = tuned_rates(table), accuracies(table)
     grid = sorted(table["learning_rate"].unique())

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 import pandas as pd
 
@@ -66,7 +65,7 @@ def lead_over(*arms: str) -> Callable[[pd.DataFrame], pd.Series]:
     return measure
 
 
-def gain_share(table: pd.DataFrame, arm: str) -> dict[str, Any]:
+def gain_share(table: pd.DataFrame, arm: str) -> claims.Fact:
     """Describe the share of BN's gain in final test accuracy that an arm brings, tuned rates."""
     final = tuned_accuracy(table)
     part, whole = final[arm] - final[WITHOUT], final[WITH] - final[WITHOUT]
@@ -130,7 +129,7 @@ CLAIMS = (
 )
 
 
-def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+def facts(table: pd.DataFrame) -> claims.Facts:
     """Return the numbers that the chapter quotes beside the claims, by name.
 
     Of each arm: tuned rate, largest rate up to which no run diverges, test accuracy, its share of
@@ -138,7 +137,7 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """
     rates, final = tuning.tuned_rates(table, ARMS), tuned_accuracy(table)
     last = tuning.final(table)
-    found: dict[str, dict[str, Any]] = {}
+    found: claims.Facts = {}
     for arm, rate in rates.items():
         name = NAMES[arm]
         failed = last.loc[last["arm"] == arm, "test_accuracy"] < rate_map.FAILED

@@ -146,7 +146,7 @@ def flatness_slope(table: pd.DataFrame) -> pd.Series:
     return pd.Series(slopes, dtype=float)
 
 
-def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+def facts(table: pd.DataFrame) -> claims.Facts:
     """Return the numbers that the chapter quotes beside the claims, by name."""
     measured, trained = noise(table), runs(table)
     expected = finite_population(measured["images"], measured["size"])

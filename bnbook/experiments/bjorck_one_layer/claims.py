@@ -8,7 +8,6 @@ learns, it guesses, and the share is of all that BN makes of guessing.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -186,12 +185,12 @@ CLAIMS = (
 )
 
 
-def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+def facts(table: pd.DataFrame) -> claims.Facts:
     """Return the numbers that the chapter quotes beside the claims, by name."""
     tuned, rates = searched.chosen(table), largest(table)
     found, fitted = accuracies(table), accuracies(table, "training_accuracy")
     growth = table.groupby("arm")["growth"].mean()
-    said: dict[str, dict[str, Any]] = {
+    said: claims.Facts = {
         "layers": claims.count(6 * int(table["n"].max()) + 2),
         "seeds": claims.count(found[WITH].notna().sum()),
         "bn_gain": claims.fact((found[WITH] - found[WITHOUT]).dropna(), 1, " points"),

@@ -5,8 +5,6 @@ The claims, their measures and bounds were written before the recorded runs.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
@@ -203,12 +201,12 @@ CLAIMS = (
 )
 
 
-def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+def facts(table: pd.DataFrame) -> claims.Facts:
     """Return the numbers that the chapter quotes beside the claims, by name."""
     return _law_facts(table) | _tail_facts(table) | _network_facts(table)
 
 
-def _law_facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+def _law_facts(table: pd.DataFrame) -> claims.Facts:
     rows = products(table)
     sizes = sorted(products(table, largest=False)["size"].unique())
     found = {
@@ -240,7 +238,7 @@ def distance_exponent(table: pd.DataFrame) -> pd.Series:
     return pd.Series(slopes, index=mean.index)
 
 
-def _tail_facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+def _tail_facts(table: pd.DataFrame) -> claims.Facts:
     found = {
         "law_tail_growth": claims.fact([law_tail_growth()], 2, "×"),
         "condition_growth": claims.fact([_geometric(condition_growth(table))], 0, "×"),
@@ -251,7 +249,7 @@ def _tail_facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _network_facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+def _network_facts(table: pd.DataFrame) -> claims.Facts:
     found, rows = spread(table), table[table["measured"] == NETWORK]
     sizes = spectra(table).pivot_table("largest", "seed", ["wiring", "arm", "n"])
     blocks = sorted(rows["n"].unique())

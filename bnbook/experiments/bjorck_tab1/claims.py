@@ -9,8 +9,6 @@ sharp reading asks for no more than a small part of what random signs would give
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 
@@ -80,7 +78,7 @@ CLAIMS = (
 )
 
 
-def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+def facts(table: pd.DataFrame) -> claims.Facts:
     """Return the numbers that the chapter quotes beside the claim, by name."""
     found = {
         "seeds": claims.count(table["seed"].nunique()),
@@ -107,7 +105,7 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     return found
 
 
-def readable(samples: pd.Series) -> dict[str, Any]:
+def readable(samples: pd.Series) -> claims.Fact:
     """Describe a geometric mean, written with two or three digits."""
     mean = float(np.exp(np.log(samples).mean()))
     return claims.fact([mean], max(0, 1 - int(np.floor(np.log10(mean)))))

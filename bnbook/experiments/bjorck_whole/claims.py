@@ -142,7 +142,6 @@ PREMISES = (
     Premise("the network without BN fails to train at BN's best rate", _fails),
 )
 _ABOUT = "all training images of CIFAR-10 at 16 x 16, 56 layers, crops and flips"
-_POINTS: dict[str, Any] = {"digits": 1, "unit": " points"}
 
 CLAIMS = (
     Claim(
@@ -157,7 +156,7 @@ CLAIMS = (
         direction="below",
         concerns="lead of BN at the best rate without it",
         premises=PREMISES,
-        **_POINTS,
+        **POINTS,
     ),
     Claim(
         id="bjorck.whole.rate_generalises",
@@ -170,7 +169,7 @@ CLAIMS = (
         bound=0.0,
         concerns="gain of BN's larger rate",
         premises=PREMISES,
-        **_POINTS,
+        **POINTS,
     ),
     Claim(
         id="bjorck.whole.fails_to_train",
@@ -198,7 +197,7 @@ CLAIMS = (
             Premise("in the short training BN leads by 2 points or more", _leads),
             Premise("without BN every seed learns at its best rate", _learns),
         ),
-        **_POINTS,
+        **POINTS,
     ),
 )
 DECIDED_BY_SEEDS = tuple(claim for claim in CLAIMS if claim.unit == " points")
@@ -228,7 +227,7 @@ def by_length(table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(rows)[columns] if rows else pd.DataFrame(columns=columns, dtype=float)
 
 
-def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+def facts(table: pd.DataFrame) -> claims.Facts:
     """Return the numbers that the chapter quotes beside the claims."""
     chosen, runs, long = rates(table), shown(table), longest(table)
     epochs = runs.groupby("length")["epochs"].first()

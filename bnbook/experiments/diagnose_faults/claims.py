@@ -80,7 +80,7 @@ def hits(table: pd.DataFrame) -> pd.DataFrame:
     return found.loc[rows["fault"].unique(), rows["architecture"].unique()]
 
 
-def facts(table: pd.DataFrame) -> dict:
+def facts(table: pd.DataFrame) -> claims.Facts:
     """Return the numbers that the chapter quotes beside the claims."""
     rows, sound = planted(table), healthy(table)
     counts = {

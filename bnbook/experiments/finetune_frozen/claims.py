@@ -5,8 +5,6 @@ The claims, their measures and bounds were written before the recorded runs.
 
 from __future__ import annotations
 
-from typing import Any
-
 import pandas as pd
 
 from bnbook.evidence import claims
@@ -99,7 +97,7 @@ CLAIMS = (
 )
 
 
-def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+def facts(table: pd.DataFrame) -> claims.Facts:
     """Return the numbers that the chapter quotes beside the claims."""
     moving = table[table["mode"] == MOVING]
     sizes = sorted(int(m) for m in moving["batch_size"].unique())

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from functools import partial
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -185,7 +184,7 @@ CLAIMS = (
 )
 
 
-def _factor(samples: pd.Series) -> dict[str, Any]:
+def _factor(samples: pd.Series) -> claims.Fact:
     """Geometric mean of ratios with its interval; no number where a seed has none."""
     if not (np.isfinite(samples) & (samples > 0)).all():
         return claims.fact([float("nan")], 2, "×")
@@ -195,7 +194,7 @@ def _factor(samples: pd.Series) -> dict[str, Any]:
     return {"value": value, "low": low, "high": high, "digits": 2, "unit": "×"}
 
 
-def facts(table: pd.DataFrame) -> dict[str, Any]:
+def facts(table: pd.DataFrame) -> claims.Facts:
     """Return what the page quotes beside the claims."""
     of_runs = shift.runs(table)
     found = {}

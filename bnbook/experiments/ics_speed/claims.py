@@ -261,11 +261,11 @@ CLAIMS = (
 )
 
 
-def facts(table: pd.DataFrame) -> dict[str, Any]:
+def facts(table: pd.DataFrame) -> claims.Facts:
     """Return what the page quotes beside the claims."""
     of_runs = shift.runs(table)
     judged, lived, tuned = shift.judged(of_runs), shift.alive(of_runs), shift.at_tuned(of_runs)
-    found: dict[str, Any] = {}
+    found: claims.Facts = {}
     for arm, short in SHORT.items():
         own = tuned[tuned["arm"] == arm]
         found[f"{short}_loss"] = claims.fact([_geometric(own["loss"])], 2, " nats")
@@ -303,6 +303,6 @@ def _geometric(values: pd.Series) -> float:
     return float(np.exp(np.log(x).mean())) if (np.isfinite(x) & (x > 0)).all() else float("nan")
 
 
-def _ratio(samples: pd.Series) -> dict[str, Any]:
+def _ratio(samples: pd.Series) -> claims.Fact:
     """Geometric mean of ratios."""
     return claims.fact([_geometric(samples)], 2, "×")

@@ -16,7 +16,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -302,12 +301,12 @@ def cost(table: pd.DataFrame, change: str) -> pd.Series:
     return lead(table, X5, without(change))
 
 
-def _of_networks(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+def _of_networks(table: pd.DataFrame) -> claims.Facts:
     """Describe each network: best accuracy, steps to Inception's best, how many times fewer.
 
     Steps and factors are means over the seeds that get there, of which ``there`` is the number.
     """
-    target, found = best(table, INCEPTION), dict[str, dict[str, Any]]()
+    target, found = best(table, INCEPTION), claims.Facts()
     for arm, name in NAMES.items():
         steps = steps_to(table, arm, target).dropna()
         ratio, easier = (fewer(table, arm, below).dropna() for below in (0.0, EASIER))

@@ -11,7 +11,6 @@ one with m - 1 for m, is off by 1e-3 or more where the mean is small beside the 
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -101,7 +100,7 @@ CLAIMS = (
 )
 
 
-def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+def facts(table: pd.DataFrame) -> claims.Facts:
     """Return the numbers that the chapter quotes beside the claims."""
     checked = trap(table)
     wrong = checked.drop(index=TRUE)

@@ -6,7 +6,6 @@ The claims, their measures and bounds were written before the recorded runs.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import pandas as pd
 
@@ -73,7 +72,7 @@ CLAIMS = (
 )
 
 
-def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+def facts(table: pd.DataFrame) -> claims.Facts:
     """Return the numbers that the chapter quotes beside the claims."""
     rounding = table[table["check"].isin(["fold", "bias", "evaluation"])]
     found = {

@@ -6,7 +6,6 @@ The claims, their measures and bounds were written before the recorded runs.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -167,7 +166,7 @@ def tuned_products(table: pd.DataFrame) -> pd.DataFrame:
     return best.assign(product=best["rate"] * best["weight_decay"]).set_index("weight_decay")
 
 
-def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+def facts(table: pd.DataFrame) -> claims.Facts:
     """Return the numbers that the chapter quotes beside the claims."""
     networks = table[table["role"] == ""]
     plain = networks[networks["arm"] == WITH]
@@ -192,7 +191,7 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     }
 
 
-def _ratios(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+def _ratios(table: pd.DataFrame) -> claims.Facts:
     """Growth from larger weights, held against that from the usual ones and against themselves."""
     usual, large = (
         {arm: norm_growth(table, arm)[scale].unstack("learning_rate") for arm in (WITH, WITHOUT)}
@@ -222,7 +221,7 @@ def _scales(table: pd.DataFrame) -> tuple[float, float]:
     return float(scales.min()), float(scales.max())
 
 
-def _geometric_fact(values: Iterable[float]) -> dict[str, Any]:
+def _geometric_fact(values: Iterable[float]) -> claims.Fact:
     """A ratio's geometric mean and its interval on the log scale, of the values above 0."""
     positive = [value for value in values if value > 0]
     if len(positive) < 2:
@@ -236,7 +235,7 @@ def _finite(values: Iterable[float]) -> list[float]:
     return [value for value in values if np.isfinite(value)]
 
 
-def _course(plain: pd.DataFrame) -> dict[str, dict[str, Any]]:
+def _course(plain: pd.DataFrame) -> claims.Facts:
     """Growth of the squared norm without decay: the factor by which the effective rate falls."""
     usual = plain[plain["scale"] == plain["scale"].min()].set_index(["seed", "learning_rate"])
     last = usual[usual["step"] == usual["step"].max()]["squared_norm"]

@@ -6,7 +6,6 @@ The claims, their measures and bounds were written before the recorded runs.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -217,7 +216,7 @@ CLAIMS = (
 )
 
 
-def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+def facts(table: pd.DataFrame) -> claims.Facts:
     """Return the numbers that the chapter quotes beside the claims."""
     rates, steps, best = tuned_rates(table), steps_to_target(table), steps_to_best(table)
     grid = sorted(table["learning_rate"].unique())
@@ -259,7 +258,7 @@ STEPS = (5000, 10_000, 20_000, 40_000)
 """Steps at which the paper's accuracies stand beside ours."""
 
 
-def _beside_paper(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+def _beside_paper(table: pd.DataFrame) -> claims.Facts:
     """Describe accuracies at some steps, and spreads of a sigmoid's input, beside the paper's."""
     runs = tuning.at_rates(table, tuned_rates(table))
     accuracy, inputs = papers.read("ioffe_fig1a"), papers.read("ioffe_fig1bc")
@@ -284,7 +283,7 @@ def _beside_paper(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     return papers.rows(found)
 
 
-def _speed(table: pd.DataFrame, accuracy: float) -> dict[str, Any]:
+def _speed(table: pd.DataFrame, accuracy: float) -> claims.Fact:
     steps = steps_to_level(table, accuracy)
     return geometric(steps[WITHOUT] / steps[WITH], 1, "×")
 

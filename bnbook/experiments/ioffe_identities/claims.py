@@ -10,7 +10,6 @@ eps in gamma the identity is off by 5e-6 for a feature of deviation 1. A rank is
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import pandas as pd
 
@@ -77,7 +76,7 @@ CLAIMS = (
 )
 
 
-def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+def facts(table: pd.DataFrame) -> claims.Facts:
     """Return the numbers that the chapter quotes beside the claims."""
     spectrum = spectra(table)
     width = int(table.loc[table["check"] == SPECTRUM, "feature"].iloc[0])

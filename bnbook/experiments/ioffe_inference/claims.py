@@ -5,8 +5,6 @@ The claims, their measures and bounds were written before the recorded runs.
 
 from __future__ import annotations
 
-from typing import Any
-
 import pandas as pd
 
 from bnbook.evidence import claims
@@ -121,7 +119,7 @@ CLAIMS = (
 )
 
 
-def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+def facts(table: pd.DataFrame) -> claims.Facts:
     """Return the numbers that the chapter quotes beside the claims."""
     sizes = sorted(int(m) for m in table["batch_size"].unique())
     found = {
@@ -137,7 +135,7 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     return found | _errors(table, sizes[0]) | _shifted(table, sizes[-1])
 
 
-def _accuracies(table: pd.DataFrame, name: str, m: int) -> dict[str, dict[str, Any]]:
+def _accuracies(table: pd.DataFrame, name: str, m: int) -> claims.Facts:
     rhos = sorted(table["momentum"].dropna().unique())
     kinds: dict[str, tuple[str, float | None]] = {
         "running": (RUNNING, MOMENTUM),
@@ -153,7 +151,7 @@ def _accuracies(table: pd.DataFrame, name: str, m: int) -> dict[str, dict[str, A
     }
 
 
-def _errors(table: pd.DataFrame, m: int) -> dict[str, dict[str, Any]]:
+def _errors(table: pd.DataFrame, m: int) -> claims.Facts:
     """Errors of the first layer's statistics at the smallest batch, in per cent."""
     kinds: tuple[tuple[str, str, str, float | None], ...] = (
         ("running_mean", "mean_error", RUNNING, MOMENTUM),
@@ -168,7 +166,7 @@ def _errors(table: pd.DataFrame, m: int) -> dict[str, dict[str, Any]]:
     }
 
 
-def _shifted(table: pd.DataFrame, m: int) -> dict[str, dict[str, Any]]:
+def _shifted(table: pd.DataFrame, m: int) -> claims.Facts:
     found = {
         "unshifted": claims.fact(100 * per_seed(table, "test_accuracy", ALGORITHM_2, m), 2, " %")
     }

@@ -7,7 +7,6 @@ other seeds.
 from __future__ import annotations
 
 from itertools import product
-from typing import Any
 
 import pandas as pd
 
@@ -174,7 +173,7 @@ CLAIMS = (
 )  # fmt: skip
 
 
-def facts(table: pd.DataFrame) -> dict[str, Any]:
+def facts(table: pd.DataFrame) -> claims.Facts:
     """Return what the page quotes beside the claims."""
     shown = choosing.shown(table)
     found = {

@@ -220,12 +220,12 @@ def noticeable_bias(table: pd.DataFrame) -> pd.DataFrame:
     return far.pivot_table(index="seed", columns="precision", values="bias", aggfunc="min")
 
 
-def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+def facts(table: pd.DataFrame) -> claims.Facts:
     """Return the numbers that the chapter quotes beside the claims."""
     return {**_example_facts(table), **_rounding_facts(table), **_network_facts(table)}
 
 
-def _example_facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+def _example_facts(table: pd.DataFrame) -> claims.Facts:
     alone = case(table, BIAS)
     outside = alone[alone["arm"] == OUTSIDE]
     last = tuning.final(outside)
@@ -261,11 +261,11 @@ def _rough(number: float) -> float:
     return float(f"{number:.1e}")
 
 
-def _rounding_facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+def _rounding_facts(table: pd.DataFrame) -> claims.Facts:
     alone = case(table, BIAS)
     last = tuning.final(alone[alone["arm"] == OUTSIDE])
     per_step = float((last["bias"] / last["step"]).mean())
-    found: dict[str, dict[str, Any]] = {}
+    found: claims.Facts = {}
     for name, biases in noticeable_bias(table).items():
         typical = _geometric(biases)
         found |= {
@@ -275,7 +275,7 @@ def _rounding_facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _network_facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+def _network_facts(table: pd.DataFrame) -> claims.Facts:
     runs = networks(table)
     grid = sorted(runs["learning_rate"].unique())
     rates = tuned_rates(table)
@@ -315,7 +315,7 @@ def _infinite(runs: pd.DataFrame) -> int:
     return int((tuning.final(runs)["diverged_at"] >= 0).sum())
 
 
-def _at_common_rate(runs: pd.DataFrame, arm: str, rate: float) -> dict[str, dict[str, Any]]:
+def _at_common_rate(runs: pd.DataFrame, arm: str, rate: float) -> claims.Facts:
     """Return one arm's numbers at the rate that is best with BN."""
     shared = tuning.final(tuning.at_rates(runs, {arm: rate})).set_index("seed")
     found = {
@@ -328,7 +328,7 @@ def _at_common_rate(runs: pd.DataFrame, arm: str, rate: float) -> dict[str, dict
     return {f"{SHORT[arm]}_common_{name}": fact for name, fact in found.items()}
 
 
-def _survives(runs: pd.DataFrame, arm: str, column: str) -> dict[str, Any]:
+def _survives(runs: pd.DataFrame, arm: str, column: str) -> claims.Fact:
     last = last_surviving_rate(runs, arm, column)
     return claims.fact([last] if last else [], _decimals(last or 1))
 

@@ -5,8 +5,6 @@ The claims, their measures and bounds were written before the recorded runs.
 
 from __future__ import annotations
 
-from typing import Any
-
 import pandas as pd
 
 from bnbook.evidence import claims
@@ -77,7 +75,7 @@ CLAIMS = (
 )
 
 
-def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+def facts(table: pd.DataFrame) -> claims.Facts:
     """Return the numbers that the chapter quotes beside the claims."""
     grid = sorted(table["learning_rate"].unique())
     found = {
@@ -94,10 +92,10 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _placements(table: pd.DataFrame, nonlinearity: str) -> dict[str, dict[str, Any]]:
+def _placements(table: pd.DataFrame, nonlinearity: str) -> claims.Facts:
     rows, rates = under(table, nonlinearity), tuned_rates(table, nonlinearity)
     final = tuning.final_by_arm(rows, rates, "test_accuracy")
-    found: dict[str, dict[str, Any]] = {}
+    found: claims.Facts = {}
     for name, arm in (("before", WITH), ("after", AFTER)):
         stem, rate = f"{nonlinearity.lower()}_{name}", rates[arm]
         usable = tuning.usable_rates(rows, arm, "test_accuracy", 0.01)
@@ -116,7 +114,7 @@ def moments_of(table: pd.DataFrame, nonlinearity: str) -> pd.DataFrame:
     return last.set_index("seed")[columns]
 
 
-def _moments(table: pd.DataFrame, nonlinearity: str) -> dict[str, dict[str, Any]]:
+def _moments(table: pd.DataFrame, nonlinearity: str) -> claims.Facts:
     measured, name = moments_of(table, nonlinearity), nonlinearity.lower()
     shares = [f"{of}_sparsity" for of in ("u", "wu")]
     found = {f"{name}_{c}": claims.fact(measured[c], 2) for c in measured.columns.drop(shares)}

@@ -5,8 +5,6 @@ The claims, their measures and bounds were written before the recorded runs.
 
 from __future__ import annotations
 
-from typing import Any
-
 import pandas as pd
 
 from bnbook.evidence import claims
@@ -98,7 +96,7 @@ def departure(table: pd.DataFrame, a: float, eps: float) -> pd.Series:
     return chosen[chosen["a"] == a].set_index("seed")["output"]
 
 
-def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+def facts(table: pd.DataFrame) -> claims.Facts:
     """Return the numbers that the chapter quotes beside the claims."""
     fixed = table[table["rule"] == FIXED]
     small, large = fixed["eps"].min(), fixed["eps"].max()

@@ -313,7 +313,7 @@ def shown(table: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+def facts(table: pd.DataFrame) -> claims.Facts:
     """Return the numbers that the chapter quotes beside the claims."""
     until = float(table["paper_step"].max())
     found = {
@@ -342,7 +342,7 @@ STEPS = (8_000, 12_000, 16_000)
 """Steps at which the paper's accuracies stand beside ours."""
 
 
-def _beside_paper(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+def _beside_paper(table: pd.DataFrame) -> claims.Facts:
     """Describe accuracies and a sigmoid's inputs at the likely setting, beside the paper's."""
     setting, found = likely(table), []
     for arm in ARMS:

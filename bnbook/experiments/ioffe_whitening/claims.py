@@ -5,8 +5,6 @@ The claim, its measure and bound were written before any recorded run.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 
@@ -101,7 +99,7 @@ CLAIMS = (
 """The paper says "expensive" and gives no number; ten times the cost of BN is our reading of it."""
 
 
-def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+def facts(table: pd.DataFrame) -> claims.Facts:
     """Return the numbers that the chapter quotes beside the claim."""
     widest, timed, found = at_widest(table), table[table["kind"] == "time"], ranks(table)
     ahead, back = at_widest(table, ("forward",)), at_widest(table, ("backward",))

@@ -6,7 +6,6 @@ The claims, their measures and bounds were written before the recorded runs.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -167,7 +166,7 @@ CLAIMS = (
 )
 
 
-def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+def facts(table: pd.DataFrame) -> claims.Facts:
     """Return the numbers that the chapter quotes beside the claims."""
     return {
         **_setting(table),
@@ -177,7 +176,7 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     }
 
 
-def _setting(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+def _setting(table: pd.DataFrame) -> claims.Facts:
     gradients, layers = (table[table["measured"] == kind] for kind in (GRADIENT, LAYER))
     return {
         "seeds": claims.count(table["seed"].nunique()),
@@ -190,8 +189,8 @@ def _setting(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     }
 
 
-def _spectrum_facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = {}
+def _spectrum_facts(table: pd.DataFrame) -> claims.Facts:
+    found: claims.Facts = {}
     spread = layer_spread(table)
     for g in NONLINEARITIES:
         found[f"{g.lower()}_spread"] = claims.fact(spread[g], 1)
@@ -216,7 +215,7 @@ def _spectrum_facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     }
 
 
-def _growth_facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+def _growth_facts(table: pd.DataFrame) -> claims.Facts:
     grown = growth(table).reset_index(name="growth")
     relu = grown[(grown["arm"] == WITH) & (grown["nonlinearity"] == "ReLU")]
     narrow = relu[relu["width"] == relu["width"].min()]
@@ -248,11 +247,11 @@ def _late_growth(table: pd.DataFrame) -> pd.Series:
     return pd.Series((square[half] / square[last]) ** (1 / (last - half)))
 
 
-def _linear_facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+def _linear_facts(table: pd.DataFrame) -> claims.Facts:
     grown = growth(table).reset_index(name="growth")
     grown = grown[(grown["arm"] == WITH) & (grown["nonlinearity"] == "linear")]
     grown = grown[grown["width"] == grown["width"].max()]
-    found: dict[str, dict[str, Any]] = {}
+    found: claims.Facts = {}
     worst = 0.0
     for size, own in grown.groupby("batch")["growth"]:
         batch = int(str(size))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import pandas as pd
 
@@ -95,7 +94,7 @@ def step_ratio(table: pd.DataFrame, norm: str) -> pd.Series:
     return pd.Series(seconds[norm] / seconds[LOCAL])
 
 
-def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+def facts(table: pd.DataFrame) -> claims.Facts:
     """Return the numbers that the chapter quotes beside the claims, by name."""
     rows = several(table)
     sizes = rows.groupby("norm")[["messages", "numbers", "learned"]].first()

@@ -6,7 +6,6 @@ The claims, their measures and bounds were written before the recorded runs.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import pandas as pd
 
@@ -82,7 +81,7 @@ CLAIMS = (
 )
 
 
-def facts(table: pd.DataFrame) -> dict[str, Any]:
+def facts(table: pd.DataFrame) -> claims.Facts:
     """Return what the page quotes beside the claims."""
     found = {}
     ends = choosing.ends(table, "test_accuracy")

@@ -5,8 +5,6 @@ The claims, their measures and bounds were written before the recorded runs.
 
 from __future__ import annotations
 
-from typing import Any
-
 import pandas as pd
 
 from bnbook.evidence import claims
@@ -122,7 +120,7 @@ CLAIMS = (
 )
 
 
-def facts(table: pd.DataFrame) -> dict[str, Any]:
+def facts(table: pd.DataFrame) -> claims.Facts:
     """Return what the page quotes beside the claims."""
     found = {}
     rates = choosing.chosen(table)

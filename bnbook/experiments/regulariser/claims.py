@@ -235,7 +235,7 @@ PRINTED = {
 """The arms whose accuracy the page prints, by their names in facts."""
 
 
-def facts(table: pd.DataFrame) -> dict[str, Any]:
+def facts(table: pd.DataFrame) -> claims.Facts:
     """Return what the page quotes beside the claims."""
     right, apart, rates = ends(table, "test_accuracy"), gap(table), choosing.chosen(table)
     found = {

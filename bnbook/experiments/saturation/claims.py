@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import product
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -262,9 +261,9 @@ CLAIMS = (
 )
 
 
-def facts(table: pd.DataFrame) -> dict[str, Any]:
+def facts(table: pd.DataFrame) -> claims.Facts:
     """Return what the page quotes beside the claims."""
-    found: dict[str, Any] = {}
+    found: claims.Facts = {}
     shallowest, deepest = int(min(table["depth"])), int(max(table["depth"]))
     sizes = sorted(set(table["start"]))
     shares = 100 * in_training(table, "share")

@@ -6,7 +6,6 @@ The claims, their measures and bounds were written before the recorded runs.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import pandas as pd
 
@@ -194,7 +193,7 @@ CLAIMS = (
 )  # fmt: skip
 
 
-def facts(table: pd.DataFrame) -> dict[str, Any]:
+def facts(table: pd.DataFrame) -> claims.Facts:
     """Return what the page quotes beside the claims."""
     after = {norm: arm(TEXT, norm, POST) for norm in (BN, COUNTED, LAYER_NORM)}
     printed = {
@@ -203,7 +202,7 @@ def facts(table: pd.DataFrame) -> dict[str, Any]:
         "decode": [after[BN], after[LAYER_NORM]],
         "decode_batch": [after[BN], after[LAYER_NORM]],
     }
-    found: dict[str, dict[str, Any]] = {}
+    found: claims.Facts = {}
     for column, names in printed.items():
         ends = choosing.ends(table, column)
         found |= {f"{column}_{_slug(name)}": claims.fact(ends[name], 2, " bits") for name in names}

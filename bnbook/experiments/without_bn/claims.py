@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -168,7 +167,7 @@ CLAIMS = (
 )  # fmt: skip
 
 
-def rate_share(table: pd.DataFrame, arm: str) -> dict[str, Any]:
+def rate_share(table: pd.DataFrame, arm: str) -> claims.Fact:
     """Describe the share of BN's gain in the logarithm of the largest usable rate of an arm."""
     largest = usable.largest(split(table)[1], times=TIMES_GUESSING).reindex(columns=list(ARMS))
     log = largest.apply(np.log)
@@ -204,7 +203,7 @@ def _near(judges: pd.DataFrame, arm: str) -> float:
     return tuning.usable_rates(judges, arm, "test_accuracy", 0.05)
 
 
-def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+def facts(table: pd.DataFrame) -> claims.Facts:
     """Return the numbers that the chapter quotes beside the claims, by name.
 
     Of each arm: tuned rate, test accuracy, largest usable rate (geometric mean over seeds), its
