@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from bnbook.plots import style
-from bnbook.tables import tuning
+from bnbook.tables import searched, tuning
 
 SPLITS = {"training_accuracy": "training accuracy (%)", "test_accuracy": "test accuracy (%)"}
 
@@ -42,3 +42,18 @@ def draw_shares(ax: Axes, runs: pd.DataFrame, which: pd.Series) -> None:
     options = {"errorbar": None, "markers": style.MARKERS, "ms": 5}
     style.draw_means(ax, shares, "learning_rate", "share", "arm", **options)
     ax.set(xscale="log", ylim=(-4, 104))
+
+
+def draw_searched(ax: Axes, table: pd.DataFrame, labels: Mapping[str, str]) -> None:
+    """Draw validation accuracy, means over the seeds that choose, against rate; the chosen ringed.
+
+    `labels` maps each arm to its name in the legend.
+    """
+    ended, chosen = searched.ends(table, searched.TUNING), searched.chosen(table)
+    for arm, label in labels.items():
+        own = ended[ended["arm"] == arm]
+        means = 100 * own.groupby("learning_rate")["validation_accuracy"].mean()
+        style.draw_line(ax, means, arm, marker=style.MARKERS[arm], ms=5, label=label)
+        if arm in chosen:
+            style.ring(ax, chosen[arm], means[chosen[arm]], arm)
+    ax.set(xscale="log", xlabel="learning rate", ylabel="validation accuracy (%)")

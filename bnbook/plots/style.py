@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +11,9 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 from scipy.special import stdtrit
 
 from bnbook import files
@@ -185,6 +187,12 @@ def mean_band(table: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
     return pd.DataFrame({"mean": mean, "low": mean - half, "high": mean + half})
 
 
+def bands(samples: Mapping[Any, pd.Series]) -> pd.DataFrame:
+    """Mean of each of some samples, with its 95 % Student-t interval, as `mean_band`."""
+    found = {name: (own.mean(), *t_interval(own)) for name, own in samples.items()}
+    return pd.DataFrame.from_dict(found, orient="index", columns=["mean", "low", "high"])
+
+
 def t_interval(values: pd.Series) -> tuple[float, float]:
     """Return the 95 % Student-t interval of a mean over seeds, NaN with one seed."""
     n = len(values)
@@ -222,19 +230,56 @@ def draw_rates(
     for arm, rate in tuned.items():
         values = rows.loc[(rows["arm"] == arm) & (rows["learning_rate"] == rate), "shown"]
         middle = np.exp(np.log(values).mean()) if ax.get_yscale() == "log" else values.mean()
-        ax.plot(rate, middle, "o", ms=12, mfc="none", mec=COLOURS[arm], mew=1.4)
+        ring(ax, rate, middle, arm)
 
 
-def draw_line(ax: Axes, values: pd.Series, arm: str, **options: Any) -> None:
-    """Draw values against their index as a line in the arm's colour and dashes."""
-    (line,) = ax.plot(values.index, values, color=COLOURS[arm], **options)
-    if DASHES[arm]:
-        line.set_dashes(DASHES[arm])
+def ring(ax: Axes, x: float, y: float, arm: str) -> None:
+    """Draw a ring in the arm's colour, around its value at the rate that suits it."""
+    ax.plot(x, y, "o", ms=12, mfc="none", mec=COLOURS[arm], mew=1.4)
 
 
-def draw_band(ax: Axes, band: pd.DataFrame, arm: str, **options: Any) -> None:
-    """Draw a mean as a line in the arm's colour, its interval as a band around it."""
-    draw_line(ax, band["mean"], arm, **options)
+def draw_line(ax: Axes, values: pd.Series, arm: str | Look, **options: Any) -> None:
+    """Draw values against their index as a line in colour and dashes of an arm or a look."""
+    look = LOOKS[arm] if isinstance(arm, str) else arm
+    (line,) = ax.plot(values.index, values, color=look.colour, **options)
+    if look.dashes:
+        line.set_dashes(look.dashes)
+
+
+def draw_band(ax: Axes, band: pd.DataFrame, arm: str | Look, **options: Any) -> None:
+    """Draw a mean as a line as `draw_line` does, its interval as a band around it."""
+    look = LOOKS[arm] if isinstance(arm, str) else arm
+    draw_line(ax, band["mean"], look, **options)
     ax.fill_between(
-        band.index.to_numpy(), band["low"], band["high"], color=COLOURS[arm], alpha=0.2, lw=0
+        band.index.to_numpy(), band["low"], band["high"], color=look.colour, alpha=0.2, lw=0
     )
+
+
+def draw_bars(
+    ax: Axes, band: pd.DataFrame, look: Look, *, across: bool = False, **options: Any
+) -> None:
+    """Draw means at their index with bars of their intervals; `across`: along the x axis."""
+    spread = band["mean"] - band["low"], band["high"] - band["mean"]
+    options = {"color": look.colour, "marker": look.marker, **options}
+    if across:
+        line, *_ = ax.errorbar(band["mean"], band.index, xerr=spread, **options)
+    else:
+        line, *_ = ax.errorbar(band.index, band["mean"], yerr=spread, **options)
+    if look.dashes and options.get("ls") != "":
+        line.set_dashes(look.dashes)
+
+
+def legend(axes: Axes | Sequence[Axes], columns: int | None = None, **options: Any) -> None:
+    """Name the lines of one panel or more under their figure, each once; in one row by default."""
+    panels = [axes] if isinstance(axes, Axes) else axes
+    found = [zip(*ax.get_legend_handles_labels(), strict=True) for ax in panels]
+    named = {label: line for panel in found for line, label in panel}
+    options = {"loc": "outside lower center", "ncols": columns or len(named), **options}
+    panels[0].figure.legend(named.values(), named.keys(), **options)
+
+
+def label_decades(axis: Axis) -> None:
+    """Label 1, 2 and 5 of every decade of a logarithmic axis as plain numbers."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_locator(NullLocator())

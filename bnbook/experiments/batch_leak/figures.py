@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -10,21 +9,17 @@ from matplotlib.figure import Figure
 from bnbook.experiments.batch_leak import claims
 from bnbook.experiments.batch_leak.claims import ALIKE, ALONE, ANY, ARMS
 from bnbook.plots import style
+from bnbook.plots.style import Look
 
-LOOKS = {ALONE: ("#0072B2", "o"), ALIKE: ("#CC79A7", "X"), ANY: ("#777777", "D")}
+LOOKS = {ALONE: Look("#0072B2", "o"), ALIKE: Look("#CC79A7", "X"), ANY: Look("#777777", "D")}
 
 
 def draw_leak(ax: Axes, table: pd.DataFrame) -> None:
     """Draw each arm's test accuracy alone and among mates, means with 95 % intervals."""
-    for offset, (mates, (colour, marker)) in zip((-0.15, 0, 0.15), LOOKS.items(), strict=True):
-        own = {at: claims.accuracy(table, arm, mates) for at, arm in enumerate(ARMS)}
-        own = {at: values for at, values in own.items() if len(values)}
-        mean = np.array([values.mean() for values in own.values()])
-        ends = np.array([style.t_interval(values) for values in own.values()]).T
-        ax.errorbar(
-            mean, np.array(list(own)) + offset, xerr=(mean - ends[0], ends[1] - mean),
-            color=colour, marker=marker, ms=6, ls="", lw=1.2, label=mates,
-        )  # fmt: skip
+    for offset, (mates, look) in zip((-0.15, 0, 0.15), LOOKS.items(), strict=True):
+        own = {at + offset: claims.accuracy(table, arm, mates) for at, arm in enumerate(ARMS)}
+        band = style.bands({at: values for at, values in own.items() if len(values)})
+        style.draw_bars(ax, band, look, across=True, ms=6, ls="", lw=1.2, label=mates)
     ax.axvline(100 * claims.SHARE, color="0.4", lw=1, ls=":")
     ax.set_yticks(range(len(ARMS)), labels=ARMS)
     ax.set_ylim(len(ARMS) - 0.5, -0.5)
@@ -37,7 +32,7 @@ def leak(table: pd.DataFrame) -> Figure:
     figure = style.new_figure(1, 1, 7, 3.4)
     (ax,) = figure.axes
     draw_leak(ax, table)
-    figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    style.legend(ax, 3)
     return figure
 
 

@@ -33,7 +33,7 @@ def response(table: pd.DataFrame) -> Figure:
     figure = style.new_figure(1, 1, 6.4, 4)
     draw_response(figure.axes[0], claims.response(table))
     figure.axes[0].get_legend().remove()  # type: ignore[union-attr]
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    style.legend(figure.axes[0], 3)
     return figure
 
 
@@ -115,5 +115,5 @@ def rates(table: pd.DataFrame) -> Figure:
             ax.set_xlabel("")
         if at % columns:
             ax.set_ylabel("")
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    style.legend(figure.axes[0], 2)
     return figure

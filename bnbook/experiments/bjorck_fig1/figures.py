@@ -9,7 +9,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from bnbook.experiments.bjorck_fig1.claims import target
 from bnbook.plots import style
@@ -87,8 +86,7 @@ def curves(table: pd.DataFrame) -> Figure:
         draw_curves(ax, table, runs, column)
         draw_figure_1(ax, column.removesuffix("_accuracy").replace("training", "train"))
         ax.set_ylim(0, 102)
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    style.legend(figure.axes[0], 3)
     return figure
 
 
@@ -102,7 +100,7 @@ def draw_gap(ax: Axes, table: pd.DataFrame, small: float, tuned: float) -> None:
     leads = (100 * (pairs[WITH] - pairs[WITHOUT])).rename("lead").reset_index()
     band = style.mean_band(leads, "learning_rate", "lead")
     style.draw_band(ax, band, WITH, marker="o", ms=4, label="both at this rate")
-    ax.plot(small, band["mean"][small], "o", ms=12, mfc="none", mec=style.COLOURS[WITHOUT], mew=1.4)
+    style.ring(ax, small, band["mean"][small], WITHOUT)
     ax.axhline(tuned, color="0.4", lw=1, ls="-.", label="each at its tuned rate")
     ax.axhline(0, color="0.8", lw=0.8, zorder=0)
     ax.set(xscale="log", xlabel="learning rate", ylabel="lead of BN (points of test accuracy)")
@@ -113,7 +111,7 @@ def gap(table: pd.DataFrame) -> Figure:
     figure = style.new_figure(1, 1, 6.4, 3.4)
     ax = figure.axes[0]
     draw_gap(ax, table, small_rate(table), float(tuned_gap(table).mean()))
-    figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    style.legend(ax, 2)
     return figure
 
 
@@ -133,9 +131,7 @@ def draw_steps(ax: Axes, table: pd.DataFrame, arms: Collection[str], level: floa
         xscale="log", yscale="log", xlabel="learning rate", ylabel=f"steps to {100 * level:.0f} %",
         ylim=(max(1, 0.5 * table.loc[table["step"] > 0, "step"].min()), 1.5 * table["step"].max()),
     )  # fmt: skip
-    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:g}"))
-    ax.yaxis.set_minor_locator(NullLocator())
+    style.label_decades(ax.yaxis)
 
 
 def rate_map(table: pd.DataFrame) -> Figure:

@@ -77,5 +77,5 @@ def largest(table: pd.DataFrame) -> Figure:
     step.set(ylabel="largest helpful step size")
     draw_largest(length, searches, "largest_length")
     length.set(ylabel="distance that the parameters move")
-    figure.legend(*step.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    style.legend(step, 2)
     return figure

@@ -26,9 +26,8 @@ def curves(table: pd.DataFrame) -> Figure:
     figure = style.new_figure(1, 2, 8, 3.6)
     for ax, column in zip(figure.axes, SPLITS, strict=True):
         draw_curves(ax, table, column)
-    handles = figure.axes[0].get_legend_handles_labels()
-    if handles[0]:
-        figure.legend(*handles, loc="outside lower center", ncols=3)
+    if figure.axes[0].get_legend_handles_labels()[0]:
+        style.legend(figure.axes[0], 3)
     return figure
 
 

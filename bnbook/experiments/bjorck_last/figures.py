@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from bnbook.experiments.bjorck_last import claims
 from bnbook.plots import style
@@ -59,9 +58,7 @@ def draw_family(ax: Axes, placed: pd.DataFrame, extremes: pd.DataFrame, family: 
             line.set_dashes(style.DASHES[str(arm)])
     ax.set(yscale="log", xlabel=AXES[family], ylabel="largest usable rate")
     ax.set_xticks(sorted(rows["number"].unique()))
-    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:g}"))
-    ax.yaxis.set_minor_locator(NullLocator())
+    style.label_decades(ax.yaxis)
 
 
 def rates(table: pd.DataFrame) -> Figure:
@@ -79,7 +76,7 @@ def places(table: pd.DataFrame) -> Figure:
     """Largest usable rate with BN at one layer only, against the layer."""
     figure = style.new_figure(1, 1, 7, 3.8)
     draw_family(figure.axes[0], claims.placed(table), claims.extremes(table), "only")
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    style.legend(figure.axes[0], 3, loc="outside upper center")
     return figure
 
 
@@ -90,6 +87,5 @@ def families(table: pd.DataFrame) -> Figure:
         draw_family(ax, claims.placed(table), claims.extremes(table), family)
     for ax in figure.axes[1:]:
         ax.set_ylabel("")
-    handles = figure.axes[0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside upper center", ncols=3)
+    style.legend(figure.axes[0], 3, loc="outside upper center")
     return figure

@@ -20,7 +20,7 @@ def shares(table: pd.DataFrame) -> Figure:
     for ax, (what, word) in zip(figure.axes, WORDS.items(), strict=True):
         draw_shares(ax, table, what)
         ax.set(ylabel=f"seeds that {word} (%)")
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    style.legend(figure.axes[0], 2)
     return figure
 
 
@@ -39,7 +39,7 @@ def losses(table: pd.DataFrame) -> Figure:
     figure = style.new_figure(1, 2, 7.6, 3.3, sharey=True)
     for ax, rate in zip(figure.axes, (claims.SMALL, claims.USUAL), strict=True):
         draw_losses(ax, table, rate)
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    style.legend(figure.axes[0], 3)
     return figure
 
 

@@ -40,7 +40,7 @@ def rates(table: pd.DataFrame) -> Figure:
     figure.axes[0].set_ylim(accuracy_limits(table))
     figure.axes[0].set_title("each at its tuned rate")
     figure.axes[1].set_title("at the end")
-    _legend(figure)
+    style.legend(figure.axes[0], 2)
     return figure
 
 
@@ -55,10 +55,5 @@ def moments(table: pd.DataFrame) -> Figure:
     for ax, (column, label) in zip(figure.axes, labels.items(), strict=True):
         draw_course(ax, table, tuned, column)
         ax.set(ylabel=label, ylim=(0, None))
-    _legend(figure)
+    style.legend(figure.axes[0], 2)
     return figure
-
-
-def _legend(figure: Figure) -> None:
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2)

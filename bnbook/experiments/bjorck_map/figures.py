@@ -34,7 +34,5 @@ def rates(table: pd.DataFrame) -> Figure:
     for ax, (title, arms) in zip(figure.axes, PANELS.items(), strict=True):
         draw_accuracy(ax, table, (WITHOUT, WITH, *arms), tuned)
         ax.set(title=title, ylabel="" if ax is not figure.axes[0] else ax.get_ylabel())
-    found = [ax.get_legend_handles_labels() for ax in figure.axes]
-    named = {name: line for lines, names in found for line, name in zip(lines, names, strict=True)}
-    figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=4, fontsize=8)
+    style.legend(figure.axes, 4, fontsize=8)
     return figure

@@ -47,8 +47,7 @@ def bound(table: pd.DataFrame) -> Figure:
     for ax, (column, title) in zip(figure.axes, titles.items(), strict=True):
         draw_bound(ax, claims.noise(table), column)
         ax.set_title(title)
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4)
+    style.legend(figure.axes[0], 4)
     return figure
 
 
@@ -105,8 +104,7 @@ def lines(table: pd.DataFrame) -> Figure:
     draw_lines(right, claims.along_lines(table))
     for ax in (middle, right):
         ax.set_ylabel("")
-    handles, labels = left.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    style.legend(left)
     return figure
 
 

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from bnbook.experiments.bjorck_one_layer import claims
 from bnbook.plots import style
-from bnbook.tables import searched
+from bnbook.plots.rate_map import draw_searched
 from bnbook.tables.arms import LAST_ONLY, LSUV, WITH, WITHOUT
 
 LABELS = {
@@ -46,20 +46,6 @@ def draw_each(ax: Axes, values: pd.DataFrame) -> None:
 def rates(table: pd.DataFrame) -> Figure:
     """Final accuracy of each run of the search against the rate."""
     figure = style.new_figure(1, 1, 6.2, 3.6)
-    (ax,) = figure.axes
-    draw_rates(ax, table)
-    figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    draw_searched(figure.axes[0], table, LABELS)
+    style.legend(figure.axes[0], 2)
     return figure
-
-
-def draw_rates(ax: Axes, table: pd.DataFrame) -> None:
-    """Draw means over the seeds that choose, and rings at the rates chosen."""
-    ended, picked = searched.ends(table, searched.TUNING), searched.chosen(table)
-    for arm, label in LABELS.items():
-        own = ended[ended["arm"] == arm]
-        means = 100 * own.groupby("learning_rate")["validation_accuracy"].mean()
-        style.draw_line(ax, means, arm, marker=style.MARKERS[arm], ms=5, label=label)
-        if arm in picked:
-            at = picked[arm]
-            ax.plot(at, means[at], "o", ms=12, mfc="none", mec=style.COLOURS[arm], mew=1.4)
-    ax.set(xscale="log", xlabel="learning rate", ylabel="validation accuracy (%)")

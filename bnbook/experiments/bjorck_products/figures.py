@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator
+from matplotlib.ticker import NullLocator
 
 from bnbook.experiments.bjorck_products import claims
 from bnbook.formulas import (
@@ -143,9 +143,7 @@ def draw_spread(ax: Axes, spread: pd.DataFrame, wiring: str) -> None:
     ax.set(yscale="log", xlabel="layers", ylabel="largest over smallest singular value")
     style.draw_means(ax, rows, "depth", "ratio", "arm", markers=style.MARKERS, ms=5)
     ax.set_title(wiring)
-    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    ax.yaxis.set_major_formatter("{x:g}")
-    ax.yaxis.set_minor_locator(NullLocator())
+    style.label_decades(ax.yaxis)
 
 
 def draw_spectra(ax: Axes, spectra: pd.DataFrame, wiring: str) -> None:
@@ -186,8 +184,7 @@ def distances(table: pd.DataFrame) -> Figure:
     for ax, M in zip(figure.axes, (1, 4), strict=True):
         draw_distances(ax, table, M)
     figure.axes[1].set_ylabel("")
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2)
+    style.legend(figure.axes[0], 2)
     return figure
 
 

@@ -52,6 +52,5 @@ def cancellation(table: pd.DataFrame) -> Figure:
     ):
         ax.set_title(title)
     figure.axes[0].set_ylabel("ratio of sums")
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    style.legend(figure.axes[0])
     return figure

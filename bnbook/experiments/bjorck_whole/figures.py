@@ -32,7 +32,7 @@ def rates(table: pd.DataFrame) -> Figure:
         title = f"{epochs:.2g} epoch{'' if round(epochs, 1) == 1 else 's'}"
         ax.set(title=title, xlabel="learning rate")
         ax.set_ylabel("" if at else "final test accuracy (%)")
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    style.legend(figure.axes[0], 2)
     return figure
 
 
@@ -52,7 +52,7 @@ def lead(table: pd.DataFrame) -> Figure:
     """Draw both parts of BN's gain against the length of training."""
     figure = style.new_figure(1, 1, 5.6, 3.6)
     draw_lead(figure.axes[0], claims.by_length(table))
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center")
+    style.legend(figure.axes[0], 1)
     return figure
 
 

@@ -10,14 +10,15 @@ from matplotlib.ticker import NullLocator
 from bnbook.experiments.domain_shift import claims
 from bnbook.experiments.domain_shift.claims import DOMAINS, DRIFT, MOVING
 from bnbook.plots import style
+from bnbook.plots.style import Look
 from bnbook.tables.arms import ADAPTED, BN, GROUP_NORM, MIXED, RUNNING
 
 _KINDS = (
-    (BN, RUNNING, "BN, statistics of training", "#777777", "s"),
-    (BN, ADAPTED, "BN, estimated again", "#0072B2", "o"),
-    (BN, MIXED, "BN, of each test minibatch", "#56B4E9", "v"),
-    (BN, MOVING, "BN, running on", "#009E73", "^"),
-    (GROUP_NORM, RUNNING, "GroupNorm", "#CC79A7", "X"),
+    (BN, RUNNING, "BN, statistics of training", Look("#777777", "s")),
+    (BN, ADAPTED, "BN, estimated again", Look("#0072B2", "o")),
+    (BN, MIXED, "BN, of each test minibatch", Look("#56B4E9", "v")),
+    (BN, MOVING, "BN, running on", Look("#009E73", "^")),
+    (GROUP_NORM, RUNNING, "GroupNorm", Look("#CC79A7", "X")),
 )
 _DASHES = {DOMAINS[0]: (1, 1), DOMAINS[1]: (), DOMAINS[2]: (5, 2), DOMAINS[3]: (5, 1, 1, 1)}
 
@@ -25,20 +26,13 @@ _DASHES = {DOMAINS[0]: (1, 1), DOMAINS[1]: (), DOMAINS[2]: (5, 2), DOMAINS[3]: (
 def draw_domains(ax: Axes, table: pd.DataFrame) -> None:
     """Draw test error in each domain and over the stream, for every kind of statistics."""
     domains = (*DOMAINS, DRIFT)
-    for at, (arm, statistics, label, colour, marker) in enumerate(_KINDS):
+    for at, (arm, statistics, label, look) in enumerate(_KINDS):
         number = claims.most(table) if statistics == ADAPTED else 0
-        shown = False
         for place, domain in enumerate(domains):
             values = claims.error(table, arm, domain, statistics, number)
-            if values.empty:
-                continue
-            low, high = style.t_interval(values)
-            mean = values.mean()
-            ax.errorbar(
-                place + 0.14 * (at - 2), mean, [[mean - low], [high - mean]], color=colour,
-                marker=marker, ms=6, ls="", lw=1.2, label=None if shown else label,
-            )  # fmt: skip
-            shown = True
+            if len(values):
+                band = style.bands({place + 0.14 * (at - 2): values})
+                style.draw_bars(ax, band, look, ms=6, ls="", lw=1.2, label=label)
     ax.set_xticks(range(len(domains)), labels=[d.replace(" ", "\n", 1) for d in domains])
     ax.set(ylabel="test error (%)")
     ax.yaxis.grid(visible=True, color="0.9")
@@ -50,18 +44,9 @@ def draw_numbers(ax: Axes, table: pd.DataFrame) -> None:
     for domain in DOMAINS:
         before = claims.error(table, BN, domain)
         gains = {n: before - claims.error(table, BN, domain, ADAPTED, n) for n in sizes}
-        means = [float(gains[n].mean()) for n in sizes]
-        ends = [style.t_interval(gains[n]) for n in sizes]
-        spread = [
-            [m - e[0] for m, e in zip(means, ends, strict=True)],
-            [e[1] - m for m, e in zip(means, ends, strict=True)],
-        ]
-        line = ax.errorbar(
-            sizes, means, spread, color="#0072B2", marker="o", ms=4, capsize=2, elinewidth=1,
-            label=domain,
-        )[0]  # fmt: skip
-        if _DASHES[domain]:
-            line.set_dashes(_DASHES[domain])
+        look = Look("#0072B2", "o", _DASHES[domain])
+        band = style.bands(gains)
+        style.draw_bars(ax, band, look, ms=4, capsize=2, elinewidth=1, label=domain)
     ax.axhline(0, color="0.5", lw=0.8)
     ax.set(xscale="log", xlabel="unlabelled images", ylabel="points gained")
     ax.xaxis.set_minor_locator(NullLocator())
@@ -75,7 +60,7 @@ def shift(table: pd.DataFrame) -> Figure:
     draw_domains(first, table)
     draw_numbers(second, table)
     second.legend(fontsize=8)
-    figure.legend(*first.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    style.legend(first, 3)
     return figure
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -10,16 +12,18 @@ from matplotlib.ticker import NullLocator
 from bnbook.experiments.finetune_frozen import claims
 from bnbook.experiments.finetune_frozen.claims import ESTIMATED, FROZEN, MOVING, TARGETS
 from bnbook.plots import style
+from bnbook.plots.style import Look
 from bnbook.tables.arms import ALGORITHM_2, RUNNING
 
-_STANDING: tuple[tuple[str, str, str, tuple[float, ...]], ...] = (
-    (FROZEN, "#777777", "D", (5, 2)),
-    (ESTIMATED, "#009E73", "^", (5, 1, 1, 1)),
-)
-_MOVING: tuple[tuple[str, str, str, str, tuple[float, ...]], ...] = (
-    (RUNNING, "statistics move", "#0072B2", "o", ()),
-    (ALGORITHM_2, "the same, Algorithm 2 after it", "#56B4E9", "v", (3, 1)),
-)
+_STANDING = {
+    FROZEN: Look("#777777", "D", (5, 2)),
+    ESTIMATED: Look("#009E73", "^", (5, 1, 1, 1)),
+}
+_MOVING = {
+    RUNNING: ("statistics move", Look("#0072B2", "o")),
+    ALGORITHM_2: ("the same, Algorithm 2 after it", Look("#56B4E9", "v", (3, 1))),
+}
+_BARS: dict[str, Any] = {"ms": 5, "capsize": 2, "elinewidth": 1}
 
 
 def draw_target(ax: Axes, table: pd.DataFrame, target: str) -> None:
@@ -27,29 +31,16 @@ def draw_target(ax: Axes, table: pd.DataFrame, target: str) -> None:
     rows = table[(table["mode"] == MOVING) & (table["target"] == target)]
     sizes = sorted(int(m) for m in rows["batch_size"].unique())
     ax.set(xscale="log", xlabel="images normalised together, m", title=target)
-    for statistics, label, colour, marker, dashes in _MOVING:
-        values = [claims.accuracy(table, target, MOVING, m, statistics) for m in sizes]
-        means = [float(own.mean()) for own in values]
-        ends = [style.t_interval(own) for own in values]
-        below = [mean - end[0] for mean, end in zip(means, ends, strict=True)]
-        above = [end[1] - mean for mean, end in zip(means, ends, strict=True)]
-        line = ax.errorbar(
-            sizes, means, (below, above), color=colour, marker=marker, ms=5, capsize=2,
-            elinewidth=1, label=label,
-        )[0]  # fmt: skip
-        if dashes:
-            line.set_dashes(dashes)
+    for statistics, (label, look) in _MOVING.items():
+        values = {m: claims.accuracy(table, target, MOVING, m, statistics) for m in sizes}
+        style.draw_bars(ax, style.bands(values), look, label=label, **_BARS)
     at = float(max(sizes))
-    for mode, colour, marker, dashes in _STANDING:
+    for mode, look in _STANDING.items():
         own = claims.accuracy(table, target, mode)
         if len(own):
             at *= 1.15
-            ax.axhline(own.mean(), color=colour, lw=1.4).set_dashes(dashes)
-            low, high = style.t_interval(own)
-            ax.errorbar(
-                at, own.mean(), [[own.mean() - low], [high - own.mean()]], ls="", color=colour,
-                marker=marker, ms=5, capsize=2, elinewidth=1, label=mode,
-            )  # fmt: skip
+            ax.axhline(own.mean(), color=look.colour, lw=1.4).set_dashes(look.dashes)
+            style.draw_bars(ax, style.bands({at: own}), look, ls="", label=mode, **_BARS)
     ax.xaxis.set_minor_locator(NullLocator())
     ax.set_xticks(sizes, labels=[str(m) for m in sizes])
 
@@ -61,8 +52,7 @@ def finetuning(table: pd.DataFrame) -> Figure:
         if (table["target"] == target).any():
             draw_target(ax, table, target)
     figure.axes[0].set_ylabel("test accuracy (%)")
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2)
+    style.legend(figure.axes[0], 2)
     return figure
 
 

@@ -53,8 +53,7 @@ def measures(table: pd.DataFrame) -> Figure:
     rows = shift.at_tuned(shift.runs(table))
     for ax, column in zip(figure.axes, LABELS, strict=True):
         draw_measure(ax, rows, column)
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2)
+    style.legend(figure.axes[0], 2)
     return figure
 
 
@@ -73,8 +72,7 @@ def agree(table: pd.DataFrame) -> Figure:
         ax.set(xscale="log", yscale="log")
         ax.set_xlabel(LABELS[a], fontsize=8)
         ax.set_ylabel(LABELS[b], fontsize=8)
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=7)
+    style.legend(figure.axes[0], 4, fontsize=7)
     return figure
 
 
@@ -90,6 +88,5 @@ def depth(table: pd.DataFrame) -> Figure:
         style.draw_means(ax, chosen, x, "cosine", "arm", markers=style.MARKERS, ms=5)
         ax.set(xlabel=label, ylabel=LABELS["cosine"])
         ax.set_title(network)
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2)
+    style.legend(figure.axes[0], 2)
     return figure

@@ -42,7 +42,7 @@ def speed(table: pd.DataFrame) -> Figure:
         )  # fmt: skip
         ax.set(xlabel="training step", ylabel="training loss (nats)")
         ax.set_title(network)
-    _legend(figure)
+    style.legend(figure.axes[0], 4, fontsize=7)
     return figure
 
 
@@ -69,7 +69,7 @@ def predicts(table: pd.DataFrame) -> Figure:
         draw_scatter(ax, rows, tuned, measure)
     top = 1.2 * float(rows["loss"].clip(upper=6).max())
     figure.axes[0].set(ylabel="loss over training (nats)", ylim=(0.9 * rows["loss"].min(), top))
-    _legend(figure)
+    style.legend(figure.axes[0], 4, fontsize=7)
     return figure
 
 
@@ -87,10 +87,5 @@ def landscape(table: pd.DataFrame) -> Figure:
             style.draw_means(ax, shown, "step", column, "arm", markers=style.MARKERS, ms=5)
             ax.set_title(f"{LABELS[column]}, {title}", fontsize=8)
             ax.set(xlabel="training step" if at else "")
-    _legend(figure)
+    style.legend(figure.axes[0], 4, fontsize=7)
     return figure
-
-
-def _legend(figure: Figure) -> None:
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=7)

@@ -52,7 +52,7 @@ def curves(table: pd.DataFrame) -> Figure:
         draw_curve(ax, claims.curves(table, arm), arm)
     if len(target := claims.best(table, INCEPTION)):
         ax.axhline(target.mean(), color=GREY, lw=0.9, zorder=0)
-    figure.legend(*ax.get_legend_handles_labels(), loc="outside right center", fontsize=8)
+    style.legend(ax, 1, loc="outside right center", fontsize=8)
     return figure
 
 
@@ -61,17 +61,9 @@ def draw_curve(ax: Axes, accuracy: pd.DataFrame, arm: str) -> None:
     rows = accuracy[accuracy.index > 0]
     if rows.empty:
         return
-    look, mean = LOOKS[arm], rows.mean(axis=1)
-    every = max(1, len(mean) // 8)
-    (line,) = ax.plot(
-        mean.index, mean, color=look.colour, marker=look.marker, ms=5, markevery=every, label=arm
-    )
-    if look.dashes:
-        line.set_dashes(look.dashes)
-    ax.fill_between(
-        mean.index.to_numpy(), rows.min(axis=1), rows.max(axis=1), color=look.colour, alpha=0.2,
-        lw=0,
-    )  # fmt: skip
+    look, every = LOOKS[arm], max(1, len(rows) // 8)
+    band = rows.agg(["mean", "min", "max"], axis=1).set_axis(["mean", "low", "high"], axis=1)
+    style.draw_band(ax, band, look, marker=look.marker, ms=5, markevery=every, label=arm)
 
 
 def figure3(table: pd.DataFrame) -> Figure:
@@ -95,7 +87,7 @@ def figure3(table: pd.DataFrame) -> Figure:
     right.set(xlabel="best accuracy minus Inception's (points)")
     left.plot([], [], **RING, label="Ioffe & Szegedy 2015, figure 3")
     left.plot([], [], "o", color="black", ms=6, label="ours, a mark for each seed")
-    figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=2)
+    style.legend(left, 2, loc="outside upper center")
     return figure
 
 

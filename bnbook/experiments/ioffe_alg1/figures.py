@@ -88,8 +88,5 @@ def trap(found: pd.DataFrame, tolerance: float) -> Figure:
     """Gradient checks through a sum, through squares and with a random cotangent."""
     figure = style.new_figure(1, 1, 7, 3.8)
     draw_trap(figure.axes[0], found, tolerance)
-    figure.legend(
-        *figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3,
-        title="checked through", title_fontsize=9,
-    )  # fmt: skip
+    style.legend(figure.axes[0], 3, title="checked through", title_fontsize=9)
     return figure

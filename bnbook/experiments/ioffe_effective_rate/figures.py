@@ -122,8 +122,7 @@ def course(table: pd.DataFrame) -> Figure:
     for ax, (column, title) in zip(figure.axes, titles.items(), strict=True):
         draw_course(ax, table, column)
         ax.set_title(title)
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    style.legend(figure.axes[0])
     return figure
 
 

@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from bnbook.plots import style
 from bnbook.tables import papers, tuning
@@ -67,9 +66,7 @@ def draw_rates(ax: Axes, table: pd.DataFrame, rates: Mapping[str, float]) -> Non
     errors = last.assign(error=(1 - last["test_accuracy"]).clip(lower=LEAST))
     ax.set(yscale="log")
     style.draw_rates(ax, errors, "error", rates, 100)
-    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda error, _: f"{error:g}"))
-    ax.yaxis.set_minor_locator(NullLocator())
+    style.label_decades(ax.yaxis)
     ax.set(ylabel="final test error (%)")
     ax.legend(loc="upper left")
 

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from bnbook.plots import style
+from bnbook.plots.style import Look
 from bnbook.tables.arms import (
     ADAPTED,
     ALGORITHM_2,
@@ -25,11 +26,11 @@ from bnbook.tables.arms import (
 )
 
 _SIZES = (
-    ("#000000", "s", (4, 1.5)),
-    ("#CC79A7", "v", (1, 1)),
-    ("#009E73", "D", (5, 1, 1, 1)),
-    ("#56B4E9", "^", (2, 1)),
-    ("#0072B2", "o", ()),
+    Look("#000000", "s", (4, 1.5)),
+    Look("#CC79A7", "v", (1, 1)),
+    Look("#009E73", "D", (5, 1, 1, 1)),
+    Look("#56B4E9", "^", (2, 1)),
+    Look("#0072B2", "o"),
 )
 """Colour, marker and dashes of the batch sizes, the smallest first, the largest last."""
 
@@ -45,7 +46,7 @@ _VARIANTS = (
 )
 
 
-def _styles(table: pd.DataFrame) -> dict[int, tuple[str, str, tuple[float, ...]]]:
+def _styles(table: pd.DataFrame) -> dict[int, Look]:
     sizes = sorted(int(m) for m in table["batch_size"].unique())
     at = np.linspace(0, len(_SIZES) - 1, len(sizes)).round().astype(int)
     return {m: _SIZES[i] for m, i in zip(sizes, at, strict=True)}
@@ -92,17 +93,14 @@ def draw_variants(ax: Axes, table: pd.DataFrame, momentum: float) -> None:
     plain = plain[plain["momentum"].isna() | (plain["momentum"] == momentum)]
     styles = _styles(table)
     offsets = np.linspace(-0.3, 0.3, len(styles))
-    for offset, (m, (colour, marker, _)) in zip(offsets, styles.items(), strict=True):
+    for offset, (m, look) in zip(offsets, styles.items(), strict=True):
         rows = plain[plain["batch_size"] == m].copy()
         whole = rows[rows["statistics"] == WHOLE].set_index("seed")["test_accuracy"]
         rows["change"] = rows["test_accuracy"] - rows["seed"].map(whole)
         band = 100 * style.mean_band(rows, "statistics", "change")
         band = band.reindex([kind for _, kind in _VARIANTS])
-        ax.errorbar(
-            band["mean"], np.arange(len(band)) + offset,
-            xerr=(band["mean"] - band["low"], band["high"] - band["mean"]),
-            color=colour, marker=marker, ms=5, ls="", lw=1, label=f"m = {m}",
-        )  # fmt: skip
+        band.index = np.arange(len(band)) + offset
+        style.draw_bars(ax, band, look, across=True, ms=5, ls="", lw=1, label=f"m = {m}")
     ax.axvline(0, color="0.4", lw=1)
     labels = [label for label, _ in _VARIANTS]
     labels[0] += f", momentum {momentum:g}"
@@ -125,17 +123,14 @@ def draw_shift(ax: Axes, table: pd.DataFrame) -> None:
         fontsize=8, color="0.3",
     )  # fmt: skip
     kinds = (
-        (ALGORITHM_2, "statistics of training", "#CC79A7", "s", -0.1),
-        (ADAPTED, "recomputed, without labels", "#0072B2", "o", 0.1),
+        (ALGORITHM_2, "statistics of training", Look("#CC79A7", "s"), -0.1),
+        (ADAPTED, "recomputed, without labels", Look("#0072B2", "o"), 0.1),
     )
-    for kind, label, colour, marker, offset in kinds:
+    for kind, label, look, offset in kinds:
         moved = rows[(rows["statistics"] == kind) & (rows["shift"] != NO_SHIFT)]
         band = 100 * style.mean_band(moved, "shift", "test_accuracy").reindex(list(SHIFTS))
-        ax.errorbar(
-            np.arange(len(band)) + offset, band["mean"],
-            yerr=(band["mean"] - band["low"], band["high"] - band["mean"]),
-            color=colour, marker=marker, ms=6, ls="", lw=1.2, label=label,
-        )  # fmt: skip
+        band.index = np.arange(len(band)) + offset
+        style.draw_bars(ax, band, look, ms=6, ls="", lw=1.2, label=label)
     ax.set_xticks(range(len(SHIFTS)), labels=list(SHIFTS))
     ax.set(ylabel="test accuracy (%)", ylim=(0, 108), xlim=(-0.5, len(SHIFTS) - 0.5))
 
@@ -152,8 +147,7 @@ def momentum(table: pd.DataFrame) -> Figure:
     mean.set(ylabel="error (% of a std)", title="mean, first layer")
     draw_momentum(variance, table, "variance_error")
     variance.set(ylabel="error (%)", title="variance, first layer")
-    handles, labels = gap.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    style.legend(gap)
     return figure
 
 
@@ -162,8 +156,7 @@ def variants(table: pd.DataFrame, momentum: float) -> Figure:
     figure = style.new_figure(1, 1, 7, 4.6)
     (ax,) = figure.axes
     draw_variants(ax, table, momentum)
-    handles, labels = ax.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    style.legend(ax)
     return figure
 
 
@@ -172,5 +165,5 @@ def shift(table: pd.DataFrame) -> Figure:
     figure = style.new_figure(1, 1, 6, 3.4)
     (ax,) = figure.axes
     draw_shift(ax, table)
-    figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    style.legend(ax, 2)
     return figure

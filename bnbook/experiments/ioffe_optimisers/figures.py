@@ -49,8 +49,7 @@ def curves(table: pd.DataFrame) -> Figure:
     for ax, method in zip(figure.axes, METHODS, strict=True):
         draw_curves(ax, table, method)
     figure.axes[0].set_ylabel("training loss (nats)")
-    handles = figure.axes[0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside lower center", ncols=2)
+    style.legend(figure.axes[0], 2)
     return figure
 
 
@@ -61,8 +60,7 @@ def distances(table: pd.DataFrame) -> Figure:
         draw_distances(ax, table, start=start)
     figure.axes[0].set_ylim(0, None)
     figure.axes[0].set_ylabel("distance (deviations)")
-    handles = figure.axes[0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside lower center", ncols=2)
+    style.legend(figure.axes[0], 2)
     return figure
 
 

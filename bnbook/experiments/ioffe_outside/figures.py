@@ -10,12 +10,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bnbook.plots import style
+from bnbook.plots.style import Look
 from bnbook.tables import tuning
 from bnbook.tables.arms import OUTSIDE, WITH
 
 GEOMETRIC = ("loss", "bias_norm", "weight_norm")
-PRECISIONS = {"bfloat16": ("s", (4, 1.5)), "float32": ("o", ()), "float64": ("^", (1, 1))}
-"""Marker and dashes of each precision; their shades run from light to dark."""
+PRECISIONS = {
+    "bfloat16": Look("#56B4E9", "s", (4, 1.5)),
+    "float32": Look("#0072B2", "o"),
+    "float64": Look("#000000", "^", (1, 1)),
+}
 
 
 def draw_example(ax: Axes, table: pd.DataFrame, column: str) -> None:
@@ -45,16 +49,10 @@ def draw_scale(ax: Axes, table: pd.DataFrame, column: str, target: str) -> None:
 def draw_rounding(ax: Axes, table: pd.DataFrame) -> None:
     """Draw the error of normalised values against the bias, mean over seeds, and its theory."""
     rows = table[table["case"] == "rounding"]
-    for shade, (name, (marker, dashes)) in zip(
-        ("#56B4E9", "#0072B2", "#000000"), PRECISIONS.items(), strict=True
-    ):
+    for name, look in PRECISIONS.items():
         one = rows[rows["precision"] == name]
         mean = one.groupby("bias")[["error", "spacing"]].mean()
-        (line,) = ax.plot(
-            mean.index, mean["error"], color=shade, marker=marker, ms=3.5, lw=1, label=name
-        )
-        if dashes:
-            line.set_dashes(dashes)
+        style.draw_line(ax, mean["error"], look, marker=look.marker, ms=3.5, lw=1, label=name)
         ax.plot(mean.index, (mean["spacing"] / np.sqrt(12)).clip(upper=1), color="0.6", lw=0.8)
     ax.set(
         xscale="log", yscale="log", xlabel="bias, in standard deviations of u",
@@ -130,8 +128,7 @@ def network(runs: pd.DataFrame, rate: float) -> Figure:
         draw_course(ax, chosen, column, arms)
         ax.set(ylabel=name, xlabel="training step" if row > 1 else "")
     figure.axes[3].set_ylim(0, 1.01)
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2)
+    style.legend(figure.axes[0], 2)
     return figure
 
 
@@ -145,6 +142,5 @@ def rates(runs: pd.DataFrame, tuned: Mapping[str, float]) -> Figure:
     accuracy.set(ylabel="test accuracy (%)", xlabel="", ylim=(0, 103))
     batch.set(ylabel="with the batch's\nstatistics (%)", xlabel="", ylim=(0, 103))
     biases.set_ylabel("norm of the biases")
-    handles, labels = accuracy.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2)
+    style.legend(accuracy, 2)
     return figure

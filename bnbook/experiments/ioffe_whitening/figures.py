@@ -79,7 +79,7 @@ def times(seconds: pd.DataFrame) -> Figure:
     left, right = figure.axes
     draw_times(left, seconds)
     draw_times(right, seconds, over=LINEAR)
-    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    style.legend(left, 3)
     return figure
 
 

@@ -12,21 +12,22 @@ from matplotlib.figure import Figure
 
 from bnbook.formulas import gradient_growth_linear, gradient_growth_relu
 from bnbook.plots import style
+from bnbook.plots.style import Look
 from bnbook.tables.arms import RESIDUAL, WITH, WITHOUT
 
-STYLES = {
-    "linear": ("#555555", "o", ()),
-    "sigmoid": ("#009E73", "^", (6, 1)),
-    "tanh": ("#CC79A7", "v", (1, 1)),
-    "ReLU": ("#0072B2", "s", (4, 1.5)),
+LOOKS = {
+    "linear": Look("#555555", "o"),
+    "sigmoid": Look("#009E73", "^", (6, 1)),
+    "tanh": Look("#CC79A7", "v", (1, 1)),
+    "ReLU": Look("#0072B2", "s", (4, 1.5)),
 }
-"""Nonlinearity -> colour, marker, dashes."""
+"""Looks of the nonlinearities."""
 
 
 def draw_ranges(ax: Axes, table: pd.DataFrame) -> None:
     """Draw where a layer's singular values lie, for every kind of network."""
     rows = table[table["measured"] == "layer"]
-    kinds = [(arm, g, "gaussian") for g in STYLES for arm in (WITH, WITHOUT)]
+    kinds = [(arm, g, "gaussian") for g in LOOKS for arm in (WITH, WITHOUT)]
     kinds.append((WITH, "linear", "orthogonal"))
     names = []
     for place, (arm, g, weights) in enumerate(kinds):
@@ -45,12 +46,10 @@ def draw_conditioning(ax: Axes, table: pd.DataFrame) -> None:
     """Draw the spread of the singular values of BN networks against their depth."""
     rows = table[(table["measured"] == "network") & (table["arm"] == WITH)]
     rows = rows.assign(spread=rows["s90"] / rows["s10"])
-    for g, (colour, marker, dashes) in STYLES.items():
+    for g, look in LOOKS.items():
         own = rows[(rows["nonlinearity"] == g) & (rows["weights"] == "gaussian")]
         spread = own.groupby("layer")["spread"].median()
-        (line,) = ax.plot(spread.index, spread, color=colour, marker=marker, ms=4, label=g)
-        if dashes:
-            line.set_dashes(dashes)
+        style.draw_line(ax, spread, look, marker=look.marker, ms=4, label=g)
     straight = rows[rows["weights"] == "orthogonal"].groupby("layer")["spread"].median()
     ax.plot(
         straight.index, straight, color="0.6", marker="D", ms=4, lw=1, label="linear, orthogonal W"
@@ -66,14 +65,12 @@ def draw_gradients(
     rows = rows[(rows["width"] == rows["width"].max()) & (rows["batch"] == rows["batch"].max())]
     last = rows["layer"].max()
     for g, own in rows.groupby("nonlinearity"):
-        colour, marker, dashes = STYLES[str(g)]
+        look = LOOKS[str(g)]
         mean = _geometric(own, "layer", "squared_gradient")
-        (line,) = ax.plot(mean.index, mean, color=colour, marker=marker, ms=3.5, label=str(g))
-        if dashes:
-            line.set_dashes(dashes)
+        style.draw_line(ax, mean, look, marker=look.marker, ms=3.5, label=str(g))
         if expected is not None:
             line_of_theory = expected(str(g)) ** (last - mean.index.to_numpy())
-            ax.plot(mean.index, line_of_theory, color=colour, lw=0.7)
+            ax.plot(mean.index, line_of_theory, color=look.colour, lw=0.7)
     ax.set(yscale="log", xlabel="layer", ylabel="squared gradient norm, last layer = 1")
 
 
@@ -113,9 +110,7 @@ def spectra(table: pd.DataFrame) -> Figure:
     draw_conditioning(figure.axes[1], table)
     figure.axes[0].set_title("one layer")
     figure.axes[1].set_title("with BN: from layer 1 to layer l")
-    figure.legend(
-        *figure.axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=5
-    )  # fmt: skip
+    style.legend(figure.axes[1], 5)
     return figure
 
 
@@ -129,8 +124,7 @@ def gradients(table: pd.DataFrame, expected: Callable[[str], float]) -> Figure:
     figure.axes[0].set_ylim(1e-4, 4 * top)
     for ax in figure.axes[1:]:
         ax.set_ylabel("")
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    style.legend(figure.axes[0])
     return figure
 
 

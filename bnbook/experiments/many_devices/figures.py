@@ -27,9 +27,7 @@ def _draw(ax: Axes, rows: pd.DataFrame, x: str, y: str) -> None:
         values = own.assign(shown=own[y].clip(lower=FLOOR))
         ax.plot(values[x], values["shown"], ".", color=look.colour, alpha=0.3, ms=4)
         means = values.groupby(x)["shown"].apply(lambda seeds: np.exp(np.log(seeds).mean()))
-        (line,) = ax.plot(means, marker=look.marker, color=look.colour, label=norm, ms=6)
-        if look.dashes:
-            line.set_dashes(look.dashes)
+        style.draw_line(ax, means, look, marker=look.marker, label=norm, ms=6)
 
 
 def equal(table: pd.DataFrame) -> Figure:
@@ -46,8 +44,7 @@ def equal(table: pd.DataFrame) -> Figure:
     left.set(title="from one process alike", ylabel="relative distance of gradients")
     _draw(right, rows, "step", "large_gap")
     right.set(title="from one large minibatch")
-    handles, labels = left.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    style.legend(left, 3)
     return figure
 
 
@@ -64,8 +61,7 @@ def gap(table: pd.DataFrame) -> Figure:
     right.set_ylim(0)
     for ax in (left, right):
         ax.set_xticks(sorted(table["replicas"].unique()))
-    handles, labels = left.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    style.legend(left, 3)
     return figure
 
 

@@ -34,8 +34,7 @@ def draw_rates(ax: Axes, table: pd.DataFrame, task: str) -> None:
         name = arm(task, norm)
         values = scores[name].replace(np.inf, np.nan)
         style.draw_line(ax, values, norm, marker=style.MARKERS[norm], ms=5, label=norm)
-        at = chosen[name]
-        ax.plot(at, values[at], "o", ms=12, mfc="none", mec=style.COLOURS[norm], mew=1.4)
+        style.ring(ax, chosen[name], values[chosen[name]], norm)
     ax.set(xscale="log", yscale="log", xlabel="learning rate", title=TITLES[task])
 
 
@@ -46,8 +45,7 @@ def _three(
     for ax, task in zip(figure.axes, TASKS, strict=True):
         draw(ax, table, task)
     figure.axes[0].set_ylabel(label)
-    handles = figure.axes[0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside lower center", ncols=len(NORMS))
+    style.legend(figure.axes[0], len(NORMS))
     return figure
 
 

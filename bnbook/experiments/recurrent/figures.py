@@ -37,13 +37,7 @@ def draw_curves(ax: Axes, table: pd.DataFrame, read: str, column: str, unit: flo
     for norm in NORMS:
         own = rows[rows["arm"] == arm(read, norm)]
         band = unit * style.mean_band(own, "step", column)
-        look = LOOKS[norm]
-        (line,) = ax.plot(band.index, band["mean"], color=look.colour, label=norm)
-        if look.dashes:
-            line.set_dashes(look.dashes)
-        ax.fill_between(
-            band.index.to_numpy(), band["low"], band["high"], color=look.colour, alpha=0.2, lw=0
-        )
+        style.draw_band(ax, band, LOOKS[norm], label=norm)
     ax.set(xlabel="step")
 
 
@@ -52,13 +46,9 @@ def draw_lengths(ax: Axes, table: pd.DataFrame) -> None:
     for at, norm in enumerate(NORMS):
         look = LOOKS[norm]
         for column, offset, filled in (("inside", -0.12, True), ("beyond", 0.12, False)):
-            values = choosing.ends(table, column)[arm(TEXT, norm)]
-            low, high = style.t_interval(values)
-            mean = values.mean()
-            ax.errorbar(
-                at + offset, mean, yerr=[[mean - low], [high - mean]], color=look.colour,
-                marker=look.marker, ms=7, mfc=look.colour if filled else "white", ls="",
-            )  # fmt: skip
+            band = style.bands({at + offset: choosing.ends(table, column)[arm(TEXT, norm)]})
+            colour = look.colour if filled else "white"
+            style.draw_bars(ax, band, look, ms=7, mfc=colour, ls="")
     labels = [norm.replace(", ", ",\n") for norm in NORMS]
     ax.set_xticks(range(len(NORMS)), labels=labels, fontsize=8)
     ax.set(ylabel="test loss (bits a character)")
@@ -73,7 +63,7 @@ def curves(table: pd.DataFrame) -> Figure:
     pixels.set(ylabel="test accuracy (%)", title="pixels")
     draw_curves(text, table, TEXT, "loss")
     text.set(ylabel="training loss (bits)", title="characters")
-    figure.legend(*text.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    style.legend(text, 3)
     return figure
 
 

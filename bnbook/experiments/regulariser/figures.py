@@ -41,7 +41,7 @@ def factorial(table: pd.DataFrame) -> Figure:
         ax.set_xticks(range(len(STRENGTHS)), list(STRENGTHS.values()))
         ax.set(xlabel="Dropout", title="with L2" if decay else "without L2", xlim=(-0.3, 2.3))
     figure.axes[0].set(ylabel="test accuracy (%)")
-    _legend(figure)
+    style.legend(figure.axes[0], 2)
     return figure
 
 
@@ -64,28 +64,15 @@ def noise(table: pd.DataFrame) -> Figure:
     right.set_xticks(range(len(BATCHES)), list(BATCHES), fontsize=8)
     right.set(xlabel="network", ylabel="gain by new minibatches (points)")
     right.set_xlim(-0.5, len(BATCHES) - 0.5)
-    _legend(figure)
+    style.legend(figure.axes[0], 2)
     return figure
 
 
 def _draw(ax: Axes, values: pd.DataFrame, arm: str, aside: float = 0.0) -> None:
     """Draw means over seeds with bars of their 95 % intervals, joined by a line."""
-    limits = [style.t_interval(values[at].dropna()) for at in values]
-    means = values.mean()
-    look = style.LOOKS[arm]
-    line = ax.errorbar(
-        values.columns.to_numpy(float) + aside, means,
-        [[m - low for m, (low, _) in zip(means, limits, strict=True)],
-         [high - m for m, (_, high) in zip(means, limits, strict=True)]],
-        color=look.colour, marker=look.marker, ms=6, capsize=2, elinewidth=1, label=arm,
-    )[0]  # fmt: skip
-    if look.dashes:
-        line.set_dashes(look.dashes)
-
-
-def _legend(figure: Figure) -> None:
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2)
+    band = style.bands({at: own.dropna() for at, own in values.items()})
+    band.index = values.columns.to_numpy(float) + aside
+    style.draw_bars(ax, band, style.LOOKS[arm], ms=6, capsize=2, elinewidth=1, label=arm)
 
 
 FIGURES = {"factorial": factorial, "noise": noise}

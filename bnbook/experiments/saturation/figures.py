@@ -38,7 +38,7 @@ def accuracy(table: pd.DataFrame) -> Figure:
         figure.axes[1].get_xlim()[1], 11, "guessing", ha="right", va="bottom", fontsize=8,
         color="0.4",
     )  # fmt: skip
-    _legend(figure)
+    style.legend(figure.axes[0], 2)
     return figure
 
 
@@ -59,7 +59,7 @@ def layers(table: pd.DataFrame) -> Figure:
     figure.axes[0].set(ylabel="gradient before training")
     figure.axes[2].set(ylabel="saturated before training (%)")
     figure.axes[2].set_ylim(bottom=-1)
-    _legend(figure)
+    style.legend(figure.axes[0], 2)
     return figure
 
 
@@ -76,7 +76,7 @@ def shares(table: pd.DataFrame) -> Figure:
         ax.set_xticks(sorted(own["depth"].unique()))
     figure.axes[0].set(ylabel="saturated activations (%)")
     figure.axes[0].set_ylim(bottom=0)
-    _legend(figure)
+    style.legend(figure.axes[0], 2)
     return figure
 
 
@@ -90,11 +90,6 @@ def _draw_starts(ax: Axes, rows: pd.DataFrame, column: str, unit: float) -> None
         label = f"{arm}, " + ("Xavier's weights" if size == 1 else f"{size:g} times as large")
         look = style.LOOKS[arm]
         style.draw_line(ax, means, arm, marker=look.marker, ms=5, label=label, **filled)
-
-
-def _legend(figure: Figure) -> None:
-    found = figure.axes[0].get_legend_handles_labels()
-    figure.legend(*found, loc="outside lower center", ncols=2)
 
 
 FIGURES = {"accuracy": accuracy, "layers": layers, "shares": shares}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -64,11 +65,7 @@ def draw_norms(ax: Axes, table: pd.DataFrame) -> None:
         if len(level):
             at *= 1.15
             ax.axhline(level.mean(), color=look.colour, lw=1.4).set_dashes(look.dashes or (1, 0))
-            low, high = style.t_interval(level)
-            ax.errorbar(
-                at, level.mean(), [[level.mean() - low], [high - level.mean()]], ls="",
-                color=look.colour, marker=look.marker, ms=5, capsize=2, elinewidth=1, label=arm,
-            )  # fmt: skip
+            style.draw_bars(ax, style.bands({at: level}), look, ls="", label=arm, **_BARS)
 
 
 def draw_statistics(ax: Axes, table: pd.DataFrame) -> None:
@@ -83,6 +80,7 @@ def draw_statistics(ax: Axes, table: pd.DataFrame) -> None:
 
 
 _TRAINING = Look("#555555", "s", (1, 1))
+_BARS: dict[str, Any] = {"ms": 5, "capsize": 2, "elinewidth": 1}
 
 
 def draw_papers(ax: Axes, curves: Mapping[str, tuple[Sequence[int], Sequence[float]]]) -> None:
@@ -116,12 +114,7 @@ def _draw(ax: Axes, rows: pd.DataFrame, label: str, look: Look) -> None:
     if rows.empty:
         return
     band = style.mean_band(rows, "batch_size", "error")
-    line = ax.errorbar(
-        band.index, band["mean"], (band["mean"] - band["low"], band["high"] - band["mean"]),
-        color=look.colour, marker=look.marker, ms=5, capsize=2, elinewidth=1, label=label,
-    )[0]  # fmt: skip
-    if look.dashes:
-        line.set_dashes(look.dashes)
+    style.draw_bars(ax, band, look, label=label, **_BARS)
 
 
 def norms(table: pd.DataFrame) -> Figure:
@@ -132,8 +125,7 @@ def norms(table: pd.DataFrame) -> Figure:
     ours.set(ylabel="test error (%)", title="here")
     draw_papers(paper, WU_HE)
     paper.set(ylabel="error (%)", title="Wu & He: ResNet-50, ImageNet", ylim=(22, 36))
-    handles, labels = ours.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    style.legend(ours, 3)
     return figure
 
 
@@ -145,8 +137,7 @@ def statistics(table: pd.DataFrame) -> Figure:
     ours.set(ylabel="error (%)", title="here")
     draw_papers(paper, WU_JOHNSON)
     paper.set(ylabel="error (%)", title="Wu & Johnson: ResNet-50, ImageNet", ylim=(8, 36))
-    handles, labels = ours.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2)
+    style.legend(ours, 2)
     return figure
 
 

@@ -23,27 +23,27 @@ from bnbook.experiments.transformer.claims import (
     parts,
 )
 from bnbook.plots import style
+from bnbook.plots.style import Look
 from bnbook.tables import choosing
 from bnbook.tables.arms import BN, LAYER_NORM, WITHOUT
 
 _NORMS = {
-    LAYER_NORM: ("#000000", "p"),
-    RMS_NORM: ("#555555", "D"),
-    BN: ("#0072B2", "o"),
-    COUNTED: ("#56B4E9", "X"),
-    POWER_NORM: ("#CC79A7", "^"),
-    NONE: (style.COLOURS[WITHOUT], "s"),
+    LAYER_NORM: Look("#000000", "p"),
+    RMS_NORM: Look("#555555", "D"),
+    BN: Look("#0072B2", "o"),
+    COUNTED: Look("#56B4E9", "X"),
+    POWER_NORM: Look("#CC79A7", "^"),
+    NONE: Look(style.COLOURS[WITHOUT], "s"),
 }
-"""Colour and marker of each norm."""
 _READ = {
-    arm(TEXT, BN, POST): ("BN on characters, post", "#0072B2", (6, 2)),
-    arm(TEXT, BN, PRE): ("BN on characters, pre", "#0072B2", ()),
-    arm(WORDS, BN, PRE): ("BN on words, pre", "#56B4E9", (1, 1)),
-    arm(PIXELS, BN, PRE): ("BN on pixels, pre", "#009E73", (3, 1, 1, 1)),
-    CONVNET: ("BN in a ConvNet on images", "#000000", (6, 1, 1, 1, 1, 1)),
-    arm(TEXT, POWER_NORM, POST): ("PowerNorm on characters, post", "#CC79A7", (2, 2)),
+    arm(TEXT, BN, POST): ("BN on characters, post", Look("#0072B2", ".", (6, 2))),
+    arm(TEXT, BN, PRE): ("BN on characters, pre", Look("#0072B2", ".")),
+    arm(WORDS, BN, PRE): ("BN on words, pre", Look("#56B4E9", ".", (1, 1))),
+    arm(PIXELS, BN, PRE): ("BN on pixels, pre", Look("#009E73", ".", (3, 1, 1, 1))),
+    CONVNET: ("BN in a ConvNet on images", Look("#000000", ".", (6, 1, 1, 1, 1, 1))),
+    arm(TEXT, POWER_NORM, POST): ("PowerNorm on characters, post", Look("#CC79A7", ".", (2, 2))),
 }
-"""Label, colour and dashes of what has statistics of batches."""
+"""Label and look of what has statistics of batches."""
 
 
 def draw_loss(ax: Axes, table: pd.DataFrame) -> None:
@@ -51,11 +51,9 @@ def draw_loss(ax: Axes, table: pd.DataFrame) -> None:
     ends = choosing.ends(table, "test")
     there = [name for name in reversed(TEXTS) if name in ends]
     for at, name in enumerate(there):
-        colour, marker = _NORMS[parts(name)[1]]
-        ax.plot(ends[name], [at] * len(ends), ".", color=colour, alpha=0.4, ms=5)
-        low, high = style.t_interval(ends[name])
-        mean = ends[name].mean()
-        ax.errorbar(mean, at, xerr=[[mean - low], [high - mean]], color=colour, marker=marker, ms=7)
+        look = _NORMS[parts(name)[1]]
+        ax.plot(ends[name], [at] * len(ends), ".", color=look.colour, alpha=0.4, ms=5)
+        style.draw_bars(ax, style.bands({at: ends[name]}), look, across=True, ms=7)
     labels = [norm if norm == NONE else f"{norm}, {place}" for _, norm, place in map(parts, there)]
     ax.set_yticks(range(len(there)), labels=labels)
     ax.set(xlabel="test loss (bits a character)")
@@ -65,16 +63,12 @@ def draw_loss(ax: Axes, table: pd.DataFrame) -> None:
 def draw_distance(ax: Axes, table: pd.DataFrame, column: str) -> None:
     """Draw the median of a distance over training, a line an arm, its 95th percentile thin."""
     rows = choosing.shown(table)
-    for name, (label, colour, dashes) in _READ.items():
+    for name, (label, look) in _READ.items():
         own = rows[rows["arm"] == name].groupby("step")[[column, f"{column}_95"]].mean()
         if not own[column].gt(0).any():
             continue
         for each, width, text in ((column, 1.8, label), (f"{column}_95", 0.8, "")):
-            (line,) = ax.plot(
-                own.index, own[each], color=colour, lw=width, marker=".", ms=4, label=text or "_"
-            )
-            if dashes:
-                line.set_dashes(dashes)
+            style.draw_line(ax, own[each], look, lw=width, marker=".", ms=4, label=text or "_")
     ax.set(xlabel="step", yscale="log")
 
 
@@ -87,15 +81,9 @@ def draw_decoding(ax: Axes, table: pd.DataFrame) -> None:
         "decode_batch": "one at a time,\nof the batch",
     }
     for norm, offset in ((LAYER_NORM, -0.1), (BN, 0.1)):
-        colour, marker = _NORMS[norm]
         for at, column in enumerate(ways):
-            values = choosing.ends(table, column)[best(table, norm)]
-            low, high = style.t_interval(values)
-            mean = values.mean()
-            ax.errorbar(
-                at + offset, mean, yerr=[[mean - low], [high - mean]], color=colour, marker=marker,
-                ms=7, ls="", label=norm if at == 0 else "_",
-            )  # fmt: skip
+            band = style.bands({at + offset: choosing.ends(table, column)[best(table, norm)]})
+            style.draw_bars(ax, band, _NORMS[norm], ms=7, ls="", label=norm)
     ax.set_xticks(range(len(ways)), labels=list(ways.values()))
     ax.set(ylabel="test loss (bits a character)", xlim=(-0.5, len(ways) - 0.5))
     ax.yaxis.grid(visible=True, color="0.9")
@@ -116,8 +104,7 @@ def distances(table: pd.DataFrame) -> Figure:
     mean.set(ylabel="distance (running std)", title="mean")
     draw_distance(scale, table, "scale_distance")
     scale.set(ylabel="distance (share)", title="variance or quadratic mean")
-    handles, labels = scale.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2)
+    style.legend(scale, 2)
     return figure
 
 
@@ -125,5 +112,5 @@ def decoding(table: pd.DataFrame) -> Figure:
     """Test loss read whole and one symbol at a time."""
     figure = style.new_figure(1, 1, 6, 3.4)
     draw_decoding(figure.axes[0], table)
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    style.legend(figure.axes[0], 2)
     return figure

@@ -48,9 +48,7 @@ def accuracy(table: pd.DataFrame) -> Figure:
         draw_accuracy(ax, judges, shown, chosen)
         ax.set(title=title)
         ax.set(ylabel=ax.get_ylabel() if at % 2 == 0 else "", xlabel="learning rate" * (at > 1))
-    found = [ax.get_legend_handles_labels() for ax in figure.axes]
-    named = {name: line for lines, names in found for line, name in zip(lines, names, strict=True)}
-    figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=3, fontsize=8)
+    style.legend(figure.axes, 3, fontsize=8)
     return figure
 
 
@@ -88,7 +86,7 @@ def curves(table: pd.DataFrame) -> Figure:
     ax.set(xlabel="steps", ylabel="test accuracy (%)", ylim=accuracy_limits(table))
     shown = rows.assign(shown=100 * rows["test_accuracy"])
     style.draw_means(ax, shown, "step", "shown", "arm", markers=style.MARKERS, ms=5)
-    figure.legend(*ax.get_legend_handles_labels(), loc="outside right center", fontsize=8)
+    style.legend(ax, 1, loc="outside right center", fontsize=8)
     return figure
 
 
