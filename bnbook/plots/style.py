@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Concatenate, NamedTuple, ParamSpec
 
 import matplotlib as mpl
 import numpy as np
@@ -54,6 +54,8 @@ from bnbook.tables.arms import (
     WITHOUT,
     ZCA,
 )
+
+P = ParamSpec("P")
 
 
 class Look(NamedTuple):
@@ -276,6 +278,28 @@ def legend(axes: Axes | Sequence[Axes], columns: int | None = None, **options: A
     named = {label: line for panel in found for line, label in panel}
     options = {"loc": "outside lower center", "ncols": columns or len(named), **options}
     panels[0].figure.legend(named.values(), named.keys(), **options)
+
+
+def alone(
+    draw: Callable[Concatenate[Axes, P], None],
+    width: float,
+    height: float,
+    columns: int | None = 0,
+    **options: Any,
+) -> Callable[P, Figure]:
+    """Make what draws a panel draw a figure of this one panel, in inches.
+
+    `columns` and `options` are those of a `legend`; with 0 columns there is none.
+    """
+
+    def figure(*given: P.args, **named: P.kwargs) -> Figure:
+        made = new_figure(1, 1, width, height)
+        draw(made.axes[0], *given, **named)
+        if columns != 0:
+            legend(made.axes[0], columns, **options)
+        return made
+
+    return figure
 
 
 def label_decades(axis: Axis) -> None:

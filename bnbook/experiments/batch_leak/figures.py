@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from bnbook.experiments.batch_leak import claims
 from bnbook.experiments.batch_leak.claims import ALIKE, ALONE, ANY, ARMS
@@ -27,13 +26,8 @@ def draw_leak(ax: Axes, table: pd.DataFrame) -> None:
     ax.xaxis.grid(visible=True, color="0.9")
 
 
-def leak(table: pd.DataFrame) -> Figure:
-    """Test accuracy alone and among mates."""
-    figure = style.new_figure(1, 1, 7, 3.4)
-    (ax,) = figure.axes
-    draw_leak(ax, table)
-    style.legend(ax, 3)
-    return figure
+leak = style.alone(draw_leak, 7, 3.4, columns=3)
+"""Test accuracy alone and among mates."""
 
 
 FIGURES = {"leak": leak}

@@ -5,17 +5,9 @@ from __future__ import annotations
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from bnbook.experiments.bfloat16 import claims
 from bnbook.plots import style
-
-
-def pairs(table: pd.DataFrame) -> Figure:
-    """Draw each pair of runs that differ in precision alone."""
-    figure = style.new_figure(1, 1, 5.4, 4.6)
-    draw_pairs(figure.axes[0], table)
-    return figure
 
 
 def draw_pairs(ax: Axes, table: pd.DataFrame) -> None:
@@ -34,3 +26,7 @@ def draw_pairs(ax: Axes, table: pd.DataFrame) -> None:
     ax.set(xlabel="test accuracy in float32 (%)", ylabel="test accuracy in bfloat16 (%)")
     ax.legend(loc="lower right")
     sns.despine(ax=ax)
+
+
+pairs = style.alone(draw_pairs, 5.4, 4.6)
+"""Draw each pair of runs that differ in precision alone."""

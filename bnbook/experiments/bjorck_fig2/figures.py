@@ -70,8 +70,5 @@ def histograms(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def tails(table: pd.DataFrame) -> Figure:
-    """Both densities on one scale, logarithmic."""
-    figure = style.new_figure(1, 1, 6.5, 3.8)
-    draw_tails(figure.axes[0], table)
-    return figure
+tails = style.alone(draw_tails, 6.5, 3.8)
+"""Both densities on one scale, logarithmic."""

@@ -137,8 +137,5 @@ def profile(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def loss(table: pd.DataFrame) -> Figure:
-    """The loss while the update is applied, of both networks."""
-    figure = style.new_figure(1, 1, 6.5, 3.4)
-    draw_loss(figure.axes[0], table)
-    return figure
+loss = style.alone(draw_loss, 6.5, 3.4)
+"""The loss while the update is applied, of both networks."""

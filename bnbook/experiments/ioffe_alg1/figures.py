@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from bnbook.plots import style
 
@@ -77,16 +76,9 @@ def draw_trap(ax: Axes, found: pd.DataFrame, tolerance: float) -> None:
     ax.set(xlim=(SMALLEST / 3, 30))
 
 
-def moments(table: pd.DataFrame) -> Figure:
-    """Mean square of the normalised values against their spread."""
-    figure = style.new_figure(1, 1, 6.4, 3.4)
-    draw_moments(figure.axes[0], table)
-    return figure
+moments = style.alone(draw_moments, 6.4, 3.4)
+"""Mean square of the normalised values against their spread."""
 
 
-def trap(found: pd.DataFrame, tolerance: float) -> Figure:
-    """Gradient checks through a sum, through squares and with a random cotangent."""
-    figure = style.new_figure(1, 1, 7, 3.8)
-    draw_trap(figure.axes[0], found, tolerance)
-    style.legend(figure.axes[0], 3, title="checked through", title_fontsize=9)
-    return figure
+trap = style.alone(draw_trap, 7, 3.8, columns=3, title="checked through", title_fontsize=9)
+"""Gradient checks through a sum, through squares and with a random cotangent."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from bnbook.plots import style
 from bnbook.tables.arms import WITH
@@ -46,8 +45,5 @@ def draw_mates(ax: Axes, noise: pd.DataFrame) -> None:
     ax.legend(loc="upper right")
 
 
-def mates(noise: pd.DataFrame) -> Figure:
-    """What batch mates do to a training output."""
-    figure = style.new_figure(1, 1, 5, 3.2)
-    draw_mates(figure.axes[0], noise)
-    return figure
+mates = style.alone(draw_mates, 5, 3.2)
+"""What batch mates do to a training output."""

@@ -126,11 +126,8 @@ def course(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def angles(late: pd.DataFrame) -> Figure:
-    """Angles in equilibrium against their expectation."""
-    figure = style.new_figure(1, 1, 5, 3.8)
-    draw_angles(figure.axes[0], late)
-    return figure
+angles = style.alone(draw_angles, 5, 3.8)
+"""Angles in equilibrium against their expectation."""
 
 
 def products(table: pd.DataFrame) -> Figure:

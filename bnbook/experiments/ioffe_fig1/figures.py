@@ -140,11 +140,8 @@ def draw_speed(ax: Axes, speedups: pd.DataFrame, paper: pd.Series, level: float)
     ax.legend(loc="center left")
 
 
-def speed(speedups: pd.DataFrame, paper: pd.Series, level: float) -> Figure:
-    """How many times as fast BN is, over levels of accuracy."""
-    figure = style.new_figure(1, 1, 6.4, 3.4)
-    draw_speed(figure.axes[0], speedups, paper, level)
-    return figure
+speed = style.alone(draw_speed, 6.4, 3.4)
+"""How many times as fast BN is, over levels of accuracy."""
 
 
 def rate_map(table: pd.DataFrame, tuned: Mapping[str, float], target: float, low: float) -> Figure:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from bnbook.experiments.ioffe_identities import claims
 from bnbook.plots import style
@@ -39,8 +38,5 @@ def draw_spectrum(ax: Axes, table: pd.DataFrame) -> None:
     ax.legend(loc="lower right")
 
 
-def spectrum(table: pd.DataFrame) -> Figure:
-    """The covariance of a minibatch against its size."""
-    figure = style.new_figure(1, 1, 6.4, 3.6)
-    draw_spectrum(figure.axes[0], table)
-    return figure
+spectrum = style.alone(draw_spectrum, 6.4, 3.6)
+"""The covariance of a minibatch against its size."""

@@ -151,19 +151,9 @@ def momentum(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def variants(table: pd.DataFrame, momentum: float) -> Figure:
-    """Test accuracy under every kind of statistics."""
-    figure = style.new_figure(1, 1, 7, 4.6)
-    (ax,) = figure.axes
-    draw_variants(ax, table, momentum)
-    style.legend(ax)
-    return figure
+variants = style.alone(draw_variants, 7, 4.6, columns=None)
+"""Test accuracy under every kind of statistics."""
 
 
-def shift(table: pd.DataFrame) -> Figure:
-    """Test accuracy on shifted images."""
-    figure = style.new_figure(1, 1, 6, 3.4)
-    (ax,) = figure.axes
-    draw_shift(ax, table)
-    style.legend(ax, 2)
-    return figure
+shift = style.alone(draw_shift, 6, 3.4, columns=2)
+"""Test accuracy on shifted images."""

@@ -106,11 +106,8 @@ def scale(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def rounding(table: pd.DataFrame) -> Figure:
-    """The error of normalised values against the bias."""
-    figure = style.new_figure(1, 1, 6.4, 3.6)
-    draw_rounding(figure.axes[0], table)
-    return figure
+rounding = style.alone(draw_rounding, 6.4, 3.6)
+"""The error of normalised values against the bias."""
 
 
 def network(runs: pd.DataFrame, rate: float) -> Figure:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from bnbook.plots import style
 from bnbook.plots.style import Look
@@ -46,8 +45,5 @@ def draw_departure(ax: Axes, table: pd.DataFrame) -> None:
     ax.legend(loc="upper right")
 
 
-def departure(table: pd.DataFrame) -> Figure:
-    """How far a fixed eps lets the output depart, against a."""
-    figure = style.new_figure(1, 1, 6, 3.6)
-    draw_departure(figure.axes[0], table)
-    return figure
+departure = style.alone(draw_departure, 6, 3.6)
+"""How far a fixed eps lets the output depart, against a."""

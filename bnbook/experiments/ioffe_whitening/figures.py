@@ -83,11 +83,8 @@ def times(seconds: pd.DataFrame) -> Figure:
     return figure
 
 
-def ranks(found: pd.DataFrame) -> Figure:
-    """Rank of the covariance by width and size of the minibatch."""
-    figure = style.new_figure(1, 1, 5.5, 3.6)
-    draw_ranks(figure.axes[0], found)
-    return figure
+ranks = style.alone(draw_ranks, 5.5, 3.6)
+"""Rank of the covariance by width and size of the minibatch."""
 
 
 def gradients(errors: pd.DataFrame, gains: pd.DataFrame) -> Figure:

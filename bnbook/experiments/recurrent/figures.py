@@ -67,8 +67,5 @@ def curves(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def lengths(table: pd.DataFrame) -> Figure:
-    """Loss late in the training length (filled) and beyond it (open)."""
-    figure = style.new_figure(1, 1, 6.5, 3.4)
-    draw_lengths(figure.axes[0], table)
-    return figure
+lengths = style.alone(draw_lengths, 6.5, 3.4)
+"""Loss late in the training length (filled) and beyond it (open)."""

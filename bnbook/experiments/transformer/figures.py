@@ -89,11 +89,8 @@ def draw_decoding(ax: Axes, table: pd.DataFrame) -> None:
     ax.yaxis.grid(visible=True, color="0.9")
 
 
-def loss(table: pd.DataFrame) -> Figure:
-    """Test loss on characters with every norm."""
-    figure = style.new_figure(1, 1, 6, 3.6)
-    draw_loss(figure.axes[0], table)
-    return figure
+loss = style.alone(draw_loss, 6, 3.6)
+"""Test loss on characters with every norm."""
 
 
 def distances(table: pd.DataFrame) -> Figure:
@@ -108,9 +105,5 @@ def distances(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def decoding(table: pd.DataFrame) -> Figure:
-    """Test loss read whole and one symbol at a time."""
-    figure = style.new_figure(1, 1, 6, 3.4)
-    draw_decoding(figure.axes[0], table)
-    style.legend(figure.axes[0], 2)
-    return figure
+decoding = style.alone(draw_decoding, 6, 3.4, columns=2)
+"""Test loss read whole and one symbol at a time."""
