@@ -189,6 +189,12 @@ def mean_band(table: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
     return pd.DataFrame({"mean": mean, "low": mean - half, "high": mean + half})
 
 
+def log_band(table: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
+    """`mean_band` of the logarithm: geometric means with their intervals."""
+    logs = table.assign(log=np.log(table[y].astype(float)))
+    return mean_band(logs, x, "log").apply(np.exp)
+
+
 def bands(samples: Mapping[Any, pd.Series]) -> pd.DataFrame:
     """Mean of each of some samples, with its 95 % Student-t interval, as `mean_band`."""
     found = {name: (own.mean(), *t_interval(own)) for name, own in samples.items()}

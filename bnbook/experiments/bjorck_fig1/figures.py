@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
@@ -124,8 +123,9 @@ def draw_steps(ax: Axes, table: pd.DataFrame, arms: Collection[str], level: floa
     for arm in arms:
         reached = needed.loc[:, [arm]].droplevel("arm", axis="columns").dropna(axis="columns")
         runs = reached.melt(value_name="steps")
-        runs["steps"] = np.log10(runs["steps"].clip(lower=1))
-        band = 10 ** style.mean_band(runs, "learning_rate", "steps")
+        band = style.log_band(
+            runs.assign(steps=runs["steps"].clip(lower=1)), "learning_rate", "steps"
+        )
         style.draw_band(ax, band, arm, marker=style.MARKERS[arm], ms=4)
     ax.set(
         xscale="log", yscale="log", xlabel="learning rate", ylabel=f"steps to {100 * level:.0f} %",

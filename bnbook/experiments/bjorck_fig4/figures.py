@@ -94,9 +94,7 @@ def draw_profile(ax: Axes, growth: pd.DataFrame, arm: str, layers: Sequence[int]
 
 def _geometric_band(growth: pd.DataFrame) -> pd.DataFrame:
     """Geometric mean over seeds and 95 % interval: index layer."""
-    rows = growth.melt(var_name="layer", value_name="growth")
-    logs = style.mean_band(rows.assign(log=np.log(rows["growth"])), "layer", "log")
-    return pd.DataFrame(np.exp(logs))
+    return style.log_band(growth.melt(var_name="layer", value_name="growth"), "layer", "growth")
 
 
 def draw_loss(ax: Axes, table: pd.DataFrame) -> None:

@@ -33,8 +33,8 @@ def draw_moments(ax: Axes, table: pd.DataFrame, column: str) -> None:
     for arm in (WITHOUT, WITH):
         own = rows[(rows["arm"] == arm) & (rows["index"] < last)]
         first, second = own[own["index"] % 2 == 0], own[own["index"] % 2 == 1]
-        style.draw_band(ax, log_band(first, "index", column), arm, label=arm)
-        style.draw_line(ax, log_band(second, "index", column)["mean"], arm, lw=0.7)
+        style.draw_band(ax, style.log_band(first, "index", column), arm, label=arm)
+        style.draw_line(ax, style.log_band(second, "index", column)["mean"], arm, lw=0.7)
         _draw_bars(ax, first, arm, column)
     draw_paper(ax, column)
     draw_stages(ax, (last - 2) // 6, 2)
@@ -73,7 +73,7 @@ def draw_growth(ax: Axes, table: pd.DataFrame, arm: str) -> None:
     rows = table[(table["kind"] == "block") & (table["arm"] == arm)]
     n = int(rows["index"].max()) // STAGES
     for inputs, marker in INPUTS.items():
-        band = log_band(rows[rows["inputs"] == inputs], "index", "second")
+        band = style.log_band(rows[rows["inputs"] == inputs], "index", "second")
         options = {"marker": marker, "ms": 3.5, "markevery": max(1, n // 4)}
         style.draw_band(ax, band, arm, lw=1.1, label=inputs, **options)
     blocks = wide_limit(n, arm == WITH).blocks
@@ -87,12 +87,6 @@ def draw_stages(ax: Axes, n: int, layers: int) -> None:
     """Mark where the second and third stage begin, after n blocks of so many layers each."""
     for stage in (1, 2):
         ax.axvline(stage * n * layers + layers - 0.5, color="0.75", lw=0.8, zorder=0)
-
-
-def log_band(rows: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
-    """`style.mean_band` on the logarithm: geometric mean and interval."""
-    logs = rows.assign(log=np.log(rows[y]))
-    return style.mean_band(logs, x, "log").apply(np.exp)
 
 
 def moments(table: pd.DataFrame) -> Figure:

@@ -41,9 +41,7 @@ def draw_course(ax: Axes, table: pd.DataFrame, column: str, decay: float | None 
         arm = DECAYED if own_decay else WITH
         label = f"decay {decay:g}" if own_decay else f"weights × {scale:g}"
         options = {} if scale == rows["scale"].min() else {"lw": 1.0, "marker": ".", "ms": 5}
-        logs = own.assign(log=np.log10(own[column]))
-        band = 10 ** style.mean_band(logs, "step", "log")
-        style.draw_band(ax, band, arm, label=label, **options)
+        style.draw_band(ax, style.log_band(own, "step", column), arm, label=label, **options)
     ax.set(xscale="log", yscale="log", xlabel="training step")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -128,9 +127,7 @@ def draw_failures(ax: Axes, table: pd.DataFrame, arms: Collection[str], below: f
 
 def draw_speed(ax: Axes, speedups: pd.DataFrame, paper: pd.Series, level: float) -> None:
     """Draw how many times as fast BN is against the accuracy to which steps are counted."""
-    logs = speedups.astype({"accuracy": float, "ratio": float})
-    logs["log"] = np.log(logs["ratio"])
-    band = style.mean_band(logs, "accuracy", "log").map(np.exp).astype(float)
+    band = style.log_band(speedups.astype({"accuracy": float}), "accuracy", "ratio")
     style.draw_band(ax, band, WITH, label="ours, each network at its tuned rate")
     style.draw_paper(ax, paper.index, paper, WITH, label="the paper's figure 1(a)")
     ax.axhline(1, color="0.4", lw=1, ls=":")

@@ -21,8 +21,7 @@ def draw_curves(ax: Axes, table: pd.DataFrame, method: str) -> None:
     rows = choosing.shown(table)
     for norm, name in zip((WITHOUT, WITH), claims.pair(method), strict=True):
         own = rows[rows["arm"] == name]
-        logs = style.mean_band(own.assign(log=np.log(own["loss"])), "step", "log")
-        style.draw_band(ax, logs.apply(np.exp), norm, label=norm)
+        style.draw_band(ax, style.log_band(own, "step", "loss"), norm, label=norm)
     ax.set(xlabel="step", yscale="log", title=TITLES[method])
 
 

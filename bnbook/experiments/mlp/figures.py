@@ -21,9 +21,7 @@ def draw_curves(ax: Axes, table: pd.DataFrame, task: str) -> None:
     rows = choosing.shown(table)
     for norm in NORMS:
         own = rows[(rows["arm"] == arm(task, norm)) & (rows["step"] > 0)]
-        logs = style.mean_band(own.assign(log=np.log(own["loss"])), "step", "log")
-        band = logs.apply(np.exp)
-        style.draw_band(ax, band, norm, label=norm)
+        style.draw_band(ax, style.log_band(own, "step", "loss"), norm, label=norm)
     ax.set(xlabel="step", yscale="log", title=TITLES[task])
 
 
