@@ -71,7 +71,7 @@ def test_measures_on_a_world_with_known_truth(whole):
     share = judging.judge(claims.CLAIMS[0], whole).value
     assert share == pytest.approx(gains["part"].mean() / gains["whole"].mean())
     assert claims.rate_of_bn(whole).tolist() == pytest.approx([1 / 3] * 5)
-    assert claims.scaled_rate_of_bn(whole).tolist() == pytest.approx([0.1] * 5)
+    assert claims.rate_of_bn(whole, LSUV).tolist() == pytest.approx([0.1] * 5)
     shares = claims.rate_share(whole)
     assert (shares["part"] / shares["whole"]).tolist() == pytest.approx(
         [math.log(100) / math.log(300)] * 5

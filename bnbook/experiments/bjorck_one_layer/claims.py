@@ -45,11 +45,6 @@ def accuracy_share(table: pd.DataFrame, arm: str = LAST_ONLY) -> pd.DataFrame:
     return _gains(accuracies(table), arm)
 
 
-def scaled_share(table: pd.DataFrame) -> pd.DataFrame:
-    """`accuracy_share` of the scaled start."""
-    return accuracy_share(table, LSUV)
-
-
 def largest(table: pd.DataFrame) -> pd.DataFrame:
     """Largest rate that trains: index seed, columns the arms; NaN for none."""
     return pd.DataFrame({arm: searched.largest(table, arm, TRAINED) for arm in ARMS})
@@ -64,11 +59,6 @@ def rate_of_bn(table: pd.DataFrame, arm: str = LAST_ONLY) -> pd.Series:
     """Largest rate of an arm that trains, over BN's, by seed."""
     rates = largest(table)
     return pd.Series(rates[arm] / rates[WITH])
-
-
-def scaled_rate_of_bn(table: pd.DataFrame) -> pd.Series:
-    """`rate_of_bn` of the scaled start."""
-    return rate_of_bn(table, LSUV)
 
 
 def _gains(values: pd.DataFrame, arm: str) -> pd.DataFrame:
@@ -160,7 +150,7 @@ CLAIMS = (
         " nearly as well as BN (as we recall the remark; not verified here).",
         quantity="share of BN's gain in final test accuracy that the scaled start brings, each"
         " network at its best rate",
-        measure=scaled_share,
+        measure=lambda table: accuracy_share(table, LSUV),
         bound=HALF,
         scale="ratio",
         premises=(
@@ -177,7 +167,7 @@ CLAIMS = (
         statement="If growth at the start is what forbids large rates, a start that is scaled once"
         " allows rates within a factor of twenty of BN's.",
         quantity="largest rate that trains from the scaled start, over that with BN everywhere",
-        measure=scaled_rate_of_bn,
+        measure=lambda table: rate_of_bn(table, LSUV),
         bound=TWENTIETH,
         premises=(GROWTH, NEEDED, _trained("from the scaled start and with BN", WITH, LSUV)),
         **TIMES,

@@ -43,23 +43,16 @@ def shifted_cost(table: pd.DataFrame) -> pd.Series:
     return accuracy(table, FADED, ESTIMATED) - accuracy(table, FADED, FROZEN)
 
 
-def _inside(table: pd.DataFrame, cells: tuple[tuple[str, str, int], ...]) -> claims.Finding:
+def _inside(*cells: tuple[str, str, int]) -> Premise:
     named = {
         f"{target}, {mode}, m = {m}": {"target": target, "mode": mode, "batch_size": m}
         for target, mode, m in cells
     }
-    return climbed.inside(table, named)
+    return Premise(
+        "no rate that was chosen is the first or last of the grid",
+        lambda table: climbed.inside(table, named),
+    )
 
-
-def _first(table: pd.DataFrame) -> claims.Finding:
-    return _inside(table, ((PLAIN, FROZEN, LARGEST), (PLAIN, MOVING, SMALLEST)))
-
-
-def _second(table: pd.DataFrame) -> claims.Finding:
-    return _inside(table, ((FADED, FROZEN, LARGEST), (FADED, ESTIMATED, LARGEST)))
-
-
-_STATEMENT = "no rate that was chosen is the first or last of the grid"
 
 CLAIMS = (
     control(
@@ -75,7 +68,7 @@ CLAIMS = (
         ),
         measure=frozen_lead,
         bound=0.0,
-        premises=(Premise(_STATEMENT, _first),),
+        premises=(_inside((PLAIN, FROZEN, LARGEST), (PLAIN, MOVING, SMALLEST)),),
         **POINTS,
     ),
     control(
@@ -91,7 +84,7 @@ CLAIMS = (
         ),
         measure=shifted_cost,
         bound=0.0,
-        premises=(Premise(_STATEMENT, _second),),
+        premises=(_inside((FADED, FROZEN, LARGEST), (FADED, ESTIMATED, LARGEST)),),
         **POINTS,
     ),
 )

@@ -12,11 +12,12 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from bnbook.evidence import claims, intervals
+from bnbook.evidence import claims
 from bnbook.evidence.claims import TIMES, Claim, Finding, Premise, control
 from bnbook.tables import shift
 from bnbook.tables.arms import WITH, WITHOUT
 from bnbook.tables.shift import CONV, IMAGE_NETWORKS, LINEAR_25, RELU_MLP, SIGMOID_MLP
+from bnbook.tables.start import geometric
 
 ARMS = (WITHOUT, WITH)
 LEARNS = 0.5
@@ -184,16 +185,6 @@ CLAIMS = (
 )
 
 
-def _factor(samples: pd.Series) -> claims.Fact:
-    """Geometric mean of ratios with its interval; no number where a seed has none."""
-    if not (np.isfinite(samples) & (samples > 0)).all():
-        return claims.fact([float("nan")], 2, "×")
-    if len(samples) < 2:
-        return claims.fact(samples, 2, "×")
-    value, low, high = intervals.interval(samples.tolist(), "log")
-    return {"value": value, "low": low, "high": high, "digits": 2, "unit": "×"}
-
-
 def facts(table: pd.DataFrame) -> claims.Facts:
     """Return what the page quotes beside the claims."""
     of_runs = shift.runs(table)
@@ -203,7 +194,7 @@ def facts(table: pd.DataFrame) -> claims.Facts:
             cosines = tuned(table, network, "cosine")[arm].dropna()
             found[f"{short}_{which}_cosine"] = claims.fact(cosines, 2)
         for column in ("distance", "relative", "loss"):
-            found[f"{short}_{column}"] = _factor(ratio(table, network, column))
+            found[f"{short}_{column}"] = geometric(ratio(table, network, column), 2, "×")
     every = {name: correlations(table, arm) for name, arm in _ARMS.items()}
     every["learning"] = correlations(table, without=SIGMOID_MLP)
     for name, pairs in every.items():

@@ -6,9 +6,6 @@ recorded runs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 import pandas as pd
 
@@ -159,7 +156,7 @@ CLAIMS = (
             "loss over training of noisy BN over that without BN, each at its tuned rate, geometric"
             " mean over networks"
         ),
-        measure=_measure(loss_ratio, NOISY, WITHOUT),
+        measure=lambda table: loss_ratio(table, NOISY, WITHOUT),
         bound=1.0,
         direction="below",
         premises=(
@@ -177,7 +174,7 @@ CLAIMS = (
             "share of BN's gain that noisy BN has, in the logarithm of the loss over training, each"
             " arm at its tuned rate, mean over networks"
         ),
-        measure=_measure(kept_gain, NOISY),
+        measure=lambda table: kept_gain(table, NOISY),
         bound=0.5,
         scale="ratio",
         premises=(
@@ -222,7 +219,7 @@ CLAIMS = (
             "share of BN's gain that means only have, in the logarithm of the loss over training,"
             " each arm at its tuned rate, mean over networks"
         ),
-        measure=_measure(kept_gain, MEANS_ONLY),
+        measure=lambda table: kept_gain(table, MEANS_ONLY),
         bound=0.5,
         scale="ratio",
         premises=(GAINS, _inside((WITHOUT, WITH, MEANS_ONLY))),
@@ -236,7 +233,7 @@ CLAIMS = (
             "range of the loss at half to four times the rate along the gradient, median over"
             " training: without BN over with, both at rate 0.1, geometric mean over networks"
         ),
-        measure=_measure(landscape_ratio, "loss_range"),
+        measure=lambda table: landscape_ratio(table, "loss_range"),
         bound=1.0,
         digits=1,
         premises=(GAINS,),
@@ -252,7 +249,7 @@ CLAIMS = (
             " rate, median over training: without BN over with, both at rate 0.1, geometric mean"
             " over networks"
         ),
-        measure=_measure(landscape_ratio, "smoothness"),
+        measure=lambda table: landscape_ratio(table, "smoothness"),
         bound=1.0,
         digits=1,
         premises=(GAINS,),

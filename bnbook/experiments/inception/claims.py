@@ -14,7 +14,7 @@ the paper is of the kind of BN-x30, is of the kind of BN-x5. The pilot chose no 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -185,10 +185,6 @@ MEMBERS_LEARN = Premise(
 )
 
 
-def _fewer(arm: str) -> Callable[[pd.DataFrame], pd.Series]:
-    return lambda table: fewer_at_most(table, arm)
-
-
 _claim = partial(Claim, paper="Ioffe & Szegedy 2015")
 
 CLAIMS = (
@@ -199,7 +195,7 @@ CLAIMS = (
         " than half the steps.",
         quantity="Inception's steps to its best accuracy over BN-Baseline's to the same, or over"
         " all of these where it never gets there",
-        measure=_fewer(BASELINE),
+        measure=lambda table: fewer_at_most(table, BASELINE),
         bound=2.0,
         digits=1,
         premises=PREMISES,
@@ -212,7 +208,7 @@ CLAIMS = (
         " times fewer steps: 14 times in the paper, of which half is asked here.",
         quantity="Inception's steps to its best accuracy over BN-x5's to the same, or over all of"
         " these where it never gets there",
-        measure=_fewer(X5),
+        measure=lambda table: fewer_at_most(table, X5),
         bound=7.0,
         digits=1,
         premises=PREMISES,

@@ -50,16 +50,6 @@ def errors(table: pd.DataFrame, checks: tuple[str, ...]) -> pd.Series:
     return cases.agg(lambda found: found.max(skipna=False))
 
 
-def moment_errors(table: pd.DataFrame) -> pd.Series:
-    """`errors` of both moments."""
-    return errors(table, MOMENTS)
-
-
-def backward_errors(table: pd.DataFrame) -> pd.Series:
-    """`errors` of the six equations against every other derivation, and of the zero term."""
-    return errors(table, BACKWARD)
-
-
 def trap(table: pd.DataFrame) -> pd.DataFrame:
     """Errors of right and wrong dx by the loss that they are checked through."""
     rows = table[table["check"].isin(THROUGH)]
@@ -83,7 +73,7 @@ CLAIMS = (
             " closed form, the larger, in units of one plus the largest value in standard"
             " deviations"
         ),
-        measure=moment_errors,
+        measure=lambda table: errors(table, MOMENTS),
     ),
     _exact(
         id="ioffe.eq.backward",
@@ -95,7 +85,7 @@ CLAIMS = (
             " cotangent, relative to the size of the cotangent as it reaches each gradient, and in"
             " units of one plus the largest value in standard deviations"
         ),
-        measure=backward_errors,
+        measure=lambda table: errors(table, BACKWARD),
     ),
 )
 
@@ -110,7 +100,7 @@ def facts(table: pd.DataFrame) -> claims.Facts:
     ordinary = largest[(largest["std"] == 1) & (largest["mean"] == 0)]
     whole = (("moments", MOMENTS), ("backward", BACKWARD))
     return {
-        "cases": claims.count(len(moment_errors(table))),
+        "cases": claims.count(len(errors(table, MOMENTS))),
         "seeds": claims.count(table["seed"].nunique()),
         "smallest_m": claims.count(of_features["m"].min()),
         "largest_m": claims.count(of_features["m"].max()),

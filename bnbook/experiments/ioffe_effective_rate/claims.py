@@ -10,10 +10,11 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
-from bnbook.evidence import claims, intervals
+from bnbook.evidence import claims
 from bnbook.evidence.claims import TIMES, Claim, Premise, control, exact
 from bnbook.tables import tuning
 from bnbook.tables.arms import DECAYED, WITH, WITHOUT
+from bnbook.tables.start import geometric
 
 REFERENCE, COUNTERPART, UNSCALED = "reference", "rate and decay rescaled", "weights scaled alone"
 """The invariant network: as it is; weights times a, rate times a^2, decay over a^2; weights times a
@@ -223,12 +224,8 @@ def _scales(table: pd.DataFrame) -> tuple[float, float]:
 
 def _geometric_fact(values: Iterable[float]) -> claims.Fact:
     """A ratio's geometric mean and its interval on the log scale, of the values above 0."""
-    positive = [value for value in values if value > 0]
-    if len(positive) < 2:
-        return claims.fact(positive, 2, "×")
-    value, low, high = intervals.interval(positive, "log")
-    digits = 2 if value < 10 else 0
-    return {"value": value, "low": low, "high": high, "digits": digits, "unit": "×"}
+    found = geometric((value for value in values if value > 0), 2, "×")
+    return found if found["low"] is None or found["value"] < 10 else {**found, "digits": 0}
 
 
 def _finite(values: Iterable[float]) -> list[float]:
