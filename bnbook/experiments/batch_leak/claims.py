@@ -74,14 +74,10 @@ CLAIMS = (
     control(
         id="beyond.batch_leak",
         section="the leak between images",
-        statement=(
-            "Where the images of a replica share a label, BN lets a network read it off its batch"
-            " mates: it is right among them and wrong alone."
-        ),
-        quantity=(
-            "share of labels found by BN of each replica among mates of the scene, minus that found"
-            " by the same network for images alone, with its running statistics"
-        ),
+        statement="Where the images of a replica share a label, BN lets a network read it off its"
+        " batch mates: it is right among them and wrong alone.",
+        quantity="share of labels found by BN of each replica among mates of the scene, minus that"
+        " found by the same network for images alone, with its running statistics",
         measure=leak,
         bound=5.0,
         premises=(LEARNED,),
@@ -91,14 +87,10 @@ CLAIMS = (
     control(
         id="beyond.leak_is_knowledge",
         section="the leak between images",
-        statement=(
-            "Among mates of its scene the network knows more than any network can that sees one"
-            " image."
-        ),
-        quantity=(
-            "share of labels found by BN of each replica among mates of the scene, minus the 75 %"
-            " that an image by itself allows"
-        ),
+        statement="Among mates of its scene the network knows more than any network can that sees"
+        " one image.",
+        quantity="share of labels found by BN of each replica among mates of the scene, minus the"
+        " 75 % that an image by itself allows",
         measure=cheat,
         bound=0.0,
         premises=(LEARNED,),
@@ -109,14 +101,10 @@ CLAIMS = (
         id="wu.shuffled",
         paper="Wu & Johnson 2021",
         section="leakage",
-        statement=(
-            "Shuffling images between replicas mends it (box AP 30.7 with BN of one image's"
-            " regions, 41.7 shuffled)."
-        ),
-        quantity=(
-            "share of labels found for images alone by BN with shuffled images, minus that by BN of"
-            " each replica; both trained on the same minibatches"
-        ),
+        statement="Shuffling images between replicas mends it (box AP 30.7 with BN of one image's"
+        " regions, 41.7 shuffled).",
+        quantity="share of labels found for images alone by BN with shuffled images, minus that by"
+        " BN of each replica; both trained on the same minibatches",
         measure=cost,
         bound=0.0,
         premises=(LEARNED, INSIDE),

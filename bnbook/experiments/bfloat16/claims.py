@@ -78,10 +78,8 @@ CLAIMS = (
         id="precision.accuracy",
         section="the machinery",
         statement="Training in bfloat16 costs a deep residual network less than 2 points.",
-        quantity=(
-            "final test accuracy in bfloat16 minus that in float32, same seeds, mean over the"
-            " networks and rates that train"
-        ),
+        quantity="final test accuracy in bfloat16 minus that in float32, same seeds, mean over the"
+        " networks and rates that train",
         measure=lost,
         bound=LOST,
         premises=(

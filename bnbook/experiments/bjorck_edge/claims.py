@@ -216,13 +216,10 @@ CLAIMS = (
         id="bjorck.depth",
         paper=PAPER,
         section="4 and appendix",
-        statement=(
-            "Without BN shallower networks allow larger learning rates, and more so than with BN."
-        ),
-        quantity=(
-            "slope of the logarithm of the largest rate that trains against that of depth, without"
-            " BN minus with BN"
-        ),
+        statement="Without BN shallower networks allow larger learning rates, and more so than with"
+        " BN.",
+        quantity="slope of the logarithm of the largest rate that trains against that of depth,"
+        " without BN minus with BN",
         measure=exponent_difference,
         bound=0.0,
         direction="below",
@@ -246,14 +243,10 @@ CLAIMS = (
     control(
         id="bjorck.depth.law",
         section="what the growth of the activations at the start lets one expect",
-        statement=(
-            "Without BN the largest usable rate falls exponentially with the number of residual"
-            " blocks, as activations grow at the start, and not as a power of depth."
-        ),
-        quantity=(
-            "error of a power law divided by that of an exponential, without BN, each depth"
-            " predicted from the others"
-        ),
+        statement="Without BN the largest usable rate falls exponentially with the number of"
+        " residual blocks, as activations grow at the start, and not as a power of depth.",
+        quantity="error of a power law divided by that of an exponential, without BN, each depth"
+        " predicted from the others",
         measure=error_ratio,
         bound=1.0,
         premises=(PLAIN,),

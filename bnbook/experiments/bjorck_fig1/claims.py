@@ -57,10 +57,8 @@ CLAIMS = (
     _claim(
         id="bjorck.fig1.same_rate",
         statement="At the rate that suits the network without BN, BN is no better.",
-        quantity=(
-            "final test accuracy with BN minus without, both at the tuned rate of the network"
-            " without BN"
-        ),
+        quantity="final test accuracy with BN minus without, both at the tuned rate of the network"
+        " without BN",
         measure=same_rate_gap,
         bound=1.0,
         direction="below",
@@ -72,10 +70,8 @@ CLAIMS = (
     _claim(
         id="bjorck.fig1.higher_rate_faster",
         statement="With BN, larger rates train faster.",
-        quantity=(
-            "steps with BN at the tuned rate of the network without BN, divided by steps with BN"
-            " at the best larger rate, to nine tenths of the tuned baseline's validation accuracy"
-        ),
+        quantity="steps with BN at the tuned rate of the network without BN, divided by steps with"
+        " BN at the best larger rate, to nine tenths of the tuned baseline's validation accuracy",
         measure=rate_speedup,
         bound=1.0,
         digits=1,
@@ -86,10 +82,8 @@ CLAIMS = (
     _claim(
         id="bjorck.fig1.higher_rate_generalises",
         statement="With BN, larger rates give a higher test accuracy.",
-        quantity=(
-            "final test accuracy with BN at the best larger rate minus with BN at the tuned rate of"
-            " the network without BN"
-        ),
+        quantity="final test accuracy with BN at the best larger rate minus with BN at the tuned"
+        " rate of the network without BN",
         measure=rate_gain,
         bound=0.0,
         premises=rate_map.premises("higher_rate"),
@@ -100,10 +94,8 @@ CLAIMS = (
     _claim(
         id="bjorck.fig1.unnormalised_diverges",
         statement="The network without BN diverges at the larger rates that BN profits from.",
-        quantity=(
-            "share of seeds whose minibatch loss passes 10³ or stops being finite without BN, at"
-            " the best larger rate of BN"
-        ),
+        quantity="share of seeds whose minibatch loss passes 10³ or stops being finite without BN,"
+        " at the best larger rate of BN",
         measure=without_diverged,
         bound=0.5,
         scale="share",

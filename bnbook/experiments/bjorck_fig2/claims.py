@@ -49,23 +49,17 @@ _claim = partial(
 CLAIMS = (
     _claim(
         id="bjorck.fig2.heavy_tails",
-        statement=(
-            "At initialisation the gradients of the middle convolution's kernel have heavier tails"
-            " without BN."
-        ),
-        quantity=(
-            "99.9th percentile of the entries' distances from their mean, in units of the median"
-            " distance: without BN divided by with BN, geometric mean over minibatches"
-        ),
+        statement="At initialisation the gradients of the middle convolution's kernel have heavier"
+        " tails without BN.",
+        quantity="99.9th percentile of the entries' distances from their mean, in units of the"
+        " median distance: without BN divided by with BN, geometric mean over minibatches",
         measure=tail_ratio,
     ),
     _claim(
         id="bjorck.fig2.larger",
         statement="At initialisation these gradients are larger without BN.",
-        quantity=(
-            "root mean square of the kernel's gradient: without BN divided by with BN, geometric"
-            " mean over minibatches"
-        ),
+        quantity="root mean square of the kernel's gradient: without BN divided by with BN,"
+        " geometric mean over minibatches",
         measure=size_ratio,
         digits=0,
     ),

@@ -79,14 +79,10 @@ CLAIMS = (
         id="bjorck.fig3.step_size",
         paper=PAPER,
         section="3, figure 3",
-        statement=(
-            "In the first minibatches, a BN network's loss falls along the negative gradient up to"
-            " larger step sizes; without BN only small steps reduce it."
-        ),
-        quantity=(
-            "largest step size along the negative gradient that still reduces the loss on the same"
-            " minibatch: with BN divided by without, geometric mean over the first minibatches"
-        ),
+        statement="In the first minibatches, a BN network's loss falls along the negative gradient"
+        " up to larger step sizes; without BN only small steps reduce it.",
+        quantity="largest step size along the negative gradient that still reduces the loss on the"
+        " same minibatch: with BN divided by without, geometric mean over the first minibatches",
         measure=step_ratio,
         bound=1.0,
         digits=0,
@@ -97,14 +93,10 @@ CLAIMS = (
     control(
         id="bjorck.fig3.step_length",
         section="a control for figure 3",
-        statement=(
-            "The difference is more than the gradient's size: measured as the distance that the"
-            " parameters move, the largest helpful step is longer with BN too."
-        ),
-        quantity=(
-            "largest helpful step size times the gradient's norm: with BN divided by without,"
-            " geometric mean over the first minibatches"
-        ),
+        statement="The difference is more than the gradient's size: measured as the distance that"
+        " the parameters move, the largest helpful step is longer with BN too.",
+        quantity="largest helpful step size times the gradient's norm: with BN divided by without,"
+        " geometric mean over the first minibatches",
         measure=length_ratio,
         bound=1.0,
         digits=1,

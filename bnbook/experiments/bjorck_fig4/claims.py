@@ -88,23 +88,19 @@ CLAIMS = (
         id="bjorck.fig4.explosion_with_depth",
         paper=PAPER,
         section="3, figure 4",
-        statement=(
-            "When an update diverges without BN, the moments of the channels explode in the higher"
-            " layers."
-        ),
-        quantity=(
-            "growth of the channels' variance over a diverging update at three times the smallest"
-            " rate that diverges, mean over channels, in powers of ten: in layer 80 less in layer 8"
-        ),
+        statement="When an update diverges without BN, the moments of the channels explode in the"
+        " higher layers.",
+        quantity="growth of the channels' variance over a diverging update at three times the"
+        " smallest rate that diverges, mean over channels, in powers of ten: in layer 80 less in"
+        " layer 8",
         measure=extra_decades,
         bound=0.0,
         digits=1,
         unit=" decades",
         premises=(DEEP, Premise("every update diverges", _all_diverged)),
-        revised=(
-            "An earlier record of ten other seeds applied the update at the smallest rate itself."
-            " Three times that rate was fixed after it had been seen, and before these seeds ran."
-        ),
+        revised="An earlier record of ten other seeds applied the update at the smallest rate"
+        " itself. Three times that rate was fixed after it had been seen, and before these seeds"
+        " ran.",
     ),
 )
 

@@ -179,15 +179,11 @@ CLAIMS = (
         id="bjorck.fig5.moments",
         paper="Bjorck et al. 2018",
         section="3.1, figure 5",
-        statement=(
-            "At initialisation the channels' moments grow almost exponentially with depth without"
-            " BN, and stay nearly constant with it."
-        ),
-        quantity=(
-            "growth from the first residual block to the last of the variance of a channel of the"
-            " convolutions' outputs, averaged over channels: without BN over with BN, in decades"
-            " (powers of ten)"
-        ),
+        statement="At initialisation the channels' moments grow almost exponentially with depth"
+        " without BN, and stay nearly constant with it.",
+        quantity="growth from the first residual block to the last of the variance of a channel of"
+        " the convolutions' outputs, averaged over channels: without BN over with BN, in decades"
+        " (powers of ten)",
         measure=growth_gap,
         bound=BOUND,
         digits=1,

@@ -166,14 +166,10 @@ CLAIMS = (
         id="bjorck.sec3_1.last_layer",
         paper=PAPER,
         section="3.1",
-        statement=(
-            "One BN layer, at the output of the last residual block, is enough for much larger"
-            " learning rates (as we recall the section; not verified here)."
-        ),
-        quantity=(
-            "share of BN's gain in the logarithm of the largest usable learning rate that BN at the"
-            " last layer alone brings"
-        ),
+        statement="One BN layer, at the output of the last residual block, is enough for much"
+        " larger learning rates (as we recall the section; not verified here).",
+        quantity="share of BN's gain in the logarithm of the largest usable learning rate that BN"
+        " at the last layer alone brings",
         measure=rate_share,
         bound=0.5,
         scale="ratio",
@@ -184,14 +180,10 @@ CLAIMS = (
         id="bjorck.sec3_1.last_accuracy",
         paper=PAPER,
         section="3.1",
-        statement=(
-            "One BN layer at the last layer brings most of BN's gain in accuracy (as we recall the"
-            " section; not verified here)."
-        ),
-        quantity=(
-            "share of BN's gain in last test accuracy that BN at the last layer alone brings, each"
-            " network at its tuned rate"
-        ),
+        statement="One BN layer at the last layer brings most of BN's gain in accuracy (as we"
+        " recall the section; not verified here).",
+        quantity="share of BN's gain in last test accuracy that BN at the last layer alone brings,"
+        " each network at its tuned rate",
         measure=accuracy_share,
         bound=0.5,
         scale="ratio",
@@ -203,14 +195,10 @@ CLAIMS = (
         id="karakida.last_layer",
         paper="Karakida, Akaho & Amari 2019",
         section="abstract",
-        statement=(
-            "BN at the last layer makes the landscape much less sharp; BN in the middle layers does"
-            " not."
-        ),
-        quantity=(
-            "largest usable learning rate with BN at the last layer only, divided by that with BN"
-            " at one convolution only, geometric mean over the convolutions"
-        ),
+        statement="BN at the last layer makes the landscape much less sharp; BN in the middle"
+        " layers does not.",
+        quantity="largest usable learning rate with BN at the last layer only, divided by that with"
+        " BN at one convolution only, geometric mean over the convolutions",
         measure=last_against_others,
         bound=1.0,
         digits=1,

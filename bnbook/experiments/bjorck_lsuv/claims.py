@@ -61,15 +61,11 @@ CLAIMS = (
         id="bjorck.sec5.lsuv",
         paper=PAPER,
         section="5",
-        statement=(
-            "Initial weights scaled once so that every layer's outputs have variance 1 do nearly"
-            " as well as BN, though they normalise at the start only (as we recall the remark; not"
-            " verified here)."
-        ),
-        quantity=(
-            "share of BN's gain in final test accuracy over the network without BN, Xavier's"
-            " initial weights, that the scaled start brings, each at its tuned rate"
-        ),
+        statement="Initial weights scaled once so that every layer's outputs have variance 1 do"
+        " nearly as well as BN, though they normalise at the start only (as we recall the remark;"
+        " not verified here).",
+        quantity="share of BN's gain in final test accuracy over the network without BN, Xavier's"
+        " initial weights, that the scaled start brings, each at its tuned rate",
         measure=share_of_gain,
         bound=0.5,
         concerns="share of BN's gain in accuracy of a scaled start",

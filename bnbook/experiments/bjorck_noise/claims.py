@@ -77,10 +77,8 @@ CLAIMS = (
         paper=PAPER,
         section="2.1, equation 3",
         statement="The noise of an SGD step is at most α² C / |B|.",
-        quantity=(
-            "mean square of the noise of a step, measured over random minibatches, divided by"
-            " α² C / |B|: the largest over trained networks and sizes of the minibatch"
-        ),
+        quantity="mean square of the noise of a step, measured over random minibatches, divided by"
+        " α² C / |B|: the largest over trained networks and sizes of the minibatch",
         measure=noise_over_bound,
         bound=1.0,
         direction="below",

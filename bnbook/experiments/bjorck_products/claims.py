@@ -142,14 +142,11 @@ CLAIMS = (
         id="bjorck.thm1.density",
         paper=PAPER,
         section="4, theorem 1",
-        statement=(
-            "The singular values of a product of M Gaussian matrices have the density of theorem 1"
-            " (as we recall the theorem, and with its x read as the square of a singular value)."
-        ),
-        quantity=(
-            "largest distance between the cumulative distributions of the squared singular values"
-            " and of the law, the largest over 1 to 4 matrices, at the largest size"
-        ),
+        statement="The singular values of a product of M Gaussian matrices have the density of"
+        " theorem 1 (as we recall the theorem, and with its x read as the square of a singular"
+        " value).",
+        quantity="largest distance between the cumulative distributions of the squared singular"
+        " values and of the law, the largest over 1 to 4 matrices, at the largest size",
         measure=worst_distance,
         bound=0.03,
         direction="below",
@@ -170,10 +167,8 @@ CLAIMS = (
         paper=PAPER,
         section="4, figure 8",
         statement="The more matrices in a product, the heavier the tail of its singular values.",
-        quantity=(
-            "factor by which the largest singular value over the median grows with each further"
-            " matrix, from 1 to 4 matrices, at the largest size"
-        ),
+        quantity="factor by which the largest singular value over the median grows with each"
+        " further matrix, from 1 to 4 matrices, at the largest size",
         measure=tail_growth,
         bound=1.0,
         premises=(Premise("the largest matrices have 200 rows or more", _large),),
@@ -184,14 +179,10 @@ CLAIMS = (
         id="bjorck.sec4.depth",
         paper=PAPER,
         section="4",
-        statement=(
-            "Without BN the ratio of large to small singular values grows with depth (the paper's"
-            " account as others report it)."
-        ),
-        quantity=(
-            "largest over smallest singular value of the Jacobian from image to scores at"
-            " initialisation, residual networks without BN: the deepest divided by the shallowest"
-        ),
+        statement="Without BN the ratio of large to small singular values grows with depth (the"
+        " paper's account as others report it).",
+        quantity="largest over smallest singular value of the Jacobian from image to scores at"
+        " initialisation, residual networks without BN: the deepest divided by the shallowest",
         measure=depth_growth,
         bound=1.0,
         premises=(Premise("the deepest network has the paper's 110 layers", _deep),),

@@ -60,14 +60,10 @@ CLAIMS = (
         id="bjorck.tab1.cancellation",
         paper="Bjorck et al. 2018",
         section="3.2, table 1",
-        statement=(
-            "At initialisation the terms of a kernel's gradient have mostly the same sign without"
-            " BN, and mostly cancel with it (as we recall the table; not verified here)."
-        ),
-        quantity=(
-            "sum of the absolute values of the terms over the absolute value of their sum: with BN"
-            " over without BN, geometric mean of three layers"
-        ),
+        statement="At initialisation the terms of a kernel's gradient have mostly the same sign"
+        " without BN, and mostly cancel with it (as we recall the table; not verified here).",
+        quantity="sum of the absolute values of the terms over the absolute value of their sum:"
+        " with BN over without BN, geometric mean of three layers",
         measure=cancellation_ratio,
         bound=BOUND,
         scale="log",

@@ -68,15 +68,11 @@ CLAIMS = (
         id="adabn.shift",
         paper="Li et al. 2016; Wu & Johnson 2021",
         section="other domains",
-        statement=(
-            "Statistics estimated again on unlabelled images of the new domain mend a part of what"
-            " the shift costs (contrast 40.8 to 33.1, noise 64.4 to 52.5 % error, ResNet-50 on"
-            " ImageNet-C)."
-        ),
-        quantity=(
-            "test error with the statistics of training minus that with those of unlabelled images"
-            " changed alike, mean over less contrast and noise"
-        ),
+        statement="Statistics estimated again on unlabelled images of the new domain mend a part of"
+        " what the shift costs (contrast 40.8 to 33.1, noise 64.4 to 52.5 % error, ResNet-50 on"
+        " ImageNet-C).",
+        quantity="test error with the statistics of training minus that with those of unlabelled"
+        " images changed alike, mean over less contrast and noise",
         measure=shift_gain,
         bound=0.0,
         premises=(INSIDE, HURTS),
@@ -85,14 +81,10 @@ CLAIMS = (
     control(
         id="beyond.drift",
         section="a drifting input",
-        statement=(
-            "Where images drift away from those of training, running statistics that move on with"
-            " them keep a network right for longer."
-        ),
-        quantity=(
-            "test error over the later half of a stream whose contrast falls, statistics held as in"
-            " training, minus with running statistics that move with each unlabelled minibatch"
-        ),
+        statement="Where images drift away from those of training, running statistics that move on"
+        " with them keep a network right for longer.",
+        quantity="test error over the later half of a stream whose contrast falls, statistics held"
+        " as in training, minus with running statistics that move with each unlabelled minibatch",
         measure=drift_gain,
         bound=0.0,
         premises=(INSIDE,),

@@ -58,14 +58,10 @@ CLAIMS = (
     control(
         id="beyond.finetune_frozen",
         section="fine-tuning",
-        statement=(
-            "Where 2 images are normalised together, fine-tuning with BN's statistics frozen is"
-            " better than with statistics that move."
-        ),
-        quantity=(
-            "test accuracy on new classes after fine-tuning with the source's statistics, minus"
-            f" that with statistics that move with minibatches of {SMALLEST}"
-        ),
+        statement="Where 2 images are normalised together, fine-tuning with BN's statistics frozen"
+        " is better than with statistics that move.",
+        quantity="test accuracy on new classes after fine-tuning with the source's statistics,"
+        f" minus that with statistics that move with minibatches of {SMALLEST}",
         measure=frozen_lead,
         bound=0.0,
         premises=(_inside((PLAIN, FROZEN, LARGEST), (PLAIN, MOVING, SMALLEST)),),
@@ -74,14 +70,10 @@ CLAIMS = (
     control(
         id="beyond.finetune_shifted",
         section="fine-tuning",
-        statement=(
-            "Where the new images differ from those of the source, the statistics to freeze are"
-            " those of the new images."
-        ),
-        quantity=(
-            "test accuracy on new classes with less contrast, after fine-tuning with statistics"
-            " estimated once on the new images, minus that with the source's"
-        ),
+        statement="Where the new images differ from those of the source, the statistics to freeze"
+        " are those of the new images.",
+        quantity="test accuracy on new classes with less contrast, after fine-tuning with"
+        " statistics estimated once on the new images, minus that with the source's",
         measure=shifted_cost,
         bound=0.0,
         premises=(_inside((FADED, FROZEN, LARGEST), (FADED, ESTIMATED, LARGEST)),),

@@ -111,11 +111,9 @@ CLAIMS = (
         paper="Ioffe & Szegedy 2015",
         section="1 and 2",
         statement="BN reduces internal covariate shift: the distributions of inputs change less.",
-        quantity=(
-            "drift of mean and standard deviation of the inputs to the nonlinearities between"
-            " measurements in training, in units of their spread: without BN over with, each at its"
-            " tuned rate, geometric mean of the networks of images of which both arms learn"
-        ),
+        quantity="drift of mean and standard deviation of the inputs to the nonlinearities between"
+        " measurements in training, in units of their spread: without BN over with, each at its"
+        " tuned rate, geometric mean of the networks of images of which both arms learn",
         measure=moments_ratio,
         bound=1.0,
         digits=1,
@@ -123,20 +121,17 @@ CLAIMS = (
             ENOUGH,
             Premise("none of their tuned rates is an end of the grid", _tuned_inside),
         ),
-        revised=(
-            "At first all three networks of images had to learn; while the record grew it was seen"
-            " that the sigmoid network without BN does not in so few steps, and it was left out."
-        ),
+        revised="At first all three networks of images had to learn; while the record grew it was"
+        " seen that the sigmoid network without BN does not in so few steps, and it was left out.",
         **TIMES,
     ),
     control(
         id="ics.measures_agree",
         section="what shift could mean",
         statement="Three measures of internal covariate shift put networks in the same order.",
-        quantity=(
-            "smallest of the three rank correlations over runs, of all networks, arms and rates,"
-            " between drift of moments, distance of distributions and relative change of gradient"
-        ),
+        quantity="smallest of the three rank correlations over runs, of all networks, arms and"
+        " rates, between drift of moments, distance of distributions and relative change of"
+        " gradient",
         measure=least_agreement,
         bound=0.5,
         kind="control",
@@ -146,10 +141,8 @@ CLAIMS = (
     _santurkar(
         id="santurkar.ics_gradient",
         statement="By the gradient form BN does not reduce shift: it is as large, or larger.",
-        quantity=(
-            "length of G - G' with BN over without in the convolutional network, each at its tuned"
-            " rate, mean over training and layers"
-        ),
+        quantity="length of G - G' with BN over without in the convolutional network, each at its"
+        " tuned rate, mean over training and layers",
         measure=lambda table: ratio(table, CONV, "change"),
         bound=1.0,
         premises=OF_CONV,
@@ -158,10 +151,8 @@ CLAIMS = (
     _santurkar(
         id="santurkar.ics_relative",
         statement="Nor does it when the change is counted in units of the gradient.",
-        quantity=(
-            "length of G - G' over that of G, with BN over without in the convolutional network,"
-            " each at its tuned rate, mean over training and layers"
-        ),
+        quantity="length of G - G' over that of G, with BN over without in the convolutional"
+        " network, each at its tuned rate, mean over training and layers",
         measure=lambda table: ratio(table, CONV, "relative"),
         bound=1.0,
         premises=OF_CONV,

@@ -152,10 +152,8 @@ CLAIMS = (
         paper=SANTURKAR,
         section="2.1, figure 2",
         statement="BN with noise that unsettles distributions still trains faster than no BN.",
-        quantity=(
-            "loss over training of noisy BN over that without BN, each at its tuned rate, geometric"
-            " mean over networks"
-        ),
+        quantity="loss over training of noisy BN over that without BN, each at its tuned rate,"
+        " geometric mean over networks",
         measure=lambda table: loss_ratio(table, NOISY, WITHOUT),
         bound=1.0,
         direction="below",
@@ -170,10 +168,8 @@ CLAIMS = (
         id="ics.noise_costs_little",
         section="less shift, faster training",
         statement="BN keeps most of its gain in speed when noise unsettles what it has fixed.",
-        quantity=(
-            "share of BN's gain that noisy BN has, in the logarithm of the loss over training, each"
-            " arm at its tuned rate, mean over networks"
-        ),
+        quantity="share of BN's gain that noisy BN has, in the logarithm of the loss over training,"
+        " each arm at its tuned rate, mean over networks",
         measure=lambda table: kept_gain(table, NOISY),
         bound=0.5,
         scale="ratio",
@@ -187,10 +183,8 @@ CLAIMS = (
         id="ics.predicts_speed",
         section="less shift, faster training",
         statement="Over arms and rates, networks whose moments drift less train faster.",
-        quantity=(
-            "rank correlation over all arms and rates of the drift of moments in one step with the"
-            " loss over training, mean over networks"
-        ),
+        quantity="rank correlation over all arms and rates of the drift of moments in one step with"
+        " the loss over training, mean over networks",
         measure=lambda table: correlations(table)["drift"],
         bound=0.5,
         kind="control",
@@ -201,10 +195,8 @@ CLAIMS = (
         id="ics.predicts_tuned",
         section="less shift, faster training",
         statement="So do arms whose moments drift less when each has its own rate.",
-        quantity=(
-            "rank correlation over arms, each at its tuned rate, of the drift of moments in one"
-            " step with the loss over training, mean over networks"
-        ),
+        quantity="rank correlation over arms, each at its tuned rate, of the drift of moments in"
+        " one step with the loss over training, mean over networks",
         measure=lambda table: correlations(table, tuned=True)["drift"],
         bound=0.5,
         kind="control",
@@ -215,10 +207,8 @@ CLAIMS = (
         id="ics.means_only",
         section="the best case of the explanation",
         statement="Fixing means alone has most of BN's gain in speed.",
-        quantity=(
-            "share of BN's gain that means only have, in the logarithm of the loss over training,"
-            " each arm at its tuned rate, mean over networks"
-        ),
+        quantity="share of BN's gain that means only have, in the logarithm of the loss over"
+        " training, each arm at its tuned rate, mean over networks",
         measure=lambda table: kept_gain(table, MEANS_ONLY),
         bound=0.5,
         scale="ratio",
@@ -229,10 +219,8 @@ CLAIMS = (
         paper=SANTURKAR,
         section="3.1, figure 4(a)",
         statement="Along the gradient the loss varies less with BN.",
-        quantity=(
-            "range of the loss at half to four times the rate along the gradient, median over"
-            " training: without BN over with, both at rate 0.1, geometric mean over networks"
-        ),
+        quantity="range of the loss at half to four times the rate along the gradient, median over"
+        " training: without BN over with, both at rate 0.1, geometric mean over networks",
         measure=lambda table: landscape_ratio(table, "loss_range"),
         bound=1.0,
         digits=1,
@@ -244,11 +232,9 @@ CLAIMS = (
         paper=SANTURKAR,
         section="3.1, figure 4(c)",
         statement="With BN the loss is effectively smoother along the gradient.",
-        quantity=(
-            "largest change of the gradient over the length of the way, at half to four times the"
-            " rate, median over training: without BN over with, both at rate 0.1, geometric mean"
-            " over networks"
-        ),
+        quantity="largest change of the gradient over the length of the way, at half to four times"
+        " the rate, median over training: without BN over with, both at rate 0.1, geometric mean"
+        " over networks",
         measure=lambda table: landscape_ratio(table, "smoothness"),
         bound=1.0,
         digits=1,

@@ -64,27 +64,21 @@ CLAIMS = (
     _exact(
         id="ioffe.alg1.moments",
         section="3, after algorithm 1",
-        statement=(
-            "The normalised values of a minibatch have mean 0 and, if eps is neglected, mean"
-            " square 1."
-        ),
-        quantity=(
-            "error of the normalised values' mean against 0 and of their mean square against its"
-            " closed form, the larger, in units of one plus the largest value in standard"
-            " deviations"
-        ),
+        statement="The normalised values of a minibatch have mean 0 and, if eps is neglected, mean"
+        " square 1.",
+        quantity="error of the normalised values' mean against 0 and of their mean square against"
+        " its closed form, the larger, in units of one plus the largest value in standard"
+        " deviations",
         measure=lambda table: errors(table, MOMENTS),
     ),
     _exact(
         id="ioffe.eq.backward",
         section="3, the six backward equations",
         statement="The six equations are the gradient of the transform.",
-        quantity=(
-            "largest difference of the six equations' gradients from those of autograd, complex"
-            " steps and the formula of one line, and of the zero term from 0, for a random"
-            " cotangent, relative to the size of the cotangent as it reaches each gradient, and in"
-            " units of one plus the largest value in standard deviations"
-        ),
+        quantity="largest difference of the six equations' gradients from those of autograd,"
+        " complex steps and the formula of one line, and of the zero term from 0, for a random"
+        " cotangent, relative to the size of the cotangent as it reaches each gradient, and in"
+        " units of one plus the largest value in standard deviations",
         measure=lambda table: errors(table, BACKWARD),
     ),
 )

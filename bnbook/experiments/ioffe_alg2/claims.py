@@ -43,30 +43,22 @@ CLAIMS = (
     _exact(
         id="ioffe.alg2.population",
         section="3.1, Algorithm 2",
-        statement=(
-            "Averaged over minibatches of the frozen network, the batch mean and m/(m-1) times the"
-            " batch variance are unbiased: they give the population's mean and variance."
-        ),
-        quantity=(
-            "relative difference between Algorithm 2's statistics, averaged over all minibatches of"
-            " size m that N examples have, and the mean and the variance of the N examples, that"
-            " with 1/(N-1) where a minibatch holds no example twice and with 1/N where it may; and"
-            " between their ratio without the factor and (m-1)/m"
-        ),
+        statement="Averaged over minibatches of the frozen network, the batch mean and m/(m-1)"
+        " times the batch variance are unbiased: they give the population's mean and variance.",
+        quantity="relative difference between Algorithm 2's statistics, averaged over all"
+        " minibatches of size m that N examples have, and the mean and the variance of the N"
+        " examples, that with 1/(N-1) where a minibatch holds no example twice and with 1/N where"
+        " it may; and between their ratio without the factor and (m-1)/m",
         measure=population_errors,
     ),
     _exact(
         id="ioffe.sec3_2.conv",
         section="3.2",
-        statement=(
-            "For feature maps of p x q positions BN is Algorithm 1 over the m' = m p q values of"
-            " each map, with one gamma and beta a map, and treats all positions alike."
-        ),
-        quantity=(
-            "relative difference, in outputs, all three gradients and running statistics, between"
-            " BN of feature maps and BN of the array of m' rows; and between BN of shifted maps"
-            " and shifted BN of the maps"
-        ),
+        statement="For feature maps of p x q positions BN is Algorithm 1 over the m' = m p q values"
+        " of each map, with one gamma and beta a map, and treats all positions alike.",
+        quantity="relative difference, in outputs, all three gradients and running statistics,"
+        " between BN of feature maps and BN of the array of m' rows; and between BN of shifted maps"
+        " and shifted BN of the maps",
         measure=conv_errors,
     ),
 )

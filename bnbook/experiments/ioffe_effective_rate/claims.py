@@ -102,15 +102,11 @@ CLAIMS = (
         id="ioffe.sec3_3.effective_rate",
         paper="Ioffe & Szegedy 2015",
         section="3.3",
-        statement=(
-            "Larger weights lead to smaller gradients, and so BN stabilises the growth of the"
-            " parameters."
-        ),
-        quantity=(
-            "growth of the squared norm of the hidden weights over the run, from initial weights"
-            " that are larger by the factor, divided by that from the usual ones, geometric mean"
-            " over rates"
-        ),
+        statement="Larger weights lead to smaller gradients, and so BN stabilises the growth of the"
+        " parameters.",
+        quantity="growth of the squared norm of the hidden weights over the run, from initial"
+        " weights that are larger by the factor, divided by that from the usual ones, geometric"
+        " mean over rates",
         measure=growth_ratio,
         bound=1.0,
         direction="below",
@@ -123,30 +119,22 @@ CLAIMS = (
         id="laarhoven.l2.equivalence",
         paper="van Laarhoven 2017",
         section="L2 regularisation under normalisation",
-        statement=(
-            "L2 on normalised weights does not regularise: a loss with weights a times as large is"
-            " that with a decay a squared times as large, so a scale of the weights is a change of"
-            " rate and decay."
-        ),
-        quantity=(
-            "distance of the scores, after training, between a network and the one with weights"
-            " times a, rate times a squared and decay over a squared, divided by the distance"
-            " where the weights alone are scaled"
-        ),
+        statement="L2 on normalised weights does not regularise: a loss with weights a times as"
+        " large is that with a decay a squared times as large, so a scale of the weights is a"
+        " change of rate and decay.",
+        quantity="distance of the scores, after training, between a network and the one with"
+        " weights times a, rate times a squared and decay over a squared, divided by the distance"
+        " where the weights alone are scaled",
         measure=rescaling_ratio,
         bound=0.01,
     ),
     control(
         id="ioffe.sec3_3.equilibrium",
         section="a consequence of 3.3",
-        statement=(
-            "With weight decay the angle of a step settles at the square root of twice the rate"
-            " times the decay, whatever the two are on their own."
-        ),
-        quantity=(
-            "relative difference, without sign, between the angle by which a late step turns the"
-            " hidden weights and that root, geometric mean over the runs that were long enough"
-        ),
+        statement="With weight decay the angle of a step settles at the square root of twice the"
+        " rate times the decay, whatever the two are on their own.",
+        quantity="relative difference, without sign, between the angle by which a late step turns"
+        " the hidden weights and that root, geometric mean over the runs that were long enough",
         measure=equilibrium_error,
         bound=0.2,
         direction="below",

@@ -149,10 +149,8 @@ CLAIMS = (
         paper=PAPER,
         section="4.1, figure 1(a)",
         statement="BN trains faster.",
-        quantity=(
-            "steps of the tuned network without BN to 99 hundredths of the validation accuracy"
-            " where it ends, divided by steps of the tuned BN network to the same accuracy"
-        ),
+        quantity="steps of the tuned network without BN to 99 hundredths of the validation accuracy"
+        " where it ends, divided by steps of the tuned BN network to the same accuracy",
         measure=speedup,
         bound=1.0,
         digits=1,
@@ -180,11 +178,9 @@ CLAIMS = (
         paper=PAPER,
         section="4.1, figure 1(b, c)",
         statement="BN makes the distribution of a sigmoid's input more stable in training.",
-        quantity=(
-            "movement of the 15th, 50th and 85th percentiles during training, in units of their"
-            " spread, median unit of the last hidden layer: without BN divided by with BN, each"
-            " at its tuned rate"
-        ),
+        quantity="movement of the 15th, 50th and 85th percentiles during training, in units of"
+        " their spread, median unit of the last hidden layer: without BN divided by with BN, each"
+        " at its tuned rate",
         measure=movement_ratio,
         bound=1.0,
         premises=PREMISES,
@@ -194,14 +190,10 @@ CLAIMS = (
     control(
         id="ioffe.fig1.untuned",
         section="a control for figure 1(a)",
-        statement=(
-            f"Most of the gap at an untuned common rate ({COMMON_RATE}) comes from the rate: it"
-            " vanishes when each network has its own."
-        ),
-        quantity=(
-            f"share of the gap in final test accuracy at the common rate {COMMON_RATE} that is"
-            " gone when each network is at its tuned rate"
-        ),
+        statement=f"Most of the gap at an untuned common rate ({COMMON_RATE}) comes from the rate:"
+        " it vanishes when each network has its own.",
+        quantity=f"share of the gap in final test accuracy at the common rate {COMMON_RATE} that is"
+        " gone when each network is at its tuned rate",
         measure=gap_closed,
         bound=0.5,
         digits=3,

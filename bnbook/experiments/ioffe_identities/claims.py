@@ -35,28 +35,20 @@ CLAIMS = (
     _exact(
         id="ioffe.sec3.identity",
         section="3, scale and shift",
-        statement=(
-            "With the square root of the variance for gamma and the mean for beta, BN is the"
-            " identity: it can represent what was there before."
-        ),
-        quantity=(
-            "largest difference between output and input, with eps under the root, divided by the"
-            " largest input plus the root of eps, over every feature of every minibatch"
-        ),
+        statement="With the square root of the variance for gamma and the mean for beta, BN is the"
+        " identity: it can represent what was there before.",
+        quantity="largest difference between output and input, with eps under the root, divided by"
+        " the largest input plus the root of eps, over every feature of every minibatch",
         measure=lambda table: cases(table, IDENTITY),
         bound=BOUND,
     ),
     _exact(
         id="ioffe.sec3.singular",
         section="3, second simplification",
-        statement=(
-            "The joint covariance of a minibatch is singular when it has fewer examples than there"
-            " are activations; its rank is at most one less than the number of examples."
-        ),
-        quantity=(
-            "difference between the rank of the covariance of m examples of d activations, computed"
-            " in integers, and the smaller of m - 1 and d"
-        ),
+        statement="The joint covariance of a minibatch is singular when it has fewer examples than"
+        " there are activations; its rank is at most one less than the number of examples.",
+        quantity="difference between the rank of the covariance of m examples of d activations,"
+        " computed in integers, and the smaller of m - 1 and d",
         measure=lambda table: cases(table, RANK),
         bound=0.5,
         digits=0,
@@ -65,11 +57,9 @@ CLAIMS = (
         id="ioffe.sec3_2.bias",
         section="3.2",
         statement="The bias b of Wu + b can be left out: BN subtracts it with the mean.",
-        quantity=(
-            "largest change that a bias makes to BN's output, in training and with the statistics"
-            " of training, and its gradient over the sum of the terms that cancel, both divided by"
-            " one plus the largest input in deviations"
-        ),
+        quantity="largest change that a bias makes to BN's output, in training and with the"
+        " statistics of training, and its gradient over the sum of the terms that cancel, both"
+        " divided by one plus the largest input in deviations",
         measure=lambda table: cases(table, BIAS),
         bound=BOUND,
     ),

@@ -97,16 +97,12 @@ CLAIMS = (
         id="ioffe.sec3_1.inference_gap",
         paper=PAPER,
         section="3.1, Algorithm 2",
-        statement=(
-            "Inference takes population statistics, averaged over minibatches of the frozen"
-            " network; the moving average is for tracking accuracy in training and is no full"
-            " substitute at small batches."
-        ),
-        quantity=(
-            "test accuracy of the frozen network with Algorithm 2's statistics minus with the"
-            f" running average at momentum {MOMENTUM}, torch's default, at the smallest batch,"
-            f" m = {SMALLEST}"
-        ),
+        statement="Inference takes population statistics, averaged over minibatches of the frozen"
+        " network; the moving average is for tracking accuracy in training and is no full"
+        " substitute at small batches.",
+        quantity="test accuracy of the frozen network with Algorithm 2's statistics minus with the"
+        f" running average at momentum {MOMENTUM}, torch's default, at the smallest batch, m ="
+        f" {SMALLEST}",
         measure=inference_gap,
         bound=0.0,
         unit=" points",

@@ -107,10 +107,8 @@ def _faster(method: str, name: str, statement: str) -> Claim:
         paper=PAPER,
         section="3.1",
         statement=statement,
-        quantity=(
-            f"training loss averaged over training by {method}, with BN over without, each at its"
-            " own rate"
-        ),
+        quantity=f"training loss averaged over training by {method}, with BN over without, each at"
+        " its own rate",
         measure=lambda table: course(table, method),
         bound=1.0,
         direction="below",
@@ -125,14 +123,10 @@ def _gaussian(nonlinearity: str, name: str) -> Claim:
         id=f"ioffe.sec3_2.gaussian_{name}",
         paper=PAPER,
         section="3.2",
-        statement=(
-            "Wu + b is more symmetric and less sparse, more Gaussian, than u, the output of another"
-            f" nonlinearity (here {nonlinearity})."
-        ),
-        quantity=(
-            "distance from a Gaussian of a unit's values of u over that of Wu, means over units of"
-            f" the hidden layers after the first, trained {nonlinearity} network with BN"
-        ),
+        statement="Wu + b is more symmetric and less sparse, more Gaussian, than u, the output of"
+        f" another nonlinearity (here {nonlinearity}).",
+        quantity="distance from a Gaussian of a unit's values of u over that of Wu, means over"
+        f" units of the hidden layers after the first, trained {nonlinearity} network with BN",
         measure=lambda table: closer(table, nonlinearity),
         bound=1.0,
         premises=(_inside(own), _learned(own, 85.0)),
@@ -158,11 +152,9 @@ CLAIMS = (
         paper=PAPER,
         section="5",
         statement="The inputs of nonlinearities are not sparse, with BN or without it.",
-        quantity=(
-            "share of a unit's inputs below a twentieth of their root mean square, mean over units,"
-            " the largest of the trained ReLU and sigmoid networks with and without BN; a"
-            " Gaussian's is 4 %"
-        ),
+        quantity="share of a unit's inputs below a twentieth of their root mean square, mean over"
+        " units, the largest of the trained ReLU and sigmoid networks with and without BN; a"
+        " Gaussian's is 4 %",
         measure=sparsest,
         bound=SPARSE,
         direction="below",

@@ -143,16 +143,12 @@ CLAIMS = (
         id="ioffe.sec2.bias_divergence",
         paper=PAPER,
         section="2",
-        statement=(
-            "When the gradient step ignores how the mean depends on the bias, the bias grows"
-            " without end while output and loss stay as they are; with the derivative it does not"
-            " move."
-        ),
-        quantity=(
-            "largest relative error, in float64, of the example against its closed form: of the"
-            " bias, of its change in each step, of the constancy of the loss, and of the zero"
-            " gradient when the mean is inside"
-        ),
+        statement="When the gradient step ignores how the mean depends on the bias, the bias grows"
+        " without end while output and loss stay as they are; with the derivative it does not"
+        " move.",
+        quantity="largest relative error, in float64, of the example against its closed form: of"
+        " the bias, of its change in each step, of the constancy of the loss, and of the zero"
+        " gradient when the mean is inside",
         measure=example_errors,
         bound=TOLERANCE,
     ),
@@ -161,10 +157,8 @@ CLAIMS = (
         paper=PAPER,
         section="2",
         statement="It gets worse when the normalisation scales as well.",
-        quantity=(
-            "distance that the example's parameters are carried in the same number of steps, with"
-            " the scale divided by without, constant target"
-        ),
+        quantity="distance that the example's parameters are carried in the same number of steps,"
+        " with the scale divided by without, constant target",
         measure=worsening,
         bound=1.0,
         premises=(Premise("without the scale the example follows its closed form", _closed),),
@@ -176,10 +170,8 @@ CLAIMS = (
         paper=PAPER,
         section="2",
         statement="A model whose statistics are computed outside the gradient step blows up.",
-        quantity=(
-            "final test accuracy of the network with statistics outside the gradient, at the"
-            " learning rate that is best with BN; below twice that of guessing counts as blown up"
-        ),
+        quantity="final test accuracy of the network with statistics outside the gradient, at the"
+        " learning rate that is best with BN; below twice that of guessing counts as blown up",
         measure=surviving_accuracy,
         bound=100 * FAILED,
         direction="below",
@@ -193,11 +185,9 @@ CLAIMS = (
         paper=PAPER,
         section="2, the example carried over to a network",
         statement="The biases before BN grow on and on when the statistics are outside.",
-        quantity=(
-            "exponent of the growth of the biases' norm over the last half of training, statistics"
-            " outside, at that network's own best rate: 1 is constant speed, 0 is standstill,"
-            " 1/2 is a random walk"
-        ),
+        quantity="exponent of the growth of the biases' norm over the last half of training,"
+        " statistics outside, at that network's own best rate: 1 is constant speed, 0 is"
+        " standstill, 1/2 is a random walk",
         measure=bias_growth,
         bound=0.5,
         premises=(_inside(OUTSIDE), _learns(OUTSIDE, 50.0)),

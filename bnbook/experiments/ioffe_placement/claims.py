@@ -55,14 +55,10 @@ CLAIMS = (
         id="ioffe.sec3_2.placement",
         paper=PAPER,
         section="3.2",
-        statement=(
-            "BN belongs right before the nonlinearity. The paper gives a reason and shows no"
-            " comparison; this is the consequence that can be measured."
-        ),
-        quantity=(
-            "final test accuracy of the sigmoid network with BN before each nonlinearity minus"
-            " with BN after it, each at its tuned rate"
-        ),
+        statement="BN belongs right before the nonlinearity. The paper gives a reason and shows no"
+        " comparison; this is the consequence that can be measured.",
+        quantity="final test accuracy of the sigmoid network with BN before each nonlinearity minus"
+        " with BN after it, each at its tuned rate",
         measure=placement_gap,
         bound=0.0,
         unit=" points",

@@ -45,15 +45,11 @@ CLAIMS = (
         id="ioffe.sec3_3.scale_invariance",
         paper=PAPER,
         section="3.3",
-        statement=(
-            "A scale a > 0 of the weights does not change BN's output or its gradient with respect"
-            " to the layer's input, and divides its gradient with respect to the weights by a."
-        ),
-        quantity=(
-            "largest relative error of the three equations, over a linear and a convolutional"
-            " layer and factors from a millionth to a million, in float64, with eps neglected as"
-            " in the paper, and with eps divided by the square of the factor"
-        ),
+        statement="A scale a > 0 of the weights does not change BN's output or its gradient with"
+        " respect to the layer's input, and divides its gradient with respect to the weights by a.",
+        quantity="largest relative error of the three equations, over a linear and a convolutional"
+        " layer and factors from a millionth to a million, in float64, with eps neglected as in the"
+        " paper, and with eps divided by the square of the factor",
         measure=invariance_errors,
         bound=ROUNDING,
     ),
@@ -61,14 +57,10 @@ CLAIMS = (
         id="ioffe.sec3_3.eps_departure",
         paper="this book",
         section="a consequence of 3.3",
-        statement=(
-            "With a fixed eps the output of the scaled layer is that of the layer itself, each"
-            " feature times one number that follows from its variance, eps and the factor."
-        ),
-        quantity=(
-            "largest relative error of that closed form, over the same layers and factors, in"
-            " float64"
-        ),
+        statement="With a fixed eps the output of the scaled layer is that of the layer itself,"
+        " each feature times one number that follows from its variance, eps and the factor.",
+        quantity="largest relative error of that closed form, over the same layers and factors, in"
+        " float64",
         measure=departure_errors,
         bound=ROUNDING,
     ),
@@ -76,14 +68,10 @@ CLAIMS = (
         id="ioffe.sec3_3.orthogonal_gradient",
         paper="this book",
         section="a consequence of 3.3",
-        statement=(
-            "The gradient is orthogonal to the weights, so a step of SGD without decay adds the"
-            " square of its length to their squared norm."
-        ),
-        quantity=(
-            "largest cosine between a feature's weights and their gradient, and largest relative"
-            " error of the squared norm after a step, eps neglected, in float64"
-        ),
+        statement="The gradient is orthogonal to the weights, so a step of SGD without decay adds"
+        " the square of its length to their squared norm.",
+        quantity="largest cosine between a feature's weights and their gradient, and largest"
+        " relative error of the squared norm after a step, eps neglected, in float64",
         measure=orthogonality_errors,
         bound=ROUNDING,
     ),

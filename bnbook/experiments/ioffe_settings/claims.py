@@ -248,10 +248,8 @@ CLAIMS = (
     _claim(
         id="ioffe.settings.met",
         statement="Some rate and some size of the initial weights give the curve without BN.",
-        quantity=(
-            "root mean square difference in test accuracy from the paper's curve without BN, both"
-            " drawn through its corners, at the setting that other seeds found nearest"
-        ),
+        quantity="root mean square difference in test accuracy from the paper's curve without BN,"
+        " both drawn through its corners, at the setting that other seeds found nearest",
         measure=met,
         bound=NEAR,
         direction="below",
@@ -261,10 +259,8 @@ CLAIMS = (
     _claim(
         id="ioffe.settings.foretold",
         statement="The setting found without BN gives the paper's curve with BN too.",
-        quantity=(
-            "root mean square difference in test accuracy from the paper's curve with BN, both"
-            " drawn through its corners, at the setting that was found from the curve without"
-        ),
+        quantity="root mean square difference in test accuracy from the paper's curve with BN, both"
+        " drawn through its corners, at the setting that was found from the curve without",
         measure=foretold,
         bound=NEAR,
         direction="below",
@@ -274,10 +270,8 @@ CLAIMS = (
     _claim(
         id="ioffe.settings.rate",
         statement="The rate nearest to the curve without BN is far below the best one.",
-        quantity=(
-            "rate at which the network without BN is nearest to the paper's curve, divided by its"
-            " best rate, that of the highest validation accuracy after as many steps"
-        ),
+        quantity="rate at which the network without BN is nearest to the paper's curve, divided by"
+        " its best rate, that of the highest validation accuracy after as many steps",
         measure=rate_ratio,
         bound=FAR,
         direction="below",
@@ -288,10 +282,8 @@ CLAIMS = (
     _claim(
         id="ioffe.settings.lead",
         statement="Most of BN's lead in figure 1(a) comes from its setting.",
-        quantity=(
-            "share of BN's lead in test accuracy at the likely setting, mean over the steps of the"
-            " paper's curves, that is gone when each network is at its own best setting"
-        ),
+        quantity="share of BN's lead in test accuracy at the likely setting, mean over the steps of"
+        " the paper's curves, that is gone when each network is at its own best setting",
         measure=lead_closed,
         bound=0.5,
         scale="ratio",

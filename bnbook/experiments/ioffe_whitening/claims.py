@@ -79,15 +79,11 @@ CLAIMS = (
         id="ioffe.sec2.whitening_cost",
         paper=PAPER,
         section="2 and 3",
-        statement=(
-            "Full whitening of a layer's inputs is expensive, for it needs the covariance matrix,"
-            " its inverse square root and the derivatives of both; normalising each feature alone"
-            " is cheap beside it."
-        ),
-        quantity=(
-            "time of a forward and a backward pass of ZCA whitening divided by that of BN, same"
-            " minibatch, at the largest width measured (512 features at quick, 2048 at standard)"
-        ),
+        statement="Full whitening of a layer's inputs is expensive, for it needs the covariance"
+        " matrix, its inverse square root and the derivatives of both; normalising each feature"
+        " alone is cheap beside it.",
+        quantity="time of a forward and a backward pass of ZCA whitening divided by that of BN,"
+        " same minibatch, at the largest width measured (512 features at quick, 2048 at standard)",
         measure=cost_ratio,
         bound=10.0,
         digits=0,

@@ -113,13 +113,10 @@ CLAIMS = (
         id="ioffe.sec3_3.jacobian",
         paper="Ioffe & Szegedy 2015",
         section="3.3",
-        statement=(
-            "A conjecture: BN may lead the layers' Jacobians to have singular values close to 1."
-        ),
-        quantity=(
-            "90th percentile of a layer's singular values divided by the 10th, zeros left out, at"
-            " initialisation: median over layers and examples, of the nonlinearity with the least"
-        ),
+        statement="A conjecture: BN may lead the layers' Jacobians to have singular values close to"
+        " 1.",
+        quantity="90th percentile of a layer's singular values divided by the 10th, zeros left out,"
+        " at initialisation: median over layers and examples, of the nonlinearity with the least",
         measure=least_spread,
         bound=2.0,
         direction="below",
@@ -132,14 +129,10 @@ CLAIMS = (
         id="yang.gradient_explosion",
         paper="Yang et al. 2019",
         section="gradient explosion",
-        statement=(
-            "At initialisation the gradients of BN networks without skips grow exponentially"
-            " towards the first layer."
-        ),
-        quantity=(
-            "growth of the squared gradient norm a layer towards the input, ReLU and BN, widest"
-            " network, largest batch"
-        ),
+        statement="At initialisation the gradients of BN networks without skips grow exponentially"
+        " towards the first layer.",
+        quantity="growth of the squared gradient norm a layer towards the input, ReLU and BN,"
+        " widest network, largest batch",
         measure=relu_growth,
         bound=1.0,
         scale="log",
@@ -152,10 +145,8 @@ CLAIMS = (
         paper="Yang et al. 2019",
         section="gradient explosion, as summarised by others",
         statement="With ReLU the squared gradient grows by π/(π − 1) a layer.",
-        quantity=(
-            "relative difference, without sign, of the growth from π/(π − 1), widest network,"
-            " largest batch"
-        ),
+        quantity="relative difference, without sign, of the growth from π/(π − 1), widest network,"
+        " largest batch",
         measure=relu_departure,
         bound=TOLERANCE,
         direction="below",

@@ -69,10 +69,8 @@ CLAIMS = (
         paper=LAURENT,
         section="abstract",
         statement="BN of the input transition alone speeds up the training of a recurrent network.",
-        quantity=(
-            "steps to one training loss without norm over those with BN of the input, on"
-            " characters, each at its own rate; the level is the worse network's last loss"
-        ),
+        quantity="steps to one training loss without norm over those with BN of the input, on"
+        " characters, each at its own rate; the level is the worse network's last loss",
         measure=speed,
         bound=1.0,
         premises=(_inside(TEXT, (NONE, INPUT)),),
@@ -103,14 +101,10 @@ CLAIMS = (
     control(
         id="beyond.rnn_length",
         section="sequences longer than those of training",
-        statement=(
-            "Recurrent BN whose statistics end with the training length goes on beyond it, with"
-            " those of its last step, about as well as an LSTM without norm."
-        ),
-        quantity=(
-            "rise of the loss from the second half of the training length to what follows, up to"
-            " four times that length, with recurrent BN, gamma 0.1, minus without norm"
-        ),
+        statement="Recurrent BN whose statistics end with the training length goes on beyond it,"
+        " with those of its last step, about as well as an LSTM without norm.",
+        quantity="rise of the loss from the second half of the training length to what follows, up"
+        " to four times that length, with recurrent BN, gamma 0.1, minus without norm",
         measure=grows,
         bound=0.1,
         direction="below",

@@ -197,10 +197,8 @@ def _depth_claim(name: str, nonlinearity: str) -> Claim:
         paper=PAPER,
         section="1",
         statement=f"With BN deeper networks of {nonlinearity}s become trainable.",
-        quantity=(
-            f"largest number of hidden {nonlinearity} layers at which a network has half of the"
-            " test images right, with BN over without, each at its own rate and start"
-        ),
+        quantity=f"largest number of hidden {nonlinearity} layers at which a network has half of"
+        " the test images right, with BN over without, each at its own rate and start",
         measure=lambda table: depth_ratio(table, nonlinearity),
         bound=1.0,
         digits=1,
@@ -220,10 +218,9 @@ def _share_claim(name: str, nonlinearity: str) -> Claim:
         paper=PAPER,
         section="1",
         statement=f"BN keeps the inputs of {nonlinearity}s out of the saturated regime.",
-        quantity=(
-            f"saturated activations of {nonlinearity}s (slope below a tenth of its largest) with BN"
-            " minus without, mean over layers, training and the depths that learn with and without"
-        ),
+        quantity=f"saturated activations of {nonlinearity}s (slope below a tenth of its largest)"
+        " with BN minus without, mean over layers, training and the depths that learn with and"
+        " without",
         measure=lambda table: share_difference(table, nonlinearity),
         bound=0.0,
         direction="below",
@@ -237,14 +234,10 @@ CLAIMS = (
         id="ioffe.saturation",
         paper=PAPER,
         section="abstract, 1 and 4.2.2",
-        statement=(
-            "With BN a network of saturating nonlinearities trains that otherwise stays at chance"
-            " (Inception with sigmoids: 69.8 % with BN, at most 0.1 % without)."
-        ),
-        quantity=(
-            "test accuracy of the deepest sigmoid network with BN minus without, each at its own"
-            " rate and start"
-        ),
+        statement="With BN a network of saturating nonlinearities trains that otherwise stays at"
+        " chance (Inception with sigmoids: 69.8 % with BN, at most 0.1 % without).",
+        quantity="test accuracy of the deepest sigmoid network with BN minus without, each at its"
+        " own rate and start",
         measure=gain,
         bound=50.0,
         premises=(

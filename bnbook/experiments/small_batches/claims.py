@@ -89,14 +89,10 @@ CLAIMS = (
         id="gn.small_batch",
         paper="Wu & He 2018",
         section="figure 1",
-        statement=(
-            "BN's error rises steeply as fewer images are normalised together; GroupNorm's does"
-            " not, for it needs none (11.1 points from 32 to 2 images, ResNet-50 on ImageNet)."
-        ),
-        quantity=(
-            f"test error of BN at m = {SMALLEST} minus at m = {LARGEST}, each at its own rate;"
-            " GroupNorm's is the same at both by construction"
-        ),
+        statement="BN's error rises steeply as fewer images are normalised together; GroupNorm's"
+        " does not, for it needs none (11.1 points from 32 to 2 images, ResNet-50 on ImageNet).",
+        quantity=f"test error of BN at m = {SMALLEST} minus at m = {LARGEST}, each at its own rate;"
+        " GroupNorm's is the same at both by construction",
         measure=rise,
         bound=1.0,
     ),
@@ -104,10 +100,8 @@ CLAIMS = (
         id="gn.crossing",
         paper="Wu & He 2018",
         section="figure 1",
-        statement=(
-            "At 2 images GroupNorm is better than BN (34.7 against 24.1 % error, ResNet-50 on"
-            " ImageNet)."
-        ),
+        statement="At 2 images GroupNorm is better than BN (34.7 against 24.1 % error, ResNet-50 on"
+        " ImageNet).",
         quantity=f"test error of BN at m = {SMALLEST} minus that of GroupNorm",
         measure=group_lead,
         bound=0.0,
@@ -116,9 +110,8 @@ CLAIMS = (
         id="renorm.small_batch",
         paper="Ioffe 2017",
         section="small minibatches",
-        statement=(
-            "Batch Renormalization is better than BN where few images are normalised together."
-        ),
+        statement="Batch Renormalization is better than BN where few images are normalised"
+        " together.",
         quantity=f"test error of BN minus that of Batch Renormalization, both at m = {SMALLEST}",
         measure=renorm_lead,
         bound=0.0,
@@ -127,15 +120,11 @@ CLAIMS = (
         id="wu.population_statistics",
         paper="Wu & Johnson 2021",
         section="population and batch statistics",
-        statement=(
-            "A network trained with 2 images normalised together does worse at inference with"
-            " population statistics than with those of test minibatches of 2 (32.5 against 26.0 %"
-            " error, ResNet-50 on ImageNet)."
-        ),
-        quantity=(
-            f"test error of BN at m = {SMALLEST} with Algorithm 2's statistics minus that with the"
-            " statistics of test minibatches of the same size"
-        ),
+        statement="A network trained with 2 images normalised together does worse at inference with"
+        " population statistics than with those of test minibatches of 2 (32.5 against 26.0 %"
+        " error, ResNet-50 on ImageNet).",
+        quantity=f"test error of BN at m = {SMALLEST} with Algorithm 2's statistics minus that with"
+        " the statistics of test minibatches of the same size",
         measure=population_cost,
         bound=0.0,
     ),

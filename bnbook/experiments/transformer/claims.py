@@ -129,10 +129,8 @@ CLAIMS = (
         id="powernorm.transformer_gap",
         section="1 and 3",
         statement="A Transformer with BN predicts text worse than one with LayerNorm.",
-        quantity=(
-            "test loss with BN (padding masked, running statistics) minus with LayerNorm, on"
-            " characters, each at its own rate and better place of the norm"
-        ),
+        quantity="test loss with BN (padding masked, running statistics) minus with LayerNorm, on"
+        " characters, each at its own rate and better place of the norm",
         measure=gap,
         bound=0.0,
         digits=3,
@@ -143,12 +141,10 @@ CLAIMS = (
         id="powernorm.statistics_variance",
         section="3",
         statement="In text, statistics of batches stray further from running ones than in images.",
-        quantity=(
-            "distance of the batch mean from the running mean (running standard deviations, rms of"
-            " a layer, median over layers and batches, mean over training) in a Transformer with BN"
-            " that reads words over that in the same one that reads pixels of images, with batches"
-            " of as many symbols"
-        ),
+        quantity="distance of the batch mean from the running mean (running standard deviations,"
+        " rms of a layer, median over layers and batches, mean over training) in a Transformer with"
+        " BN that reads words over that in the same one that reads pixels of images, with batches"
+        " of as many symbols",
         measure=text_over_images,
         bound=1.0,
         premises=(Premise("no rate of the two is an end of the grid", _inside_read),),
@@ -161,11 +157,9 @@ CLAIMS = (
         section="4",
         statement="PowerNorm's quadratic mean strays less from its running value than BN's"
         " variance.",
-        quantity=(
-            "distance of BN's batch variance from the running one (share of it, rms of a layer,"
-            " median over layers and batches, mean over training) over that of PowerNorm's"
-            " quadratic mean, in the same Transformer on characters"
-        ),
+        quantity="distance of BN's batch variance from the running one (share of it, rms of a"
+        " layer, median over layers and batches, mean over training) over that of PowerNorm's"
+        " quadratic mean, in the same Transformer on characters",
         measure=bn_over_power_norm,
         bound=1.0,
         premises=PREMISES[1:],
@@ -174,15 +168,11 @@ CLAIMS = (
     control(
         id="beyond.decoding",
         section="one symbol at a time",
-        statement=(
-            "A Transformer trained with BN over batch and time cannot read one character at a time"
-            " with the statistics of the batch; with running ones it can."
-        ),
-        quantity=(
-            "test loss read one character at a time with the statistics of that step's characters,"
-            " as many sequences as in training, minus with running statistics; less the same of"
-            " LayerNorm"
-        ),
+        statement="A Transformer trained with BN over batch and time cannot read one character at a"
+        " time with the statistics of the batch; with running ones it can.",
+        quantity="test loss read one character at a time with the statistics of that step's"
+        " characters, as many sequences as in training, minus with running statistics; less the"
+        " same of LayerNorm",
         revised="What LayerNorm loses by the other choice of test symbols is taken off since the"
         " record was seen: some 0.03 bits.",
         measure=decoding,
