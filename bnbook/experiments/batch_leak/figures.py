@@ -1,7 +1,5 @@
 """Figure of the leak between the images of a minibatch, from the experiment's table."""
 
-from __future__ import annotations
-
 import pandas as pd
 from matplotlib.axes import Axes
 

@@ -1,7 +1,5 @@
 """Final accuracies in bfloat16 against those in float32, a dot a seed."""
 
-from __future__ import annotations
-
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes

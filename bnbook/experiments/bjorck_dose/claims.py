@@ -5,8 +5,6 @@ A pilot of minutes showed what a size can decide (32 layers, one seed: without B
 written or changed when numbers were known is said by each claim's `revised`.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from functools import partial

@@ -1,7 +1,5 @@
 """BN's gain in two parts against growth at the start, and accuracy against rate at each dose."""
 
-from __future__ import annotations
-
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes

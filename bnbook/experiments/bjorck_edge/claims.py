@@ -6,8 +6,6 @@ The criterion of `bjorck.depth` and of the laws is that of an earlier record, of
 a grid of rates.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from functools import partial

@@ -1,7 +1,5 @@
 """Figures of the largest rate that trains: against depth, against predictions, and all runs."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

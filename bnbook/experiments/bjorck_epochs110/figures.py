@@ -1,7 +1,5 @@
 """Accuracy over fifteen epochs of 110 layers, and at their end against the rate."""
 
-from __future__ import annotations
-
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure

@@ -1,7 +1,5 @@
 """Figures of Bjorck et al.'s figure 1, from the experiment's table."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
 
 import pandas as pd

@@ -1,7 +1,5 @@
 """Figures of the diverging update, from the experiment's table."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

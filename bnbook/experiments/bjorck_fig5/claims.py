@@ -5,8 +5,6 @@ that with BN the moments stay nearly constant and without it they grow almost ex
 factor of 10, one decade of the figure's axis, is the least that separates the two.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple

@@ -7,8 +7,6 @@ the share of the favoured class is a fact. They were written after ten other see
 and before the hundred of the record ran.
 """
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The noise of SGD in networks trained to the end: what is claimed, written before the record."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Training and test accuracy with little and much noise, and the rates that were tried."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pandas as pd

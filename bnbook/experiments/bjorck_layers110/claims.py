@@ -3,8 +3,6 @@
 A pilot of minutes with seeds that no record has (900, 901) timed the steps; it chose no bound.
 """
 
-from __future__ import annotations
-
 from functools import partial
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Which runs of 110 layers diverge and which learn, against the rate, and how their losses go."""
 
-from __future__ import annotations
-
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure

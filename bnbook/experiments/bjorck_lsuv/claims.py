@@ -3,8 +3,6 @@
 The claim, its measure and bound were written before the recorded runs.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 

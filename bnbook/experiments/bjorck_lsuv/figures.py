@@ -1,7 +1,5 @@
 """Figures of scaled initial weights against BN."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import pandas as pd

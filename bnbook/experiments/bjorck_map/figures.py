@@ -1,7 +1,5 @@
 """Figures of the map of what else than BN allows large rates, from the experiment's table."""
 
-from __future__ import annotations
-
 import pandas as pd
 from matplotlib.figure import Figure
 

@@ -4,8 +4,6 @@ The claims, their measures and bounds were written before the recorded runs. Whe
 generalises is asked of networks trained to the end, by `bnbook.experiments.bjorck_ghost`.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Figures of the noise of SGD, from the experiment's table."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import matplotlib as mpl

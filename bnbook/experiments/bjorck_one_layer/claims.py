@@ -5,8 +5,6 @@ gain over the network without BN, as in `bnbook.experiments.bjorck_last`; where 
 learns, it guesses, and the share is of all that BN makes of guessing.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What one BN layer and a scaled start bring: accuracy at each arm's rate, and largest rates."""
 
-from __future__ import annotations
-
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure

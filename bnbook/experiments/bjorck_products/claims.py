@@ -3,8 +3,6 @@
 The claims, their measures and bounds were written before the recorded runs.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import numpy.typing as npt
 import pandas as pd

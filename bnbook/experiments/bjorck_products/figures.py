@@ -1,7 +1,5 @@
 """Figures of random products: Bjorck et al.'s figures 7 and 8 with own numbers, and networks."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

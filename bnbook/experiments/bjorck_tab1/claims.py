@@ -7,8 +7,6 @@ independent sign about the square root of N is left uncancelled, far more than 1
 sharp reading asks for no more than a small part of what random signs would give.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 

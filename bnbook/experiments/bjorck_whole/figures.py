@@ -1,7 +1,5 @@
 """Accuracy against rate, and BN's lead, as training gets longer."""
 
-from __future__ import annotations
-
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure

@@ -5,8 +5,6 @@ book's own checks: that each bug of the list is seen, and that nothing is seen w
 wrong.
 """
 
-from __future__ import annotations
-
 from functools import partial
 
 import pandas as pd

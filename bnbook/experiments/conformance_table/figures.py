@@ -1,7 +1,5 @@
 """Figures of the conformance checks, from the experiment's table."""
 
-from __future__ import annotations
-
 import re
 
 import numpy as np

@@ -3,8 +3,6 @@
 Claims, measures and bounds were written before any recorded run.
 """
 
-from __future__ import annotations
-
 import pandas as pd
 
 from bnbook.evidence import claims

@@ -3,8 +3,6 @@
 The claims, their measures and bounds were written before the recorded runs.
 """
 
-from __future__ import annotations
-
 import pandas as pd
 
 from bnbook.evidence import claims

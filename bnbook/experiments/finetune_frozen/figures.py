@@ -1,7 +1,5 @@
 """Figure of fine-tuning with statistics that stand or move, from the experiment's table."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pandas as pd

@@ -1,7 +1,5 @@
 """Figures of the measures of internal covariate shift, from the experiment's table."""
 
-from __future__ import annotations
-
 from itertools import combinations
 from typing import Any
 

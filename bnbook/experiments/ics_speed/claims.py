@@ -4,8 +4,6 @@ The claims, their measures and bounds were written after a pilot with other seed
 recorded runs.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 

@@ -11,8 +11,6 @@ much for this network (37 of 100 test images right, 56 with five times): so the 
 the paper is of the kind of BN-x30, is of the kind of BN-x5. The pilot chose no bound.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from functools import partial

@@ -1,7 +1,5 @@
 """Figures 2 and 3 in small, the paper's numbers beside ours; what each change is worth."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pandas as pd

@@ -8,8 +8,6 @@ make that some 1e-13, and the bound is 1e-12. A formula that is wrong in the fir
 one with m - 1 for m, is off by 1e-3 or more where the mean is small beside the spread.
 """
 
-from __future__ import annotations
-
 from functools import partial
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Figures of Algorithm 1's moments and gradients, from the experiment's table."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

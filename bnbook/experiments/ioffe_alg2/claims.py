@@ -3,8 +3,6 @@
 The claims, their measures and bounds were written before the recorded runs.
 """
 
-from __future__ import annotations
-
 from functools import partial
 
 import pandas as pd

@@ -1,7 +1,5 @@
 """Figures of Algorithm 2's exact statements, from the experiment's table."""
 
-from __future__ import annotations
-
 import pandas as pd
 from matplotlib.axes import Axes
 

@@ -1,7 +1,5 @@
 """Figures of the effective learning rate, from the experiment's table."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import matplotlib as mpl

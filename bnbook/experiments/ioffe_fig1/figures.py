@@ -1,7 +1,5 @@
 """Figures of Ioffe & Szegedy's figure 1, from the experiment's table."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping
 
 import pandas as pd

@@ -7,8 +7,6 @@ deviation. At most 256 values, 4,096 in feature maps, make that less than 1e-12,
 eps in gamma the identity is off by 5e-6 for a feature of deviation 1. A rank is an integer.
 """
 
-from __future__ import annotations
-
 from functools import partial
 
 import pandas as pd

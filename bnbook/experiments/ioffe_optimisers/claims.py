@@ -4,8 +4,6 @@ The claims, their measures and bounds were written before the recorded runs, aft
 other seeds.
 """
 
-from __future__ import annotations
-
 from itertools import product
 
 import pandas as pd

@@ -1,7 +1,5 @@
 """Figures of BN with other optimisers, from the experiment's table."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes

@@ -1,7 +1,5 @@
 """Figures of statistics outside the gradient, from the experiment's table."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping
 
 import numpy as np

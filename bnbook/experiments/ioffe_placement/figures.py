@@ -1,7 +1,5 @@
 """Figures of BN before and after the nonlinearity, from the experiment's table."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

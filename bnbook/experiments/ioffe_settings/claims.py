@@ -3,8 +3,6 @@
 The claims, their measures and bounds were written before the recorded runs, after a pilot.
 """
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 

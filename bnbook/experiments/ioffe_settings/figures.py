@@ -1,7 +1,5 @@
 """The map of settings and the curves of the nearest, from the experiment's table."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import pandas as pd

@@ -1,7 +1,5 @@
 """Figures of full whitening against BN: times, ranks, gradients."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes

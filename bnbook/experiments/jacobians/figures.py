@@ -1,7 +1,5 @@
 """Figures of Jacobians and gradients at initialisation, from the experiment's table."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 

@@ -5,8 +5,6 @@ and a few steps of training may make a thousand times that of it. A statistic of
 differs by a hundredth or more, which the premise checks.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 

@@ -1,7 +1,5 @@
 """Figures of BN in fully connected networks, from the experiment's table."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

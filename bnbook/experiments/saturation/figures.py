@@ -1,7 +1,5 @@
 """Figures of the saturating networks, from the experiment's table."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pandas as pd

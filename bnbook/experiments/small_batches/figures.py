@@ -1,7 +1,5 @@
 """Figures of normalisation at small minibatches, from the experiment's table."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

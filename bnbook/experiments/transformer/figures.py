@@ -1,7 +1,5 @@
 """Figures of BN in a small Transformer, from the experiment's table."""
 
-from __future__ import annotations
-
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure

@@ -6,8 +6,6 @@ bound of the shares is one half, what "most of the gain" means: intervals of som
 as five seeds give them, could not tell three quarters from all.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 
