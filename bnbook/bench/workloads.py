@@ -23,19 +23,7 @@ State = dict[str, np.ndarray]
 
 
 class Workload(Protocol):
-    """A network to train, on its data.
-
-    Attributes
-    ----------
-    name : str
-        Short, for tables and the command line.
-    members : int
-        Networks that train as one in our contender.
-    batch : int
-        Images in a minibatch.
-    momentum : float
-        Of SGD.
-    """
+    """A network to train, on its data."""
 
     @property
     def name(self) -> str:
@@ -43,7 +31,7 @@ class Workload(Protocol):
 
     @property
     def members(self) -> int:
-        """Networks that train as one."""
+        """Networks that train as one in our contender."""
 
     @property
     def batch(self) -> int:
