@@ -115,7 +115,7 @@ def _timed(
                 yield time.perf_counter() - started
 
 
-def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+def facts(table: pd.DataFrame) -> claims.Facts:
     """Return the numbers that the page quotes.
 
     The table is from `measure`, with sweeps on one worker and on two. The facts are seconds on one
@@ -127,9 +127,9 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         "one_worker": claims.fact(seconds[1], 1, " s"),
         "two_workers": claims.fact(seconds[2], 1, " s"),
         "ratio": claims.fact([seconds[1].mean() / seconds[2].mean()], 2, "×"),
-        "members": claims.fact([table["members"].max()], 0),
-        "steps": claims.fact([table["steps"].max()], 0),
-        "sweeps": claims.fact([table["repeat"].nunique()], 0),
+        "members": claims.count(table["members"].max()),
+        "steps": claims.count(table["steps"].max()),
+        "sweeps": claims.count(table["repeat"].nunique()),
     }
 
 
