@@ -33,8 +33,7 @@ def by_depth(table: pd.DataFrame, arm: str, column: str = "rate") -> pd.DataFram
     """Return the edges of an arm with Xavier's weights: index seed, columns n, rising."""
     found = search.edges(table).reset_index()
     own = found[(found["arm"] == arm) & (found["gain"] == 1)]
-    wide: pd.DataFrame = own.pivot(index="seed", columns="n", values=column)
-    return wide
+    return own.pivot(index="seed", columns="n", values=column)
 
 
 def abscissa(n: np.ndarray, law: str) -> np.ndarray:
@@ -121,8 +120,7 @@ def doses(table: pd.DataFrame) -> pd.DataFrame:
     if found.empty:
         return found
     n = found.groupby("n")["gain"].nunique().idxmax()
-    own: pd.DataFrame = found[found["n"] == n]
-    return own
+    return found[found["n"] == n]
 
 
 def against_growth(table: pd.DataFrame) -> pd.Series:

@@ -39,8 +39,7 @@ def cells(of: float, sizes: Sequence[int]) -> list[Cell]:
 def shown(table: pd.DataFrame) -> pd.DataFrame:
     """Return the last rows of the runs that chose nothing."""
     rows = table[table["role"] == JUDGING].sort_values("step")
-    found: pd.DataFrame = rows.groupby(RUN, as_index=False).last()
-    return found
+    return rows.groupby(RUN, as_index=False).last()
 
 
 def cell(table: pd.DataFrame, which: int) -> pd.DataFrame:

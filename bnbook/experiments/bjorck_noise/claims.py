@@ -21,14 +21,12 @@ RUN, NOISE = "run", "noise"
 
 def runs(table: pd.DataFrame, arm: str = WITH) -> pd.DataFrame:
     """Rows of the trained networks of one arm."""
-    found: pd.DataFrame = table[(table["kind"] == RUN) & (table["arm"] == arm)]
-    return found
+    return table[(table["kind"] == RUN) & (table["arm"] == arm)]
 
 
 def noise(table: pd.DataFrame) -> pd.DataFrame:
     """Rows of the noise, of networks that did not diverge."""
-    found: pd.DataFrame = table[(table["kind"] == NOISE) & (table["diverged_at"] < 0)]
-    return found
+    return table[(table["kind"] == NOISE) & (table["diverged_at"] < 0)]
 
 
 def finite_population(images: Any, size: Any) -> Any:

@@ -34,8 +34,7 @@ def named(run: Any) -> tuple[Any, ...]:
 def shown(table: pd.DataFrame) -> pd.DataFrame:
     """Return the last rows of the runs that chose nothing."""
     rows = table[table["role"] == JUDGING].sort_values("step")
-    found: pd.DataFrame = rows.groupby(RUN, as_index=False).last()
-    return found
+    return rows.groupby(RUN, as_index=False).last()
 
 
 def lengths(table: pd.DataFrame) -> list[int]:

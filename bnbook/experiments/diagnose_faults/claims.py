@@ -14,14 +14,12 @@ HEALTHY = "none"
 
 def planted(table: pd.DataFrame) -> pd.DataFrame:
     """Rows of networks with a fault."""
-    found: pd.DataFrame = table[table["fault"] != HEALTHY]
-    return found
+    return table[table["fault"] != HEALTHY]
 
 
 def healthy(table: pd.DataFrame) -> pd.DataFrame:
     """Rows of networks without one."""
-    found: pd.DataFrame = table[table["fault"] == HEALTHY]
-    return found
+    return table[table["fault"] == HEALTHY]
 
 
 def missed(table: pd.DataFrame) -> pd.Series:

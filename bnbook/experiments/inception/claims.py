@@ -49,8 +49,7 @@ CHANCE = 20.0
 
 def shown(table: pd.DataFrame, arm: str) -> pd.DataFrame:
     """Return the rows of an arm's runs that choose nothing."""
-    rows: pd.DataFrame = table[~table["tunes"].astype(bool) & (table["arm"] == arm)]
-    return rows
+    return table[~table["tunes"].astype(bool) & (table["arm"] == arm)]
 
 
 def curves(table: pd.DataFrame, arm: str) -> pd.DataFrame:

@@ -42,10 +42,7 @@ def tuned_rates(table: pd.DataFrame) -> dict[int, float]:
 
 def at_tuned(table: pd.DataFrame) -> pd.DataFrame:
     """Rows of each batch size at its tuned rate."""
-    chosen: pd.DataFrame = table.loc[
-        table["learning_rate"] == table["batch_size"].map(tuned_rates(table))
-    ]
-    return chosen
+    return table[table["learning_rate"] == table["batch_size"].map(tuned_rates(table))]
 
 
 def per_seed(
@@ -77,8 +74,7 @@ def _under(table: pd.DataFrame, statistics: str, momentum: float | None) -> pd.D
     rows = table["statistics"] == statistics
     if momentum is not None:
         rows &= table["momentum"] == momentum
-    chosen: pd.DataFrame = table.loc[rows]
-    return chosen
+    return table[rows]
 
 
 def _inside(table: pd.DataFrame) -> claims.Finding:

@@ -36,15 +36,13 @@ SHORT = {
 
 def case(table: pd.DataFrame, name: str) -> pd.DataFrame:
     """Rows of one case of the table."""
-    rows: pd.DataFrame = table.loc[table["case"] == name]
-    return rows
+    return table[table["case"] == name]
 
 
 def networks(table: pd.DataFrame, affine: bool = True) -> pd.DataFrame:
     """Rows of the networks whose BN has the affine pair, or of those whose BN has not."""
     rows = case(table, NETWORK)
-    chosen: pd.DataFrame = rows.loc[rows["affine"].astype(bool) == affine]
-    return chosen
+    return rows[rows["affine"].astype(bool) == affine]
 
 
 def tuned_rates(table: pd.DataFrame, affine: bool = True) -> dict[str, float]:

@@ -17,8 +17,7 @@ MOMENTS = ("skewness", "kurtosis", "sparsity")
 
 def under(table: pd.DataFrame, nonlinearity: str) -> pd.DataFrame:
     """Rows of the networks with one nonlinearity."""
-    rows: pd.DataFrame = table.loc[table["nonlinearity"] == nonlinearity]
-    return rows
+    return table[table["nonlinearity"] == nonlinearity]
 
 
 def tuned_rates(table: pd.DataFrame, nonlinearity: str) -> dict[str, float]:

@@ -36,8 +36,7 @@ def spectra(
 ) -> pd.DataFrame:
     """Rows of singular values of one kind of Jacobian, arm and weights."""
     chosen = (table["measured"] == measured) & (table["arm"] == arm)
-    found: pd.DataFrame = table[chosen & (table["weights"] == weights)]
-    return found
+    return table[chosen & (table["weights"] == weights)]
 
 
 def least_spread(table: pd.DataFrame) -> pd.Series:

@@ -25,8 +25,7 @@ ERRORS = ["gradient_error", "parameter_error", "statistics_error", "apart"]
 
 def several(table: pd.DataFrame) -> pd.DataFrame:
     """Rows with two replicas or more."""
-    found: pd.DataFrame = table[table["replicas"] > 1]
-    return found
+    return table[table["replicas"] > 1]
 
 
 def errors(norm: str) -> Callable[[pd.DataFrame], pd.Series]:

@@ -36,8 +36,7 @@ Cell = tuple[str, int, str]
 def last(table: pd.DataFrame) -> pd.DataFrame:
     """One row for each run, of its last step and first layer."""
     ends = table.groupby(RUN)["step"].transform("max")
-    found: pd.DataFrame = table.loc[(table["step"] == ends) & (table["layer"] == 1)]
-    return found
+    return table[(table["step"] == ends) & (table["layer"] == 1)]
 
 
 def chosen(table: pd.DataFrame) -> dict[Cell, tuple[float, float]]:
