@@ -4,6 +4,8 @@ The claims, their measures and bounds were written after a pilot with other seed
 recorded runs.
 """
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 
@@ -33,7 +35,6 @@ SHORT = dict(
 EQUAL = 0.1
 """The rate of both arms at which the landscapes are compared, the paper's."""
 LANDSCAPE = ("loss_range", "gradient_change", "smoothness")
-SANTURKAR = "Santurkar et al. 2018"
 
 
 def log_losses(table: pd.DataFrame) -> pd.DataFrame:
@@ -129,6 +130,7 @@ GAINS = Premise(
     "BN trains faster: the loss over training without it is 1.1 times that with", _gains
 )
 
+_santurkar = partial(Claim, paper="Santurkar et al. 2018", bound=1.0, **TIMES)
 
 def _least(table: pd.DataFrame) -> Finding:
     worst = float(shift.at_tuned(shift.runs(table))["validation_accuracy"].min())
@@ -145,22 +147,19 @@ def _measure(function: Callable[..., Any], *given: Any) -> Callable[[pd.DataFram
 
 
 CLAIMS = (
-    Claim(
+    _santurkar(
         id="santurkar.noisy_bn",
-        paper=SANTURKAR,
         section="2.1, figure 2",
         statement="BN with noise that unsettles distributions still trains faster than no BN.",
         quantity="loss over training of noisy BN over that without BN, each at its tuned rate,"
         " geometric mean over networks",
         measure=lambda table: loss_ratio(table, NOISY, WITHOUT),
-        bound=1.0,
         direction="below",
         premises=(
             Premise("with noisy BN moments drift more over training than without BN", _moves),
             GAINS,
             _inside((WITHOUT, NOISY)),
         ),
-        **TIMES,
     ),
     control(
         id="ics.noise_costs_little",
@@ -212,32 +211,26 @@ CLAIMS = (
         scale="ratio",
         premises=(GAINS, _inside((WITHOUT, WITH, MEANS_ONLY))),
     ),
-    Claim(
+    _santurkar(
         id="santurkar.landscape",
-        paper=SANTURKAR,
         section="3.1, figure 4(a)",
         statement="Along the gradient the loss varies less with BN.",
         quantity="range of the loss at half to four times the rate along the gradient, median over"
         " training: without BN over with, both at rate 0.1, geometric mean over networks",
         measure=lambda table: landscape_ratio(table, "loss_range"),
-        bound=1.0,
         digits=1,
         premises=(GAINS,),
-        **TIMES,
     ),
-    Claim(
+    _santurkar(
         id="santurkar.smoothness",
-        paper=SANTURKAR,
         section="3.1, figure 4(c)",
         statement="With BN the loss is effectively smoother along the gradient.",
         quantity="largest change of the gradient over the length of the way, at half to four times"
         " the rate, median over training: without BN over with, both at rate 0.1, geometric mean"
         " over networks",
         measure=lambda table: landscape_ratio(table, "smoothness"),
-        bound=1.0,
         digits=1,
         premises=(GAINS,),
-        **TIMES,
     ),
 )
 

@@ -4,6 +4,7 @@ The claims, their measures and bounds were written before the recorded runs.
 """
 
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,6 @@ from bnbook.tables import papers, tuning
 from bnbook.tables.arms import WITH, WITHOUT
 from bnbook.tables.start import geometric
 
-PAPER = "Ioffe & Szegedy 2015"
 COMMON_RATE = 0.01
 """The untuned rate, common to both arms, at which public reproductions compare them."""
 NEARLY = 0.99
@@ -141,10 +141,11 @@ COMMON = Premise("at the common rate there is a gap of a point or more", _common
 
 EARLIER = "Its premises were written after an earlier record of the same seeds had been seen."
 
+_claim = partial(Claim, paper="Ioffe & Szegedy 2015", premises=PREMISES)
+
 CLAIMS = (
-    Claim(
+    _claim(
         id="ioffe.fig1a.speed",
-        paper=PAPER,
         section="4.1, figure 1(a)",
         statement="BN trains faster.",
         quantity="steps of the tuned network without BN to 99 hundredths of the validation accuracy"
@@ -152,28 +153,24 @@ CLAIMS = (
         measure=speedup,
         bound=1.0,
         digits=1,
-        premises=PREMISES,
         revised=(
             EARLIER + " Until then steps were counted to each seed's best validation accuracy"
             " without BN, which favours the network with BN: the level was changed after a look."
         ),
         **TIMES,
     ),
-    Claim(
+    _claim(
         id="ioffe.fig1a.accuracy",
-        paper=PAPER,
         section="4.1, figure 1(a)",
         statement="BN ends at a higher test accuracy.",
         quantity="final test accuracy with BN minus without, each at its tuned rate",
         measure=tuned_gap,
         bound=0.0,
         unit=" points",
-        premises=PREMISES,
         revised=EARLIER,
     ),
-    Claim(
+    _claim(
         id="ioffe.fig1bc.stability",
-        paper=PAPER,
         section="4.1, figure 1(b, c)",
         statement="BN makes the distribution of a sigmoid's input more stable in training.",
         quantity="movement of the 15th, 50th and 85th percentiles during training, in units of"
@@ -181,7 +178,6 @@ CLAIMS = (
         " at its tuned rate",
         measure=movement_ratio,
         bound=1.0,
-        premises=PREMISES,
         revised=EARLIER,
         **TIMES,
     ),
