@@ -225,7 +225,12 @@ def fact(samples: Iterable[float], digits: int | None, unit: str = "") -> Fact:
     return {"value": value, "low": low, "high": high, "digits": digits, "unit": unit}
 
 
-def points_fact(points: pd.DataFrame | pd.Series, digits: int) -> dict[str, Any]:
+def count(number: float) -> Fact:
+    """Describe a number of things that the prose needs: `fact` without decimals or interval."""
+    return fact([number], 0)
+
+
+def points_fact(points: pd.DataFrame | pd.Series, digits: int) -> Fact:
     """Describe a difference in points, by seed or by seed and test image, as claims judge it."""
     rows = points.to_frame() if isinstance(points, pd.Series) else points
     if min(rows.shape) < 2:
@@ -235,9 +240,7 @@ def points_fact(points: pd.DataFrame | pd.Series, digits: int) -> dict[str, Any]
     return {**ends, "digits": digits, "unit": " points"}
 
 
-def loss_facts(
-    kind: str, ends: Iterable[float], digits: int, unit: str
-) -> dict[str, dict[str, Any]]:
+def loss_facts(kind: str, ends: Iterable[float], digits: int, unit: str) -> Facts:
     """Describe the training losses that networks of a kind end at: the least and the most.
 
     `ends` has one number for each network, NaN for one without. Tables of settings print them.

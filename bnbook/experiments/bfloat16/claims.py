@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from bnbook.evidence.claims import POINTS, Facts, Finding, Premise, at_least, control, count, fact
+from bnbook.evidence.claims import POINTS, Facts, Finding, Premise, at_least, control, fact
 from bnbook.tables import right
 from bnbook.tables.arms import WITH, WITHOUT
 

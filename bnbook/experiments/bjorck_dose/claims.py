@@ -5,16 +5,17 @@ A pilot of minutes showed what a size can decide (32 layers, one seed: without B
 written or changed when numbers were known is said by each claim's `revised`.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable
-from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from bnbook.evidence import claims
-from bnbook.evidence.claims import POINTS, TIMES, Claim, Finding, Premise, control
+from bnbook.evidence.claims import Claim, Finding, Premise
 from bnbook.experiments.bjorck_dose import cells
 from bnbook.experiments.bjorck_dose.cells import CELL, NETWORK, Rates
 from bnbook.tables import papers, right, tuning
@@ -23,6 +24,7 @@ from bnbook.tables.rate_map import rate_fact
 
 Network = tuple[int, float]
 """Residual blocks a stage, and gain."""
+PAPER = "Bjorck et al. 2018"
 END = 0.95
 """Training accuracy that every compared network has to reach."""
 APART = 100.0
@@ -290,7 +292,7 @@ _OVER_NETWORKS: dict[str, Any] = {
 }
 
 CLAIMS = (
-    _claim(
+    Claim(
         id="bjorck.dose.same_rate",
         section=f"2, figure 1; {_ABOUT}",
         statement="Trained to the end at the rate that suits the network without BN, BN is no"
@@ -300,10 +302,9 @@ CLAIMS = (
         bound=2.0,
         direction="below",
         concerns="lead of BN at the best rate without it",
-        premises=PREMISES,
-        **POINTS,
+        **_POINTS,
     ),
-    _claim(
+    Claim(
         id="bjorck.dose.rate_generalises",
         section=f"2, figure 1; {_ABOUT}",
         statement="Trained to the end with BN, the larger rate that it allows gives a higher test"
@@ -312,11 +313,11 @@ CLAIMS = (
         measure=rate_gain,
         bound=0.0,
         concerns="gain of BN's larger rate",
-        premises=PREMISES,
-        **POINTS,
+        **_POINTS,
     ),
-    _claim(
+    Claim(
         id="bjorck.dose.rate_explains",
+        **_PAPERS,
         section=f"2; {_ABOUT}",
         statement="The larger rate explains most of what BN gains.",
         quantity="what BN gains from the best rate without it to its own, over all that it gains",
@@ -325,20 +326,22 @@ CLAIMS = (
         scale="ratio",
         premises=PREMISES,
     ),
-    _claim(
+    Claim(
         id="bjorck.dose.faster",
+        **_PAPERS,
         section=f"2, figure 1; {_ABOUT}",
         statement="With BN, the larger rate trains faster.",
         quantity="steps with BN at the best rate without BN, divided by steps with BN at its own,"
         " to 90 % training accuracy",
         measure=speedup,
         bound=1.0,
+        scale="log",
         digits=1,
         unit="×",
         premises=PREMISES[:3],
         concerns="speed of BN's larger rate",
     ),
-    _claim(
+    Claim(
         id="bjorck.dose.fails_to_train",
         paper=PAPER,
         section=f"2 and 3; {_ABOUT}",
@@ -352,8 +355,9 @@ CLAIMS = (
         " exact interval of five seeds reaches below one half whatever they do.",
         concerns="failure without BN at BN's best rate",
     ),
-    control(
+    Claim(
         id="bjorck.dose.rises",
+        paper="this book",
         section="a consequence of sections 3 and 4: growth at the start holds the rate down",
         statement="The more a network's activations grow at the start, the more points BN gains"
         " from the rate that suits the network without it to its own.",
@@ -383,7 +387,7 @@ DOSES = ((5, 0.5), (5, 1.0), (5, 1.4), (5, 1.7), (5, 2.0), (9, 1.0), (18, 1.0))
 """Blocks a stage and gain of the networks whose numbers the chapter prints one by one."""
 
 
-def facts(table: pd.DataFrame) -> claims.Facts:
+def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """Return the numbers that the chapter quotes beside the claims.
 
     Those of `DOSES` are there, without a value, before the record holds them.

@@ -100,30 +100,35 @@ CLAIMS = (
         " without BN",
         measure=rate_gain,
         bound=0.0,
+        digits=1,
+        unit=" points",
         premises=(DEEP, RATES_APART, WITH_LEARNS),
-        **POINTS,
     ),
-    control(
+    Claim(
         id="bjorck.epochs110.leads",
+        paper="this book",
         section="where training is short; 110 layers, 15 epochs",
         statement="While training is short, BN leads at one and the same rate, too.",
         quantity="test accuracy with BN minus without after 15 epochs, both at the best rate"
         " without BN",
         measure=lead,
         bound=0.0,
+        digits=1,
+        unit=" points",
+        kind="control",
         premises=(DEEP, WITHOUT_LEARNS),
         concerns="lead of BN at the best rate without it",
     ),
 )
 
 
-def facts(table: pd.DataFrame) -> claims.Facts:
+def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """Return the numbers that the chapter quotes beside the claims, by name."""
     chosen = rates(table)
     small, middle, large = chosen.small, chosen.middle, chosen.large
     tuned = searched.ends(table, searched.TUNING)
     said = {
-        "layers": claims.count(6 * int(table["n"].max()) + 2),
+        "layers": claims.fact([6 * int(table["n"].max()) + 2], 0),
         "small_rate": significant([small]),
         "middle_rate": significant([middle]),
         "large_rate": significant([large]),
@@ -136,8 +141,8 @@ def facts(table: pd.DataFrame) -> claims.Facts:
         said |= {
             f"{short}_small": claims.fact(accuracy(table, arm, small), 1, " %"),
             f"{short}_large": claims.fact(accuracy(table, arm, large), 1, " %"),
-            f"{short}_tried": claims.count(own["learning_rate"].nunique()),
-            f"{short}_learned": claims.count(_learned(own)),
+            f"{short}_tried": claims.fact([own["learning_rate"].nunique()], 0),
+            f"{short}_learned": claims.fact([_learned(own)], 0),
         }
     return said
 

@@ -1,5 +1,7 @@
 """Accuracy over fifteen epochs of 110 layers, and at their end against the rate."""
 
+from __future__ import annotations
+
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -17,7 +19,8 @@ def curves(table: pd.DataFrame) -> Figure:
     for ax, (column, label) in zip(figure.axes, shares.items(), strict=True):
         draw_curves(ax, table, column)
         ax.set(ylabel=label, xlabel="share of training (%)", ylim=(0, 102))
-    style.legend(figure.axes[0], 2)
+    handles = figure.axes[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=2)
     return figure
 
 
@@ -46,7 +49,22 @@ def rates(table: pd.DataFrame) -> Figure:
     """Test accuracy at the end of each run of the search, against the rate."""
     figure = style.new_figure(1, 1, 5.6, 3.4)
     (ax,) = figure.axes
-    draw_searched(ax, table, {WITHOUT: WITHOUT, WITH: WITH})
-    ax.axhline(claims.GUESSING, color="0.6", lw=1, ls=":", zorder=0)
-    style.legend(ax, 2)
+    draw_rates(ax, table)
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
+
+
+def draw_rates(ax: Axes, table: pd.DataFrame) -> None:
+    """Draw the means over the seeds that choose, and rings at the rates chosen."""
+    ended = searched.ends(table, searched.TUNING)
+    picked = searched.chosen(table)
+    for arm in (WITHOUT, WITH):
+        own = (
+            100 * ended[ended["arm"] == arm].groupby("learning_rate")["validation_accuracy"].mean()
+        )
+        style.draw_line(ax, own, arm, marker=style.MARKERS[arm], ms=5, label=arm)
+        if arm in picked:
+            at = picked[arm]
+            ax.plot(at, own[at], "o", ms=12, mfc="none", mec=style.COLOURS[arm], mew=1.4)
+    ax.axhline(claims.GUESSING, color="0.6", lw=1, ls=":", zorder=0)
+    ax.set(xscale="log", xlabel="learning rate", ylabel="validation accuracy (%)")

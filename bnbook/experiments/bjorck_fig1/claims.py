@@ -3,13 +3,15 @@
 The claims, their measures and bounds were written before the recorded runs.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable
-from functools import partial
+from typing import Any
 
 import pandas as pd
 
 from bnbook.evidence import claims
-from bnbook.evidence.claims import POINTS, TIMES, Claim
+from bnbook.evidence.claims import Claim
 from bnbook.tables import papers, rate_map, tuning
 from bnbook.tables.arms import WITH, WITHOUT
 from bnbook.tables.rate_map import (
@@ -24,6 +26,7 @@ from bnbook.tables.rate_map import (
     without_diverged,
 )
 
+PAPER = "Bjorck et al. 2018"
 SHARE = 0.9
 """Of the tuned baseline's validation accuracy: the accuracy to which the map counts steps."""
 
@@ -49,51 +52,69 @@ def rate_speedup(table: pd.DataFrame) -> pd.Series:
     return steps_at(table, WITH, small, level) / steps_at(table, WITH, large, level)
 
 
-_claim = partial(Claim, paper="Bjorck et al. 2018", section="2, figure 1")
-
 CLAIMS = (
-    _claim(
+    Claim(
         id="bjorck.fig1.same_rate",
+        paper=PAPER,
+        section="2, figure 1",
         statement="At the rate that suits the network without BN, BN is no better.",
-        quantity="final test accuracy with BN minus without, both at the tuned rate of the network"
-        " without BN",
+        quantity=(
+            "final test accuracy with BN minus without, both at the tuned rate of the network"
+            " without BN"
+        ),
         measure=same_rate_gap,
         bound=1.0,
         direction="below",
+        digits=1,
+        unit=" points",
         premises=rate_map.premises("same_rate"),
         revised=claims.LATER,
         concerns="lead of BN at the best rate without it",
-        **POINTS,
     ),
-    _claim(
+    Claim(
         id="bjorck.fig1.higher_rate_faster",
+        paper=PAPER,
+        section="2, figure 1",
         statement="With BN, larger rates train faster.",
-        quantity="steps with BN at the tuned rate of the network without BN, divided by steps with"
-        " BN at the best larger rate, to nine tenths of the tuned baseline's validation accuracy",
+        quantity=(
+            "steps with BN at the tuned rate of the network without BN, divided by steps with BN"
+            " at the best larger rate, to nine tenths of the tuned baseline's validation accuracy"
+        ),
         measure=rate_speedup,
         bound=1.0,
+        scale="log",
         digits=1,
+        unit="×",
         premises=rate_map.premises("higher_rate"),
         revised=claims.LATER,
         concerns="speed of BN's larger rate",
     ),
-    _claim(
+    Claim(
         id="bjorck.fig1.higher_rate_generalises",
+        paper=PAPER,
+        section="2, figure 1",
         statement="With BN, larger rates give a higher test accuracy.",
-        quantity="final test accuracy with BN at the best larger rate minus with BN at the tuned"
-        " rate of the network without BN",
+        quantity=(
+            "final test accuracy with BN at the best larger rate minus with BN at the tuned rate of"
+            " the network without BN"
+        ),
         measure=rate_gain,
         bound=0.0,
+        digits=1,
+        unit=" points",
         premises=rate_map.premises("higher_rate"),
         revised=claims.LATER,
         concerns="gain of BN's larger rate",
-        **POINTS,
     ),
-    _claim(
+    Claim(
         id="bjorck.fig1.unnormalised_diverges",
+        paper=PAPER,
+        section="2, figure 1",
         statement="The network without BN diverges at the larger rates that BN profits from.",
-        quantity="share of seeds whose minibatch loss passes 10³ or stops being finite without BN,"
-        " at the best larger rate of BN",
+        quantity=(
+            "share of seeds whose minibatch loss passes 10³ or stops being finite without BN, at"
+            " the best larger rate of BN"
+        ),
         measure=without_diverged,
         bound=0.5,
         scale="share",
@@ -111,7 +132,7 @@ def same_rate_leads(table: pd.DataFrame, column: str = "test_accuracy") -> pd.Da
     return 100 * pd.DataFrame(lead)
 
 
-def facts(table: pd.DataFrame) -> claims.Facts:
+def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """Return the numbers that the chapter quotes beside the claims, by name."""
     rates = tuning.tuned_rates(table, (WITHOUT, WITH))
     small, large = small_rate(table), large_rate(table)
@@ -119,9 +140,9 @@ def facts(table: pd.DataFrame) -> claims.Facts:
     training = same_rate_leads(table, "training_accuracy")
     leads = [claims.fact(lead.dropna(), 1) for _, lead in same_rate_leads(table).items()]
     found = {
-        "rates": claims.count(len(grid)),
-        "seeds": claims.count(table["seed"].nunique()),
-        "steps": claims.count(table["step"].max()),
+        "rates": claims.fact([len(grid)], 0),
+        "seeds": claims.fact([table["seed"].nunique()], 0),
+        "steps": claims.fact([table["step"].max()], 0),
         "smallest_rate": rate_fact(float(grid[0])),
         "largest_rate": rate_fact(float(grid[-1])),
         "small_rate": rate_fact(small),
@@ -130,8 +151,8 @@ def facts(table: pd.DataFrame) -> claims.Facts:
         "trained_least": claims.fact([_least_trained(table)], 0, " %"),
         "trained_most": claims.fact([_most_trained(table)], 0, " %"),
         "same_rate_training": claims.fact(_defined(training[small]), 1, " points"),
-        "ahead": claims.count(sum((lead["low"] or 0) > 0 for lead in leads)),
-        "behind": claims.count(sum((lead["high"] or 0) < 0 for lead in leads)),
+        "ahead": claims.fact([sum((lead["low"] or 0) > 0 for lead in leads)], 0),
+        "behind": claims.fact([sum((lead["high"] or 0) < 0 for lead in leads)], 0),
         "largest_lead": claims.fact(_largest(lead["value"] for lead in leads), 1, " points"),
     }
     found |= _beside_paper(table)
@@ -146,14 +167,14 @@ def facts(table: pd.DataFrame) -> claims.Facts:
             f"{name}_survives": rate_fact(survived(table, arm)),
             f"{name}_learns_from": rate_fact(min(learns[arm], default=float("nan"))),
             f"{name}_learns_to": rate_fact(max(learns[arm], default=float("nan"))),
-            f"{name}_runs": claims.count((last["arm"] == arm).sum()),
-            f"{name}_diverged": claims.count(int(gone[arm])),
-            f"{name}_still": claims.count(int(still[arm])),
+            f"{name}_runs": claims.fact([int((last["arm"] == arm).sum())], 0),
+            f"{name}_diverged": claims.fact([int(gone[arm])], 0),
+            f"{name}_still": claims.fact([int(still[arm])], 0),
         }
     return found
 
 
-def _beside_paper(table: pd.DataFrame) -> claims.Facts:
+def _beside_paper(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """Describe the accuracies at the end and what follows from them, beside the paper's."""
     small, tuned = rate_map.small_rate(table), tuning.tuned_rates(table, (WITH,))[WITH]
     columns = ("training_accuracy", "test_accuracy")
@@ -184,7 +205,7 @@ def _counts(runs: pd.DataFrame) -> pd.Series:
     return runs["arm"].value_counts().reindex((WITHOUT, WITH), fill_value=0)
 
 
-def _accuracy(table: pd.DataFrame, arm: str, rate: float) -> claims.Fact:
+def _accuracy(table: pd.DataFrame, arm: str, rate: float) -> dict[str, Any]:
     return claims.fact(_defined(100 * at(table, arm, rate, "test_accuracy")), 1, " %")
 
 

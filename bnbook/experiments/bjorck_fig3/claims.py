@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from bnbook.evidence import claims
-from bnbook.evidence.claims import TIMES, Claim, Premise, control
+from bnbook.evidence.claims import TIMES, Claim, Facts, Premise, control
 from bnbook.tables import papers
 from bnbook.tables.arms import WITH, WITHOUT
 from bnbook.tables.start import DEEP, NAMES, PAPER, by_arm, significant
@@ -163,7 +163,7 @@ def reading_errors(curve: pd.DataFrame, loss_error: float) -> dict[str, float]:
     return {mark: max(error, STEP_READ) for mark, error in found.items()}
 
 
-def _beside_paper(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+def _beside_paper(table: pd.DataFrame) -> Facts:
     """Describe the landmarks of both figures before any update, in powers of ten."""
     paper = papers.read("bjorck_fig3")
     paper = paper[paper["minibatch"] == paper["minibatch"].min()]

@@ -34,7 +34,8 @@ def named(run: Any) -> tuple[Any, ...]:
 def shown(table: pd.DataFrame) -> pd.DataFrame:
     """Return the last rows of the runs that chose nothing."""
     rows = table[table["role"] == JUDGING].sort_values("step")
-    return rows.groupby(RUN, as_index=False).last()
+    found: pd.DataFrame = rows.groupby(RUN, as_index=False).last()
+    return found
 
 
 def lengths(table: pd.DataFrame) -> list[int]:
@@ -141,6 +142,7 @@ PREMISES = (
     Premise("the network without BN fails to train at BN's best rate", _fails),
 )
 _ABOUT = "all training images of CIFAR-10 at 16 x 16, 56 layers, crops and flips"
+_POINTS: dict[str, Any] = {"digits": 1, "unit": " points"}
 
 CLAIMS = (
     Claim(
@@ -155,7 +157,7 @@ CLAIMS = (
         direction="below",
         concerns="lead of BN at the best rate without it",
         premises=PREMISES,
-        **POINTS,
+        **_POINTS,
     ),
     Claim(
         id="bjorck.whole.rate_generalises",
@@ -168,7 +170,7 @@ CLAIMS = (
         bound=0.0,
         concerns="gain of BN's larger rate",
         premises=PREMISES,
-        **POINTS,
+        **_POINTS,
     ),
     Claim(
         id="bjorck.whole.fails_to_train",
@@ -183,8 +185,9 @@ CLAIMS = (
         premises=PREMISES[:1],
         concerns="failure without BN at BN's best rate",
     ),
-    control(
+    Claim(
         id="bjorck.whole.lead_shrinks",
+        paper="this book",
         section=f"a consequence of section 2, whose networks train to the end; {_ABOUT}",
         statement="BN's lead at an equal rate belongs to short training: it shrinks as one trains"
         " on.",
@@ -192,11 +195,12 @@ CLAIMS = (
         " minus after the longest training",
         measure=shrinks,
         bound=0.0,
+        kind="control",
         premises=(
             Premise("in the short training BN leads by 2 points or more", _leads),
             Premise("without BN every seed learns at its best rate", _learns),
         ),
-        **POINTS,
+        **_POINTS,
     ),
 )
 DECIDED_BY_SEEDS = tuple(claim for claim in CLAIMS if claim.unit == " points")
@@ -226,7 +230,7 @@ def by_length(table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(rows)[columns] if rows else pd.DataFrame(columns=columns, dtype=float)
 
 
-def facts(table: pd.DataFrame) -> claims.Facts:
+def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """Return the numbers that the chapter quotes beside the claims."""
     chosen, runs, long = rates(table), shown(table), longest(table)
     epochs = runs.groupby("length")["epochs"].first()

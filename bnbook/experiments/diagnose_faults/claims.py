@@ -3,23 +3,28 @@
 Claims, measures and bounds were written before any recorded run.
 """
 
+from __future__ import annotations
+
 import pandas as pd
 
 from bnbook.evidence import claims
 from bnbook.evidence.claims import Claim, Finding, Premise
 
+BOOK = "this book"
 HEALTHY = "none"
 """In place of a fault's name: a healthy network."""
 
 
 def planted(table: pd.DataFrame) -> pd.DataFrame:
     """Rows of networks with a fault."""
-    return table[table["fault"] != HEALTHY]
+    found: pd.DataFrame = table[table["fault"] != HEALTHY]
+    return found
 
 
 def healthy(table: pd.DataFrame) -> pd.DataFrame:
     """Rows of networks without one."""
-    return table[table["fault"] == HEALTHY]
+    found: pd.DataFrame = table[table["fault"] == HEALTHY]
+    return found
 
 
 def missed(table: pd.DataFrame) -> pd.Series:
@@ -42,18 +47,22 @@ FINDS = Premise("of the planted faults nine in ten are named with their layer", 
 """A diagnosis that finds nothing has no false alarms either."""
 
 CLAIMS = (
-    exact(
+    Claim(
         id="diagnose.faults.named",
-        paper="this book",
+        paper=BOOK,
         section="a control of our own",
         statement="Every planted fault is named, with the layer where it was planted.",
         quantity="1 for a planted fault that no finding names with its layer, else 0",
         measure=missed,
         bound=0.5,
+        direction="below",
         digits=0,
+        exact=True,
+        kind="identity",
     ),
-    control(
+    Claim(
         id="diagnose.healthy.alarms",
+        paper=BOOK,
         section="a control of our own",
         statement="On healthy networks hardly anything is found.",
         quantity="1 for a seed with a finding, a note included, on any of its healthy networks",
@@ -76,7 +85,7 @@ def hits(table: pd.DataFrame) -> pd.DataFrame:
     return found.loc[rows["fault"].unique(), rows["architecture"].unique()]
 
 
-def facts(table: pd.DataFrame) -> claims.Facts:
+def facts(table: pd.DataFrame) -> dict:
     """Return the numbers that the chapter quotes beside the claims."""
     rows, sound = planted(table), healthy(table)
     counts = {
@@ -91,5 +100,5 @@ def facts(table: pd.DataFrame) -> claims.Facts:
         "seeds": table["seed"].nunique(),
         "planted_seeds": rows["seed"].nunique(),
     }
-    found = {name: claims.count(count) for name, count in counts.items()}
+    found = {name: claims.fact([float(count)], 0) for name, count in counts.items()}
     return found | {"most_passes": claims.fact([float(table["passes"].max())], 1)}

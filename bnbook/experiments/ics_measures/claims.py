@@ -4,20 +4,22 @@ The claims, their measures and bounds were written after a pilot with other seed
 recorded runs.
 """
 
-from functools import partial
+from __future__ import annotations
+
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from bnbook.evidence import claims
-from bnbook.evidence.claims import TIMES, Claim, Finding, Premise, control
+from bnbook.evidence import claims, intervals
+from bnbook.evidence.claims import Claim, Finding, Premise
 from bnbook.tables import shift
 from bnbook.tables.arms import WITH, WITHOUT
 from bnbook.tables.shift import CONV, IMAGE_NETWORKS, LINEAR_25, RELU_MLP, SIGMOID_MLP
-from bnbook.tables.start import geometric
 
 ARMS = (WITHOUT, WITH)
+SANTURKAR = "Santurkar et al. 2018"
 LEARNS = 0.5
 """Validation accuracy from which on a run counts as one that learns."""
 _ARMS = {"all": None, "without": WITHOUT, "with": WITH}
@@ -101,63 +103,80 @@ OF_CONV = (
     shift.inside_premise((CONV,), ARMS),
 )
 
-_santurkar = partial(Claim, paper="Santurkar et al. 2018", section="2.2, figure 3")
-
 CLAIMS = (
     Claim(
         id="ioffe.ics.moments",
         paper="Ioffe & Szegedy 2015",
         section="1 and 2",
         statement="BN reduces internal covariate shift: the distributions of inputs change less.",
-        quantity="drift of mean and standard deviation of the inputs to the nonlinearities between"
-        " measurements in training, in units of their spread: without BN over with, each at its"
-        " tuned rate, geometric mean of the networks of images of which both arms learn",
+        quantity=(
+            "drift of mean and standard deviation of the inputs to the nonlinearities between"
+            " measurements in training, in units of their spread: without BN over with, each at its"
+            " tuned rate, geometric mean of the networks of images of which both arms learn"
+        ),
         measure=moments_ratio,
         bound=1.0,
+        scale="log",
         digits=1,
+        unit="×",
         premises=(
             ENOUGH,
             Premise("none of their tuned rates is an end of the grid", _tuned_inside),
         ),
-        revised="At first all three networks of images had to learn; while the record grew it was"
-        " seen that the sigmoid network without BN does not in so few steps, and it was left out.",
-        **TIMES,
+        revised=(
+            "At first all three networks of images had to learn; while the record grew it was seen"
+            " that the sigmoid network without BN does not in so few steps, and it was left out."
+        ),
     ),
-    control(
+    Claim(
         id="ics.measures_agree",
+        paper="this book",
         section="what shift could mean",
         statement="Three measures of internal covariate shift put networks in the same order.",
-        quantity="smallest of the three rank correlations over runs, of all networks, arms and"
-        " rates, between drift of moments, distance of distributions and relative change of"
-        " gradient",
+        quantity=(
+            "smallest of the three rank correlations over runs, of all networks, arms and rates,"
+            " between drift of moments, distance of distributions and relative change of gradient"
+        ),
         measure=least_agreement,
         bound=0.5,
         kind="control",
         premises=(ENOUGH, shift.measured_premise()),
         revised=claims.LATER,
     ),
-    _santurkar(
+    Claim(
         id="santurkar.ics_gradient",
+        paper=SANTURKAR,
+        section="2.2, figure 3",
         statement="By the gradient form BN does not reduce shift: it is as large, or larger.",
-        quantity="length of G - G' with BN over without in the convolutional network, each at its"
-        " tuned rate, mean over training and layers",
+        quantity=(
+            "length of G - G' with BN over without in the convolutional network, each at its tuned"
+            " rate, mean over training and layers"
+        ),
         measure=lambda table: ratio(table, CONV, "change"),
         bound=1.0,
+        scale="log",
+        unit="×",
         premises=OF_CONV,
-        **TIMES,
     ),
-    _santurkar(
+    Claim(
         id="santurkar.ics_relative",
+        paper=SANTURKAR,
+        section="2.2, figure 3",
         statement="Nor does it when the change is counted in units of the gradient.",
-        quantity="length of G - G' over that of G, with BN over without in the convolutional"
-        " network, each at its tuned rate, mean over training and layers",
+        quantity=(
+            "length of G - G' over that of G, with BN over without in the convolutional network,"
+            " each at its tuned rate, mean over training and layers"
+        ),
         measure=lambda table: ratio(table, CONV, "relative"),
         bound=1.0,
+        scale="log",
+        unit="×",
         premises=OF_CONV,
-        **TIMES,
     ),
-    _santurkar(
+    Claim(
         id="santurkar.deep_linear",
+        paper=SANTURKAR,
+        section="2.2, figure 3",
         statement="In a deep linear network BN makes G and G' less alike, though it trains better.",
         quantity="cosine of G and G' with BN less that without, each at its tuned rate",
         measure=cosine_gap,
@@ -174,7 +193,17 @@ CLAIMS = (
 )
 
 
-def facts(table: pd.DataFrame) -> claims.Facts:
+def _factor(samples: pd.Series) -> dict[str, Any]:
+    """Geometric mean of ratios with its interval; no number where a seed has none."""
+    if not (np.isfinite(samples) & (samples > 0)).all():
+        return claims.fact([float("nan")], 2, "×")
+    if len(samples) < 2:
+        return claims.fact(samples, 2, "×")
+    value, low, high = intervals.interval(samples.tolist(), "log")
+    return {"value": value, "low": low, "high": high, "digits": 2, "unit": "×"}
+
+
+def facts(table: pd.DataFrame) -> dict[str, Any]:
     """Return what the page quotes beside the claims."""
     of_runs = shift.runs(table)
     found = {}
@@ -183,7 +212,7 @@ def facts(table: pd.DataFrame) -> claims.Facts:
             cosines = tuned(table, network, "cosine")[arm].dropna()
             found[f"{short}_{which}_cosine"] = claims.fact(cosines, 2)
         for column in ("distance", "relative", "loss"):
-            found[f"{short}_{column}"] = geometric(ratio(table, network, column), 2, "×")
+            found[f"{short}_{column}"] = _factor(ratio(table, network, column))
     every = {name: correlations(table, arm) for name, arm in _ARMS.items()}
     every["learning"] = correlations(table, without=SIGMOID_MLP)
     for name, pairs in every.items():
@@ -195,11 +224,11 @@ def facts(table: pd.DataFrame) -> claims.Facts:
     lived, judged = shift.alive(of_runs), shift.judged(of_runs)
     return {
         **found,
-        "pairs": claims.count(len(same)),
-        "seeds": claims.count(judged["seed"].nunique()),
-        "tuning": claims.count(of_runs["seed"].nunique() - judged["seed"].nunique()),
-        "rates": claims.count(of_runs.groupby("network")["learning_rate"].nunique().max()),
-        "runs": claims.count(len(judged)),
-        "lost": claims.count(len(judged) - len(lived)),
-        "steps": claims.count(table["step"].max()),
+        "pairs": claims.fact([len(same)], 0),
+        "seeds": claims.fact([judged["seed"].nunique()], 0),
+        "tuning": claims.fact([of_runs["seed"].nunique() - judged["seed"].nunique()], 0),
+        "rates": claims.fact([of_runs.groupby("network")["learning_rate"].nunique().max()], 0),
+        "runs": claims.fact([len(judged)], 0),
+        "lost": claims.fact([len(judged) - len(lived)], 0),
+        "steps": claims.fact([table["step"].max()], 0),
     }

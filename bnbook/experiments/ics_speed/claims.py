@@ -4,13 +4,16 @@ The claims, their measures and bounds were written after a pilot with other seed
 recorded runs.
 """
 
-from functools import partial
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from bnbook.evidence import claims
-from bnbook.evidence.claims import TIMES, Claim, Finding, Premise, control
+from bnbook.evidence.claims import Claim, Finding, Premise
 from bnbook.tables import shift
 from bnbook.tables.arms import (
     FROZEN,
@@ -35,6 +38,7 @@ SHORT = dict(
 EQUAL = 0.1
 """The rate of both arms at which the landscapes are compared, the paper's."""
 LANDSCAPE = ("loss_range", "gradient_change", "smoothness")
+SANTURKAR = "Santurkar et al. 2018"
 
 
 def log_losses(table: pd.DataFrame) -> pd.DataFrame:
@@ -130,7 +134,6 @@ GAINS = Premise(
     "BN trains faster: the loss over training without it is 1.1 times that with", _gains
 )
 
-_santurkar = partial(Claim, paper="Santurkar et al. 2018", bound=1.0, **TIMES)
 
 def _least(table: pd.DataFrame) -> Finding:
     worst = float(shift.at_tuned(shift.runs(table))["validation_accuracy"].min())
@@ -147,99 +150,131 @@ def _measure(function: Callable[..., Any], *given: Any) -> Callable[[pd.DataFram
 
 
 CLAIMS = (
-    _santurkar(
+    Claim(
         id="santurkar.noisy_bn",
+        paper=SANTURKAR,
         section="2.1, figure 2",
         statement="BN with noise that unsettles distributions still trains faster than no BN.",
-        quantity="loss over training of noisy BN over that without BN, each at its tuned rate,"
-        " geometric mean over networks",
-        measure=lambda table: loss_ratio(table, NOISY, WITHOUT),
+        quantity=(
+            "loss over training of noisy BN over that without BN, each at its tuned rate, geometric"
+            " mean over networks"
+        ),
+        measure=_measure(loss_ratio, NOISY, WITHOUT),
+        bound=1.0,
         direction="below",
+        scale="log",
+        unit="×",
         premises=(
             Premise("with noisy BN moments drift more over training than without BN", _moves),
             GAINS,
             _inside((WITHOUT, NOISY)),
         ),
     ),
-    control(
+    Claim(
         id="ics.noise_costs_little",
+        paper="this book",
         section="less shift, faster training",
         statement="BN keeps most of its gain in speed when noise unsettles what it has fixed.",
-        quantity="share of BN's gain that noisy BN has, in the logarithm of the loss over training,"
-        " each arm at its tuned rate, mean over networks",
-        measure=lambda table: kept_gain(table, NOISY),
+        quantity=(
+            "share of BN's gain that noisy BN has, in the logarithm of the loss over training, each"
+            " arm at its tuned rate, mean over networks"
+        ),
+        measure=_measure(kept_gain, NOISY),
         bound=0.5,
         scale="ratio",
+        kind="control",
         premises=(
             Premise("with the noise moments drift 3 times as much as with BN alone", _unsettled),
             GAINS,
             _inside((WITHOUT, WITH, NOISY)),
         ),
     ),
-    control(
+    Claim(
         id="ics.predicts_speed",
+        paper="this book",
         section="less shift, faster training",
         statement="Over arms and rates, networks whose moments drift less train faster.",
-        quantity="rank correlation over all arms and rates of the drift of moments in one step with"
-        " the loss over training, mean over networks",
+        quantity=(
+            "rank correlation over all arms and rates of the drift of moments in one step with the"
+            " loss over training, mean over networks"
+        ),
         measure=lambda table: correlations(table)["drift"],
         bound=0.5,
         kind="control",
         premises=(shift.learning_premise(), shift.measured_premise()),
         revised=claims.LATER,
     ),
-    control(
+    Claim(
         id="ics.predicts_tuned",
+        paper="this book",
         section="less shift, faster training",
         statement="So do arms whose moments drift less when each has its own rate.",
-        quantity="rank correlation over arms, each at its tuned rate, of the drift of moments in"
-        " one step with the loss over training, mean over networks",
+        quantity=(
+            "rank correlation over arms, each at its tuned rate, of the drift of moments in one"
+            " step with the loss over training, mean over networks"
+        ),
         measure=lambda table: correlations(table, tuned=True)["drift"],
         bound=0.5,
         kind="control",
         premises=(LEARN,),
         revised=claims.LATER,
     ),
-    control(
+    Claim(
         id="ics.means_only",
+        paper="this book",
         section="the best case of the explanation",
         statement="Fixing means alone has most of BN's gain in speed.",
-        quantity="share of BN's gain that means only have, in the logarithm of the loss over"
-        " training, each arm at its tuned rate, mean over networks",
-        measure=lambda table: kept_gain(table, MEANS_ONLY),
+        quantity=(
+            "share of BN's gain that means only have, in the logarithm of the loss over training,"
+            " each arm at its tuned rate, mean over networks"
+        ),
+        measure=_measure(kept_gain, MEANS_ONLY),
         bound=0.5,
         scale="ratio",
+        kind="control",
         premises=(GAINS, _inside((WITHOUT, WITH, MEANS_ONLY))),
     ),
-    _santurkar(
+    Claim(
         id="santurkar.landscape",
+        paper=SANTURKAR,
         section="3.1, figure 4(a)",
         statement="Along the gradient the loss varies less with BN.",
-        quantity="range of the loss at half to four times the rate along the gradient, median over"
-        " training: without BN over with, both at rate 0.1, geometric mean over networks",
-        measure=lambda table: landscape_ratio(table, "loss_range"),
+        quantity=(
+            "range of the loss at half to four times the rate along the gradient, median over"
+            " training: without BN over with, both at rate 0.1, geometric mean over networks"
+        ),
+        measure=_measure(landscape_ratio, "loss_range"),
+        bound=1.0,
+        scale="log",
         digits=1,
+        unit="×",
         premises=(GAINS,),
     ),
-    _santurkar(
+    Claim(
         id="santurkar.smoothness",
+        paper=SANTURKAR,
         section="3.1, figure 4(c)",
         statement="With BN the loss is effectively smoother along the gradient.",
-        quantity="largest change of the gradient over the length of the way, at half to four times"
-        " the rate, median over training: without BN over with, both at rate 0.1, geometric mean"
-        " over networks",
-        measure=lambda table: landscape_ratio(table, "smoothness"),
+        quantity=(
+            "largest change of the gradient over the length of the way, at half to four times the"
+            " rate, median over training: without BN over with, both at rate 0.1, geometric mean"
+            " over networks"
+        ),
+        measure=_measure(landscape_ratio, "smoothness"),
+        bound=1.0,
+        scale="log",
         digits=1,
+        unit="×",
         premises=(GAINS,),
     ),
 )
 
 
-def facts(table: pd.DataFrame) -> claims.Facts:
+def facts(table: pd.DataFrame) -> dict[str, Any]:
     """Return what the page quotes beside the claims."""
     of_runs = shift.runs(table)
     judged, lived, tuned = shift.judged(of_runs), shift.alive(of_runs), shift.at_tuned(of_runs)
-    found: claims.Facts = {}
+    found: dict[str, Any] = {}
     for arm, short in SHORT.items():
         own = tuned[tuned["arm"] == arm]
         found[f"{short}_loss"] = claims.fact([_geometric(own["loss"])], 2, " nats")
@@ -262,12 +297,12 @@ def facts(table: pd.DataFrame) -> claims.Facts:
     found["noisy_drifts"] = _ratio(drift_ratio(table, NOISY, WITHOUT))
     return {
         **found,
-        "seeds": claims.count(judged["seed"].nunique()),
-        "tuning": claims.count(of_runs["seed"].nunique() - judged["seed"].nunique()),
-        "rates": claims.count(judged["learning_rate"].nunique()),
-        "runs": claims.count(len(judged)),
-        "lost": claims.count(len(judged) - len(lived)),
-        "steps": claims.count(table["step"].max()),
+        "seeds": claims.fact([judged["seed"].nunique()], 0),
+        "tuning": claims.fact([of_runs["seed"].nunique() - judged["seed"].nunique()], 0),
+        "rates": claims.fact([judged["learning_rate"].nunique()], 0),
+        "runs": claims.fact([len(judged)], 0),
+        "lost": claims.fact([len(judged) - len(lived)], 0),
+        "steps": claims.fact([table["step"].max()], 0),
     }
 
 
@@ -277,6 +312,6 @@ def _geometric(values: pd.Series) -> float:
     return float(np.exp(np.log(x).mean())) if (np.isfinite(x) & (x > 0)).all() else float("nan")
 
 
-def _ratio(samples: pd.Series) -> claims.Fact:
+def _ratio(samples: pd.Series) -> dict[str, Any]:
     """Geometric mean of ratios."""
     return claims.fact([_geometric(samples)], 2, "×")

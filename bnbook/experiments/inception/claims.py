@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from bnbook.evidence import claims
-from bnbook.evidence.claims import POINTS, TIMES, Claim, Finding, Premise
+from bnbook.evidence.claims import POINTS, TIMES, Claim, Facts, Finding, Premise
 from bnbook.tables import probabilities
 from bnbook.tables.inception import (
     BASELINE,
@@ -323,7 +323,7 @@ def last_losses(table: pd.DataFrame) -> pd.Series:
     return pd.Series(ends.groupby(level="arm").mean())
 
 
-def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+def facts(table: pd.DataFrame) -> Facts:
     """Return the numbers that the chapter quotes beside the claims."""
     found, together = scores(table), ensembles(table)
     rate = max(found, key=lambda each: (found[each], -each), default=math.nan)
