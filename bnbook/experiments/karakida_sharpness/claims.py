@@ -66,7 +66,7 @@ def lowered(table: pd.DataFrame, arms: Sequence[str], case: str = GAUSSIAN) -> p
 
 def exponent(table: pd.DataFrame, arm: str = WITHOUT, case: str = GAUSSIAN) -> pd.Series:
     """Power of the width with which the largest eigenvalue grows, least squares, per seed."""
-    logs = np.log(eigenvalues(table, case)[arm].unstack("width"))
+    logs = pd.DataFrame(np.log(eigenvalues(table, case)[arm].unstack("width")))
     slopes = np.polyfit(np.log(logs.columns.to_numpy(dtype=float)), logs.to_numpy().T, 1)[0]
     return pd.Series(slopes, index=logs.index)
 

@@ -102,7 +102,7 @@ def norms(arm: str, hidden: int) -> Mapping[int, Any]:
 
     last = hidden + 1
     every = range(1, last + 1)
-    return {
+    placed: dict[str, Mapping[int, Any]] = {
         WITHOUT: {},
         LAST_ONLY: {last: BatchNorm},
         MIDDLE: {(hidden + 1) // 2: BatchNorm},
@@ -112,7 +112,8 @@ def norms(arm: str, hidden: int) -> Mapping[int, Any]:
         LAYER_NORMS: dict.fromkeys(every, LayerNorm),
         CENTRED: {last: lambda features: PartialBatchNorm(features, {MEAN})},
         SCALED: {last: lambda features: PartialBatchNorm(features, {VARIANCE})},
-    }[arm]
+    }
+    return placed[arm]
 
 
 def measure(run: Config, device: Any) -> pd.DataFrame:
