@@ -70,7 +70,7 @@ def test_measures_on_a_table_with_known_truth():
             {"accuracy": {WITHOUT: 0.4, WITH: 0.8, LAST_ONLY: 0.5}},
             "bjorck.sec3_1.last_accuracy",
         ),
-        ({"only": 10.0}, "karakida.last_layer"),
+        ({"only": 10.0}, "bjorck.sec3_1.last_against_one"),
     ],
 )
 def test_claims_turn_red_when_the_truth_is_otherwise(changes, claim):
