@@ -43,7 +43,7 @@ def widths(table: pd.DataFrame) -> Figure:
     figure = style.new_figure(1, 3, 8, 4.2, sharey=True)
     for ax, case in zip(figure.axes, claims.CASES, strict=True):
         draw_widths(ax, table, case)
-    figure.axes[0].set_ylabel("largest eigenvalue of the Fisher information")
+    figure.axes[0].set_ylabel("largest eigenvalue, per squared weight")
     handles = figure.axes[0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower center", ncols=3)
     return figure
