@@ -15,6 +15,7 @@ from nbformat import v4
 
 from bnbook.book.pages import assets, evidence, numbers
 from bnbook.errors import BnbookError
+from bnbook.tables import coverage
 from tests.book.conftest import PAGES
 
 PIXEL = (
@@ -76,6 +77,42 @@ def test_a_verdict_says_where_the_adjustment_would_change_it(site, content):
     content["profiles"]["standard"]["judgements"]["toy.fig1.speed"]["p"] = 0.051
     said = "reproduced , but inconclusive when adjusted and reproduced"  # texts joined by spaces
     assert printed(site, content, asked) == said
+
+
+TOY_NORMS = """
+[[question]]
+key = "network"
+asks = "Which?"
+[question.answers]
+any = "any"
+
+[[answer]]
+where = "anywhere"
+network = ["any"]
+take = "BN"
+because = "it is fast"
+claims = ["toy.fig1.speed"]
+page = "ledger"
+name = "the ledger"
+"""
+
+
+def test_tables_say_where_the_adjustment_would_change_a_verdict(site, content, monkeypatch):
+    row = coverage.Row("A.fig1", "A & B 2015", "4.1", "Speed", "", ("toy.fig1.speed",), "", "")
+    monkeypatch.setattr(coverage, "rows", lambda _: [row])
+    site.write("book/data/norms.toml", TOY_NORMS)
+    site.write(
+        "book/one.md", "# One\n\n```{coverage} ioffe\n```\n\n```{explorable} norms\nAsk.\n```\n"
+    )
+    for p, but in ((0.03, ""), (0.051, " , but inconclusive when adjusted")):
+        content["profiles"]["standard"]["judgements"]["toy.fig1.speed"]["p"] = p
+        site.write_ledger(content)
+        assert site.build() == (0, "")
+        covered, norms = (rows(each)[0] for each in site.page("book/one")("table"))
+        every = rows(site.page("book/ledger").find("table"))[0]
+        assert covered[-1].startswith(f"reproduced{but} toy.fig1.speed : 7.1×")
+        assert norms[-1].startswith(f"reproduced{but} BN trains faster.")
+        assert every[-2] == f"reproduced{but}"
 
 
 def test_a_claim_leads_to_its_entry_in_the_ledger(site, content):

@@ -7,7 +7,7 @@ from sphinx.application import Sphinx
 
 from bnbook.book.pages import evidence
 from bnbook.book.pages.places import reference
-from bnbook.book.pages.roles import badge_classes, depend_on, link, read_evidence
+from bnbook.book.pages.roles import badge_classes, depend_on, link, qualified, read_evidence
 from bnbook.book.pages.tables import EvidenceDirective, paragraph, table
 from bnbook.errors import BnbookError
 from bnbook.tables import coverage
@@ -44,7 +44,9 @@ class CoverageDirective(EvidenceDirective):
         n = evidence.seeds_text(tested.judgement)
         where = f": {value}; n = {n}, {tested.profile}, {tested.record['device']}."
         name = link(self.env, tested.claim, tested.claim["id"], ["claim-source"])
-        return paragraph(badge, " ", name, where)
+        content = read_evidence(self.env).experiment(tested.experiment)
+        but = qualified(self.env, content, tested.profile, tested.claim["id"])
+        return paragraph(badge, *but, " ", name, where)
 
     def untested(self, row: Row) -> list[nodes.Node]:
         """Return why a row is not tested, and the page that shows it all the same."""

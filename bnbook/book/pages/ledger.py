@@ -16,7 +16,14 @@ from sphinx.environment import BuildEnvironment
 
 from bnbook import files
 from bnbook.book.pages import evidence, places
-from bnbook.book.pages.roles import adjusted, depend_on, link, read_evidence
+from bnbook.book.pages.roles import (
+    adjusted,
+    badge_classes,
+    depend_on,
+    link,
+    qualified,
+    read_evidence,
+)
 from bnbook.book.pages.tables import (
     COLUMNS,
     EvidenceDirective,
@@ -105,14 +112,16 @@ class LedgerDirective(EvidenceDirective):
             ps = adjusted(self.env, content, profile)
             for claim in content["claims"]:
                 judgement = content["profiles"][profile]["judgements"][claim["id"]]
-                value, interval, n, p, badge = measured(claim, judgement, ps.get(claim["id"]))
+                value, interval, n, p, _ = measured(claim, judgement, ps.get(claim["id"]))
                 source = link(self.env, claim, evidence.place(claim), ["claim-source"])
                 bound = paragraph(f"{claim['direction']} {format_value(claim, claim['bound'])}")
                 said = [paragraph(claim["statement"]), paragraph(source)]
-                verdict = badge[0] if isinstance(badge, list) else badge
-                cells = (value, interval, bound, n, p, verdict, paragraph(profile))
+                verdict = judgement["verdict"]
+                badge = nodes.inline(verdict, verdict, classes=badge_classes(verdict))
+                but = qualified(self.env, content, profile, claim["id"])
+                cells = (value, interval, bound, n, p, paragraph(badge, *but), paragraph(profile))
                 rows.append([said, *cells])
-                facets = (claim["paper"], claim["kind"], judgement["verdict"], profile)
+                facets = (claim["paper"], claim["kind"], verdict, profile)
                 classes.append(
                     [evidence.hyphened(*each) for each in zip(FACETS, facets, strict=True)]
                 )

@@ -19,7 +19,7 @@ from bnbook.evidence import wording
 
 logger = logging.getLogger(__name__)
 SHAKEN = ", but inconclusive when adjusted"
-"""Follows a verdict in prose that the adjustment over its paper's claims would change."""
+"""Follows a verdict that the adjustment over its paper's claims would change."""
 
 
 def read_evidence(env: BuildEnvironment) -> evidence.Evidence:
@@ -66,6 +66,15 @@ def adjusted(env: BuildEnvironment, content: Mapping[str, Any], profile: str) ->
     for other in found.contents.values():
         depend_on(env, found.file(other))
     return found.adjusted
+
+
+def qualified(
+    env: BuildEnvironment, content: Mapping[str, Any], profile: str, claim: str
+) -> list[nodes.Node]:
+    """Return what follows a verdict that the adjustment would change; of any other nothing."""
+    judgement = content["profiles"][profile]["judgements"][claim]
+    shaken = wording.shaken(judgement, adjusted(env, content, profile).get(claim))
+    return [nodes.Text(SHAKEN)] if shaken else []
 
 
 def provenance(profile: str, record: Mapping[str, Any]) -> list[nodes.Node]:
@@ -121,9 +130,7 @@ class ClaimRole(_LedgerRole):
         if request.field != "verdict":
             return [link(self.env, claim, text, ["claim"])]
         badge = link(self.env, claim, text, badge_classes(text))
-        judgement = content["profiles"][profile]["judgements"][claim["id"]]
-        p = adjusted(self.env, content, profile).get(claim["id"])
-        return [badge, *[nodes.Text(SHAKEN)] * wording.shaken(judgement, p)]
+        return [badge, *qualified(self.env, content, profile, claim["id"])]
 
 
 class FactRole(_LedgerRole):

@@ -18,6 +18,7 @@ from bnbook.book.pages.roles import (
     depend_on,
     link,
     provenance,
+    qualified,
     read_evidence,
     recorded,
     warn,
@@ -122,7 +123,8 @@ def elsewhere(env: BuildEnvironment, claim: Mapping[str, Any]) -> list[nodes.par
         if other["direction"] != claim["direction"]:
             bound = wording.format_value(other, other["bound"])
             verdict = f"of the claim that it lies {other['direction']} {bound}: {verdict}"
-        said.append(paragraph("The same quantity in ", name, f": {text}, {verdict}."))
+        but = qualified(env, content, profile, other["id"])
+        said.append(paragraph("The same quantity in ", name, f": {text}, {verdict}", *but, "."))
     return said
 
 

@@ -11,7 +11,7 @@ from docutils import nodes
 from sphinx.environment import BuildEnvironment
 
 from bnbook.book.pages import evidence, places
-from bnbook.book.pages.roles import badge_classes, depend_on, link, read_evidence
+from bnbook.book.pages.roles import badge_classes, depend_on, link, qualified, read_evidence
 from bnbook.book.pages.tables import paragraph, table
 from bnbook.errors import BnbookError
 
@@ -67,7 +67,7 @@ def _judged(env: BuildEnvironment, names: list[str]) -> list[nodes.paragraph]:
         verdict = content["profiles"][profile]["judgements"][name]["verdict"]
         badge = link(env, claim, verdict, badge_classes(verdict))
         words = nodes.inline("", claim["statement"], classes=["claim-words"])
-        said.append(paragraph(badge, " ", words))
+        said.append(paragraph(badge, *qualified(env, content, profile, name), " ", words))
     return said
 
 
