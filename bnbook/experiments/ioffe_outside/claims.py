@@ -206,6 +206,14 @@ def noticeable_bias(table: pd.DataFrame) -> pd.DataFrame:
     return far.pivot_table(index="seed", columns="precision", values="bias", aggfunc="min")
 
 
+def unnoticed_bias(table: pd.DataFrame) -> pd.DataFrame:
+    """Largest bias tried below `noticeable_bias`, per seed (index) and precision."""
+    first = noticeable_bias(table).stack().rename("first").reset_index()
+    rows = case(table, ROUNDING).merge(first, on=["seed", "precision"])
+    near = rows[rows["bias"] < rows["first"]]
+    return near.pivot_table(index="seed", columns="precision", values="bias", aggfunc="max")
+
+
 def facts(table: pd.DataFrame) -> claims.Facts:
     """Return the numbers that the chapter quotes beside the claims."""
     return {**_example_facts(table), **_rounding_facts(table), **_network_facts(table)}
@@ -252,10 +260,12 @@ def _rounding_facts(table: pd.DataFrame) -> claims.Facts:
     last = tuning.final(alone[alone["arm"] == OUTSIDE])
     per_step = float((last["bias"] / last["step"]).mean())
     found: claims.Facts = {}
+    quiet = unnoticed_bias(table)
     for name, biases in noticeable_bias(table).items():
         typical = _geometric(biases)
         found |= {
-            f"{name}_noticeable": claims.fact([_rough(typical)], 0),
+            f"{name}_below": claims.count(_rough(_geometric(quiet[name]))),
+            f"{name}_noticeable": claims.count(_rough(typical)),
             f"{name}_steps": claims.count(_rough(typical / per_step)),
         }
     return found

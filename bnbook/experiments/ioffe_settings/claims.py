@@ -88,6 +88,12 @@ def likely(table: pd.DataFrame) -> Setting:
     return _at_lowest(distances(table[(table["arm"] == WITHOUT) & (table["seed"] == last)]))
 
 
+def searched_off(table: pd.DataFrame) -> float:
+    """Return how far off the paper's curve the run is by which the likely setting was found."""
+    last = int(table.loc[table["tunes"], "seed"].max())
+    return float(distances(table[(table["arm"] == WITHOUT) & (table["seed"] == last)]).min())
+
+
 def best(table: pd.DataFrame, arm: str) -> Setting:
     """Return the coarse setting of the highest validation accuracy at the end."""
     rows = coarse(table[table["arm"] == arm])
@@ -318,12 +324,15 @@ def facts(table: pd.DataFrame) -> claims.Facts:
     std, rate = _at_lowest(spreads_off(table[table["tunes"] & (table["arm"] == WITHOUT)]))
     found |= {"spread_std": claims.fact([std], 2), "spread_rate": claims.fact([rate], 2)}
     std, rate = likely(table)
-    near = coarse_off(table, WITH)
+    near, without = coarse_off(table, WITH), coarse_off(table, WITHOUT)
     return found | {
+        "searched_off": claims.fact([searched_off(table)], 1, " points"),
         "std": claims.fact([std], 2),
         "rate": claims.fact([rate], 2),
         "with_settings": claims.count(len(near)),
         "with_near": claims.count((near <= 1).sum()),
+        "with_close": claims.count((near < NEAR).sum()),
+        "without_near": claims.count((without <= 1).sum()),
         "without_best_rate": claims.fact([best(table, WITHOUT)[1]], 1),
     }
 
