@@ -208,7 +208,7 @@ def noticeable_bias(table: pd.DataFrame) -> pd.DataFrame:
 
 def unnoticed_bias(table: pd.DataFrame) -> pd.DataFrame:
     """Largest bias tried below `noticeable_bias`, per seed (index) and precision."""
-    first = noticeable_bias(table).stack().rename("first").reset_index()
+    first = noticeable_bias(table).melt(ignore_index=False, value_name="first").reset_index()
     rows = case(table, ROUNDING).merge(first, on=["seed", "precision"])
     near = rows[rows["bias"] < rows["first"]]
     return near.pivot_table(index="seed", columns="precision", values="bias", aggfunc="max")
