@@ -230,14 +230,14 @@ def count(number: float) -> Fact:
     return fact([number], 0)
 
 
-def points_fact(points: pd.DataFrame | pd.Series, digits: int) -> Fact:
+def points_fact(points: pd.DataFrame | pd.Series, digits: int, unit: str = " points") -> Fact:
     """Describe a difference in points, by seed or by seed and test image, as claims judge it."""
     rows = points.to_frame() if isinstance(points, pd.Series) else points
     if min(rows.shape) < 2:
-        return fact(rows.mean(axis=1).dropna(), digits, " points")
+        return fact(rows.mean(axis=1).dropna(), digits, unit)
     found = crossed(rows.dropna().to_numpy(dtype=float))
     ends = {"value": found.value, "low": found.low, "high": found.high}
-    return {**ends, "digits": digits, "unit": " points"}
+    return {**ends, "digits": digits, "unit": unit}
 
 
 def loss_facts(kind: str, ends: Iterable[float], digits: int, unit: str) -> Facts:

@@ -198,6 +198,22 @@ def test_a_fault_fails_every_build_until_it_is_mended(site, content):
     assert site.build() == (0, "")
 
 
+@pytest.mark.parametrize(
+    ("ends", "text"),
+    [
+        ({"value": 2.04, "low": 1.5, "high": 2.5}, "2.0 (1.5 to 2.5)"),
+        ({"value": 2.04, "low": None, "high": None}, "2.0"),
+        ({"value": 2.04, "low": None, "high": None, "unbounded": True}, "2.0 (without ends)"),
+        ({"value": None, "low": None, "high": None}, "–"),  # noqa: RUF001
+    ],
+)
+def test_a_fact_and_its_interval_are_written_together(ends, text):
+    fact = {**ends, "digits": 1, "unit": ""}
+    content = {"experiment": "toy", "profiles": {"quick": {"facts": {"gain": fact}}}}
+    written = evidence.fact_text(content, "gain", "both", "quick")
+    assert written.replace("\xa0", " ") == text
+
+
 def test_of_many_names_an_error_lists_the_nearest():
     facts = {f"fact_{i}": {"value": 1.0} for i in range(100)} | {"with_accuracy": {"value": 1.0}}
     content = {"experiment": "toy", "profiles": {"quick": {"facts": facts}}}

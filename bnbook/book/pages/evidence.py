@@ -201,7 +201,10 @@ def claim_text(
 
 
 def fact_text(content: Mapping[str, Any], name: str, field: str, profile: str) -> str:
-    """Write a fact at a recorded profile: ``value`` (the default), ``interval``, ends or unit."""
+    """Write a fact at a recorded profile: ``value`` (the default), ``interval``, or an end.
+
+    ``both`` is the value with the interval in brackets where there is one.
+    """
     facts = content["profiles"][profile]["facts"]
     fact = _pick(facts, name, f"a fact of {content['experiment']} at {profile}")
     ends = [end for end in ("low", "high") if fact.get(end) is not None]
@@ -215,6 +218,8 @@ def fact_text(content: Mapping[str, Any], name: str, field: str, profile: str) -
         texts["interval"] = "without ends"
     elif fact["value"] is None:  # a growing record lacks what it is made of
         texts["interval"] = texts["value"]
+    apart = texts.get("interval", texts["value"]) != texts["value"]
+    texts["both"] = f"{texts['value']} ({texts['interval']})" if apart else texts["value"]
     what = f"a field of the fact {content['experiment']}.{name}"
     return _bind(_pick(texts, field or "value", what))
 

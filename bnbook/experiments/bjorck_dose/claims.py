@@ -421,8 +421,8 @@ def _of_network(found: Compared, dose: pd.DataFrame) -> dict[str, dict[str, Any]
         "low": claims.fact(low, 1, " %"),
         "high": claims.fact(high, 1, " %"),
         "far": claims.fact(far, 1, " %"),
-        "same": claims.points_fact(right.lead(found.low, found.none), 1),
-        "rate": claims.points_fact(right.lead(found.high, found.low), 1),
-        "gained": claims.points_fact(right.lead(found.high, found.none), 1),
+        "same": claims.points_fact(right.lead(found.low, found.none), 1, ""),
+        "rate": claims.points_fact(right.lead(found.high, found.low), 1, ""),
+        "gained": claims.points_fact(right.lead(found.high, found.none), 1, ""),
         "share": claims.ratio_fact(high - low, high - none, 2),
     }
