@@ -13,7 +13,7 @@ from bnbook.tables.arms import LAST_ONLY, WITHOUT
 
 LOOKS = {
     WITHOUT: style.LOOKS[WITHOUT],
-    claims.MIDDLE: style.Look("#E69F00", "D", (1, 1)),
+    claims.MIDDLE: style.Look("#56B4E9", "D", (1, 1)),
     claims.LAST_HIDDEN: style.Look("#8A8A1F", "v", (1, 1, 4, 1)),
     claims.HIDDEN: style.Look("#009E73", "^", (6, 1, 1, 1)),
     claims.LAYER_NORMS: style.Look("#000000", "p", (6, 1, 1, 1, 1, 1)),
