@@ -66,10 +66,10 @@ def curves(table: pd.DataFrame) -> Figure:
     for (by_step, by_share), panel in zip(
         (figure.axes[:2], figure.axes[2:]), ("training", "test"), strict=True
     ):
+        by_step.set(xscale="log", xlabel="training step", ylabel=f"{panel} accuracy (%)")
         for ax, x in ((by_step, "step"), (by_share, "share")):
             draw_curves(ax, table, found, x, f"{panel}_accuracy")
         draw_figure_1(by_share, "train" if panel == "training" else panel)
-        by_step.set(xscale="log", xlabel="training step", ylabel=f"{panel} accuracy (%)")
         by_share.set(xlabel="training done (%)", xlim=(0, 100), ylim=(0, 102))
     figure.legend(*figure.axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
