@@ -170,7 +170,7 @@ FAULTS = {
     "{claim}`toy.fig1.gap @paper`": "expected a recorded profile of toy_fig1, found 'paper'",
     "{claim}`toy.fig1.gap value now`": "expected `name [field] [@profile]`",
     "{fact}`toy_fig1.stops`": "found 'stops'; there are: accuracy, few, steps",
-    "{fact}`toy_fig1.steps interval`": "found 'interval'; there are: value",
+    "{fact}`toy_fig1.steps interval`": "found 'interval'; there are: both, value",
     "{fact}`toy_fig2.steps`": "found 'toy_fig2'; there are: toy_fig1",
     "{provenance}`toy_fig1 value`": "expected `experiment [@profile]`",
     "{took}`toy_fig1 toy_fig3`": "found 'toy_fig3'; there are: toy_fig1",
@@ -492,6 +492,21 @@ def test_claims_about_one_quantity_are_shown_on_either_row(site, content):
     first = rows(site.page("book/one").find("table"))[0][0]
     said = "7.1× (95 % interval 6.4 to 7.8×), reproduced, but inconclusive when adjusted."
     assert f"The same quantity in tay_fig1 : {said}" in first
+
+
+def test_a_rehearsal_of_one_quantity_is_said_to_be_one(site, content):
+    other = json.loads(json.dumps(content).replace("toy", "tay"))
+    content["claims"][0]["concerns"] = other["claims"][0]["concerns"] = "speed"
+    content["profiles"] = {"standard": content["profiles"]["quick"]}
+    other["profiles"] = {"quick": other["profiles"]["quick"]}
+    site.write_ledger(content)
+    site.write_ledger(other)
+    for name in ("toy", "tay"):
+        site.write(f"book/{name}.md", f"# One\n\n```{{claims}} {name}_fig1\n```\n")
+    assert site.build() == (0, "")
+    first, second = (rows(site.page(f"book/{name}").find("table"))[0][0] for name in ("toy", "tay"))
+    assert "The same quantity in tay_fig1 , a rehearsal at quick: 3.2×" in first
+    assert "The same quantity in toy_fig1 : 3.2×" in second
 
 
 def test_a_claim_of_the_opposite_about_one_quantity_is_said_to_be_so(site, content):

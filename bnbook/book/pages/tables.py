@@ -110,8 +110,9 @@ def claims_table(
 
 
 def elsewhere(env: BuildEnvironment, claim: Mapping[str, Any]) -> list[nodes.paragraph]:
-    """Say what other records hold about a claim's quantity, a paragraph each."""
+    """Say what other records hold about a claim's quantity, and which of them only rehearse."""
     found, said = read_evidence(env), []
+    own = evidence.profile_of(found.claim(claim["id"])[0], None)
     for other in found.others(claim):
         content, _ = found.claim(other["id"])
         depend_on(env, found.file(content))
@@ -124,7 +125,9 @@ def elsewhere(env: BuildEnvironment, claim: Mapping[str, Any]) -> list[nodes.par
             bound = wording.format_value(other, other["bound"])
             verdict = f"of the claim that it lies {other['direction']} {bound}: {verdict}"
         but = qualified(env, content, profile, other["id"])
-        said.append(paragraph("The same quantity in ", name, f": {text}, {verdict}", *but, "."))
+        rehearsed = ", a rehearsal at quick" if profile == "quick" != own else ""
+        found_there = f"{rehearsed}: {text}, {verdict}"
+        said.append(paragraph("The same quantity in ", name, found_there, *but, "."))
     return said
 
 
