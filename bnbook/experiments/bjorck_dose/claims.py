@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from bnbook.evidence import claims
-from bnbook.evidence.claims import Claim, Finding, Premise
+from bnbook.evidence.claims import Claim, Finding, Premise, control
 from bnbook.experiments.bjorck_dose import cells
 from bnbook.experiments.bjorck_dose.cells import CELL, NETWORK, Rates
 from bnbook.tables import papers, right, tuning
@@ -285,7 +285,6 @@ _OVER_NETWORKS: dict[str, Any] = {
     "bound": 0.0,
     "digits": 1,
     "unit": " points",
-    "kind": "control",
     "premises": (
         Premise("three networks or more are trained to the end by three seeds", _several),
     ),
@@ -355,9 +354,8 @@ CLAIMS = (
         " exact interval of five seeds reaches below one half whatever they do.",
         concerns="failure without BN at BN's best rate",
     ),
-    Claim(
+    control(
         id="bjorck.dose.rises",
-        paper="this book",
         section="a consequence of sections 3 and 4: growth at the start holds the rate down",
         statement="The more a network's activations grow at the start, the more points BN gains"
         " from the rate that suits the network without it to its own.",
@@ -368,9 +366,8 @@ CLAIMS = (
         " the same. Its premise was written when four networks were known.",
         **_OVER_NETWORKS,
     ),
-    Claim(
+    control(
         id="bjorck.dose.share_rises",
-        paper="this book",
         section="a consequence of sections 3 and 4: growth at the start holds the rate down",
         statement="The more BN gains in all, the larger is the share of it that the rate brings.",
         quantity="what the rate brings where BN as a whole brings nothing, by a straight line over"

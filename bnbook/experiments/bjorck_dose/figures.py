@@ -21,8 +21,7 @@ LOOKS = {"same": ("#56b4e9", "o"), "rate": ("#0072b2", "s"), "whole": ("0.2", "D
 
 def of_paper() -> dict[str, float]:
     """Return the same differences of the paper's final test accuracies, in points."""
-    networks = ("no BN, rate 0.0001", "BN, rate 0.0001", "BN, rate 0.1")
-    none, low, high = map(papers.final_accuracy, networks)
+    none, low, high = map(papers.final_accuracy, papers.FIGURE_1.values())
     return {"same": low - none, "rate": high - low, "whole": high - none}
 
 
@@ -71,7 +70,7 @@ def curves(table: pd.DataFrame) -> Figure:
             draw_curves(ax, table, found, x, f"{panel}_accuracy")
         draw_figure_1(by_share, "train" if panel == "training" else panel)
         by_share.set(xlabel="training done (%)", xlim=(0, 100), ylim=(0, 102))
-    figure.legend(*figure.axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    style.legend(figure.axes[1], 2)
     return figure
 
 
