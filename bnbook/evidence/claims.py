@@ -5,7 +5,7 @@ seed, a *bound*, a *direction*, and its *premises*: what must be true of the rec
 be tested by it at all. It is judged from a 95 % interval:
 
 * a premise fails, or no seed has a number: **not tested**, with the premise named;
-* members of the record are missing: **provisional**;
+* members of the record are missing that the claim may read: **provisional**;
 * the whole interval on the claim's side of the bound: **reproduced**;
 * the whole interval on the other side: **not reproduced**;
 * otherwise, or when some seed has no number: **inconclusive**.
@@ -124,6 +124,9 @@ class Claim:
         A sentence that says what of criterion or data was changed after a look; empty when nothing.
     concerns : str
         A name for the quantity, the same in every claim about it; these are shown together.
+    settled : callable, optional
+        Result table and config (a mapping, as in the provenance) -> whether what a growing record
+        still lacks is nothing that the claim reads; then it is judged as from a whole record.
     """
 
     id: str
@@ -142,6 +145,7 @@ class Claim:
     premises: tuple[Premise, ...] = ()
     revised: str = ""
     concerns: str = ""
+    settled: Callable[[pd.DataFrame, Mapping[str, Any]], bool] | None = None
 
     def __post_init__(self) -> None:
         if self.exact and self.kind != "identity":
@@ -169,7 +173,7 @@ class Claim:
 
     def describe(self) -> dict[str, Any]:
         """Everything about the claim except its code, for a JSON file."""
-        facts = {k: v for k, v in self.__dict__.items() if k != "measure"}
+        facts = {k: v for k, v in self.__dict__.items() if k not in ("measure", "settled")}
         premises = [premise.statement for premise in self.premises]
         return {**facts, "premises": premises, "criterion": self.criterion}
 
@@ -274,10 +278,13 @@ def if_possible(compute: Callable[[], T], missing: int, otherwise: T) -> T:
         return otherwise
 
 
-def judge(claim: Claim, table: pd.DataFrame, missing: int = 0) -> Judgement:
+def judge(
+    claim: Claim, table: pd.DataFrame, missing: int = 0, config: Mapping[str, Any] | None = None
+) -> Judgement:
     """Judge a claim from a result table.
 
-    `missing` counts the members that a growing record still lacks. ``undefined`` of the judgement
+    `missing` counts the members that a growing record still lacks, and `config` is what it is to
+    become, by which a claim may tell that it reads none of them. ``undefined`` of the judgement
     counts the seeds whose measure is no finite number (the event never happened, or a ratio is over
     zero). With any of them the verdict is at most inconclusive, of an exact claim not reproduced;
     with none defined the claim is not tested.
@@ -295,7 +302,7 @@ def judge(claim: Claim, table: pd.DataFrame, missing: int = 0) -> Judgement:
     verdict = _verdict(claim, found, counts["undefined"])
     if not counts["n"] or not all(premise["holds"] for premise in premises):
         verdict = "not tested"
-    if missing:
+    if missing and not (config and claim.settled and claim.settled(table, config)):
         verdict = "provisional"
     return Judgement(
         found.value, found.low, found.high, counts["n"], counts["undefined"], verdict, found.p,
@@ -365,7 +372,10 @@ def conflict(recorded: Mapping[str, Any], fresh: Mapping[str, Any]) -> bool:
 
 
 def assess(
-    claims: Sequence[Claim], table: pd.DataFrame, missing: int = 0
+    claims: Sequence[Claim],
+    table: pd.DataFrame,
+    missing: int = 0,
+    config: Mapping[str, Any] | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Judge claims from one table: claim id -> `Judgement.as_dict`."""
-    return {claim.id: judge(claim, table, missing).as_dict() for claim in claims}
+    """Judge claims from one table, as `judge` does: claim id -> `Judgement.as_dict`."""
+    return {claim.id: judge(claim, table, missing, config).as_dict() for claim in claims}

@@ -39,7 +39,9 @@ def entry(claims: Sequence[Claim], facts: Mapping[str, Any], record: records.Rec
     about["reached"] = reached(record.table)
     return {
         "record": {"digest": record.digest, **about},
-        "judgements": assess(claims, record.table, record.provenance.get("missing", 0)),
+        "judgements": assess(
+            claims, record.table, record.provenance.get("missing", 0), record.provenance["config"]
+        ),
         "facts": dict(facts),
     }
 

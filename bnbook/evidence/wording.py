@@ -30,7 +30,8 @@ def reasons(
     if not judgement["n"]:
         said.append("No seed has a value.")
     if missing := judgement.get("missing", 0):
-        said.append(f"{missing} member{'s' * (missing > 1)} of the record missing.")
+        read = "" if judgement["verdict"] == "provisional" else ", and none that this claim reads"
+        said.append(f"{missing} member{'s' * (missing > 1)} of the record missing{read}.")
     if judgement.get("unbounded"):
         said.append("The interval has no ends, for what it divides by is not clear of zero.")
     if shaken(judgement, adjusted):

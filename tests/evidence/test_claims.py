@@ -218,6 +218,19 @@ def test_a_record_that_still_grows_is_provisional():
     ]
 
 
+def test_a_growing_record_is_judged_where_a_claim_reads_nothing_that_it_lacks():
+    about = claim(settled=lambda table, config: len(table) >= config["enough"])
+    rows = table(1.0, 1.1, 1.2)
+    judged = judge(about, rows, 2, {"enough": 3})
+    assert (judged.verdict, judged.missing) == (judge(about, rows).verdict, 2)
+    assert wording.reasons(about.describe(), judged.as_dict()) == [
+        "2 members of the record missing, and none that this claim reads."
+    ]
+    assert judge(about, rows, 2, {"enough": 4}).verdict == "provisional"
+    assert judge(about, rows, 2).verdict == "provisional"
+    assert "settled" not in about.describe()
+
+
 @pytest.mark.parametrize("exact", [False, True])
 def test_a_record_that_still_lacks_what_a_claim_is_about_gives_no_value(exact):
     kind = "identity" if exact else "experiment"

@@ -254,6 +254,31 @@ def test_a_network_is_judged_once_its_runs_are_there(whole):
         assert not claims.meets(cells.ends(table[~cell]), (5, 2.0))
 
 
+def test_claims_are_judged_once_no_run_that_is_missing_can_change_them(whole):
+    """All runs of the judged network are there, and all others have begun and grow less."""
+    table, _ = whole
+    plan = {
+        "networks": [list(network) for network in NETWORKS], "seeds": list(SEEDS), "goal": GOAL,
+        "learning_rates": list(RATES), "lengths": list(LENGTHS), "tuning_seeds": list(TUNING),
+    }  # fmt: skip
+    judged, other = table["gain"] == 2.0, (table["n"] == 9) & ~table["tunes"]
+    last = judged & (table["seed"] == 2) & (table["arm"] == WITH)
+    growing = table[~other]
+    for rows, config, decided in (
+        (growing, plan, True),
+        (table[~last], plan, False),  # a run of its own is missing
+        (table[judged], plan, False),  # another network may yet grow more
+        (growing.assign(growth=growing["growth"].mask(growing["n"] == 9, 9.0)), plan, False),
+        (growing, {**plan, "seeds": [0, 1, 2, 3]}, False),  # another seed is asked for
+        (growing, {**plan, "networks": [*plan["networks"], [18, 1.0]]}, False),  # not begun
+    ):
+        found = judging.assess(claims.CLAIMS, rows, 7, config)
+        verdict = found["bjorck.dose.same_rate"]["verdict"]
+        assert verdict == ("reproduced" if decided else "provisional")
+        assert found["bjorck.dose.rises"]["verdict"] == "provisional"
+    assert found["bjorck.dose.same_rate"]["missing"] == 7
+
+
 def test_a_hundred_times_is_a_hundred_times_at_every_rate_of_the_grid(whole):
     found = claims.compared(whole[0])
     for small, large in zip(RATES, RATES[4:], strict=False):

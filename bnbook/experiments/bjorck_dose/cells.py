@@ -25,6 +25,10 @@ NETWORK = ["n", "gain"]
 CELL = [*NETWORK, "arm", "learning_rate"]
 RUN = [*CELL, "seed", "length"]
 COLUMNS = [*RUN, "tunes", "dead_at", "dead_by", "training_accuracy", "validation_accuracy"]
+ALONG = 3
+"""Seeds of every network."""
+JUDGED = 5
+"""Seeds of a network that meets the premises of the claims."""
 SLOW = "guessing"
 """The rule of `bnbook.setups.dead` that a slow run meets as well as a dead one."""
 

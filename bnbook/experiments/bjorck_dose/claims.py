@@ -8,7 +8,7 @@ written or changed when numbers were known is said by each claim's `revised`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,8 +31,6 @@ APART = 100.0
 """By how much BN's best rate has to lie above the other's; a thousand in the paper."""
 MOST = 0.5
 """Share of seeds above which a network fails to train."""
-LEAST = 3
-"""Seeds with which a network counts for a line over networks."""
 FEWEST = 3
 """Networks over which a line is taken."""
 FAST = 0.9
@@ -191,14 +189,15 @@ def response(table: pd.DataFrame) -> pd.DataFrame:
 def along(table: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of `response` from which lines over networks are taken.
 
-    Of networks that are trained to the end and that `LEAST` seeds have, the seeds that have all.
+    Of networks that are trained to the end and that `cells.ALONG` seeds have, the seeds that have
+    all.
     """
     ended, found = _ends(table), response(table).dropna()
     sizes = found.groupby(NETWORK, as_index=False).size()
     whole = [
         (n, gain)
         for n, gain, seeds in sizes.itertuples(index=False)
-        if seeds >= LEAST and _ended(_compared(ended, (n, gain)))[0]
+        if seeds >= cells.ALONG and _ended(_compared(ended, (n, gain)))[0]
     ]
     kept = found[found.set_index(NETWORK).index.isin(whole)]
     return kept[kept.groupby("seed")["n"].transform("size") == len(whole)]
@@ -263,6 +262,25 @@ def meets(ended: pd.DataFrame, network: Network) -> bool:
     return all(condition(found)[0] for condition in _CONDITIONS.values())
 
 
+def settled(table: pd.DataFrame, config: Mapping[str, Any]) -> bool:
+    """Whether no run that the record lacks can change what is said of the network that is judged.
+
+    All of its own runs are there, it meets the premises, and every other network of the config has
+    begun and grows less at the start, so that it cannot take its place.
+    """
+    network, ended = judged(table), _ends(table)
+    if network is None or not meets(ended, network):
+        return False
+    growth = doses(table)["growth"].reindex([tuple(each) for each in config["networks"]])
+    if not (growth.idxmax() == network and growth.notna().all()):
+        return False
+    seeds, grid = config["seeds"], (config["learning_rates"], config["lengths"])
+    return not cells.wanted(
+        ended, [network], *grid, config["tuning_seeds"], seeds[: cells.JUDGED], config["goal"],
+        failing=seeds[cells.JUDGED :],
+    )  # fmt: skip
+
+
 def _of_judged(condition: Callable[[Compared], Finding]) -> Callable[[pd.DataFrame], Finding]:
     return lambda table: condition(compared(table))
 
@@ -279,7 +297,7 @@ REVISED = (
     " other three had been judged. That no best rate is an end of those tried became a premise"
     " later."
 )
-_PAPERS: dict[str, Any] = {"paper": PAPER, "revised": REVISED}
+_PAPERS: dict[str, Any] = {"paper": PAPER, "revised": REVISED, "settled": settled}
 _POINTS: dict[str, Any] = {**_PAPERS, "digits": 1, "unit": " points", "premises": PREMISES}
 _OVER_NETWORKS: dict[str, Any] = {
     "bound": 0.0,

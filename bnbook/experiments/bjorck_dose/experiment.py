@@ -22,11 +22,6 @@ from bnbook.setups.settings import RESIDUAL_SIZES, WATCHED_COLUMNS, WatchedSetti
 from bnbook.tables.arms import WITH, WITHOUT
 from bnbook.training.session import Plan, Session
 
-ALONG = 3
-"""Seeds of every network."""
-JUDGED = 5
-"""Seeds of a network that meets the premises of the claims."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Config(WatchedSetting):
@@ -76,9 +71,9 @@ def train(runs: Sequence[Config], session: Session) -> list[pd.DataFrame]:
 def rounds(config: Config, table: pd.DataFrame) -> list[Config]:
     """Return the single runs that come next, given the rows of those that ended.
 
-    Every network has the first `ALONG` of the config's seeds, and one that then meets the premises
-    of the claims has the first `JUDGED`. In the network that is judged the others run without BN at
-    BN's best rate, to see whether they fail: they do so in seconds.
+    Every network has the first `cells.ALONG` seeds of the config, and one that then meets the
+    premises of the claims has the first `cells.JUDGED`. In the network that is judged the others
+    run without BN at BN's best rate, to see whether they fail: they do so in seconds.
     """
     ended, found = cells.ends(table), []
     for network in config.networks:
@@ -86,11 +81,12 @@ def rounds(config: Config, table: pd.DataFrame) -> list[Config]:
             cells.wanted, ended, [network], config.learning_rates, config.lengths,
             config.tuning_seeds, goal=config.goal,
         )  # fmt: skip
-        asked = plan(seeds=config.seeds[:ALONG])
+        asked = plan(seeds=config.seeds[: cells.ALONG])
         if not asked and claims.meets(ended, network):
-            asked = plan(seeds=config.seeds[:JUDGED])
+            first, others = config.seeds[: cells.JUDGED], config.seeds[cells.JUDGED :]
+            asked = plan(seeds=first)
             if not asked and network == claims.judged(table):
-                asked = plan(seeds=config.seeds[:JUDGED], failing=config.seeds[JUDGED:])
+                asked = plan(seeds=first, failing=others)
         found += asked
     return [
         replace(
