@@ -371,6 +371,7 @@ CLAIMS = (
         revised=f"{REVISED} Ten seeds ran this cell alone when all of five had failed, for the"
         " exact interval of five seeds reaches below one half whatever they do.",
         concerns="failure without BN at BN's best rate",
+        settled=settled,
     ),
     control(
         id="bjorck.dose.rises",

@@ -90,8 +90,9 @@ def draw_curves(ax: Axes, table: pd.DataFrame, found: claims.Compared, x: str, y
 
 
 def rates(table: pd.DataFrame) -> Figure:
-    """Draw final test accuracy against rate at each dose, in the order of growth."""
+    """Draw final test accuracy against rate at each dose that both arms ran, by growth."""
     runs, found = cells.settled(cells.ends(table)), claims.doses(table)
+    found = found[runs.groupby(cells.NETWORK)["arm"].nunique().reindex(found.index) == 2]
     columns = min(4, len(found))
     rows = -(-len(found) // columns)
     figure = style.new_figure(rows, columns, 2.4 * columns, 2.4 * rows, sharex=True, sharey=True)
