@@ -2,7 +2,20 @@
 
 from dataclasses import replace
 
+import numpy as np
+
 from bnbook.evidence import claims
+from bnbook.tables import right
+
+
+def hits(share, images=1000):
+    """Packed bits of which the first ones are right, so many that they make a share."""
+    return right.pack(np.arange(images) < round(images * share))
+
+
+def by_accuracy(more, less):
+    """A mutant of `right.lead` that takes no account of single images."""
+    return 100 * (more["test_accuracy"] - less["test_accuracy"])
 
 
 def by_id(given):

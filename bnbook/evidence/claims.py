@@ -56,6 +56,11 @@ Finding = tuple[bool, str, str]
 """Whether a premise holds, what was found, and what was needed, in words."""
 LATER = "Its premises were written after this record had been seen."
 """The sentence of claims that were recorded before claims had premises."""
+IMAGES = (
+    "An earlier record of the same seeds, which had been seen, did not say which test images were"
+    " right: the interval, over seeds alone then, takes the images as drawn too since."
+)
+"""The sentence of claims that were judged over seeds alone before."""
 
 
 @dataclass(frozen=True)

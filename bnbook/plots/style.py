@@ -17,7 +17,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 from scipy.special import stdtrit
 
 from bnbook import files
-from bnbook.evidence.intervals import LEVEL
+from bnbook.evidence.intervals import LEVEL, crossed
 from bnbook.plots import narrow
 from bnbook.tables.arms import (
     AFFINE_ONLY,
@@ -195,10 +195,22 @@ def log_band(table: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
     return mean_band(logs, x, "log").apply(np.exp)
 
 
-def bands(samples: Mapping[Any, pd.Series]) -> pd.DataFrame:
-    """Mean of each of some samples, with its 95 % Student-t interval, as `mean_band`."""
-    found = {name: (own.mean(), *t_interval(own)) for name, own in samples.items()}
+def bands(samples: Mapping[Any, pd.Series | pd.DataFrame]) -> pd.DataFrame:
+    """Mean of each of some samples, with its 95 % Student-t interval, as `mean_band`.
+
+    Of seeds by test images it is the interval that takes both as drawn.
+    """
+    found = {name: _mean(own) for name, own in samples.items()}
     return pd.DataFrame.from_dict(found, orient="index", columns=["mean", "low", "high"])
+
+
+def _mean(own: pd.Series | pd.DataFrame) -> tuple[float | None, float | None, float | None]:
+    if isinstance(own, pd.DataFrame):
+        if min(own.shape) > 1:
+            found = crossed(own.to_numpy(dtype=float))
+            return found.value, found.low, found.high
+        own = own.mean(axis=1)
+    return (float(own.mean()), *t_interval(own))
 
 
 def t_interval(values: pd.Series) -> tuple[float, float]:

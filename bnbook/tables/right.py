@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,10 @@ from numpy.typing import NDArray
 
 GUESS = 0.1
 """Share of images of ten classes that a dead run has right."""
+COLUMN = "which test images were right, in a run's last row; see `bnbook.tables.right`"
+"""What the column ``right`` holds."""
+Points: TypeAlias = pd.DataFrame | pd.Series
+"""Differences in points by seed and test image, or by seed where nothing is known of images."""
 
 
 def pack(right: Sequence[bool]) -> str:
@@ -26,7 +31,7 @@ def unpack(text: str) -> NDArray[np.bool_]:
     return np.unpackbits(packed, count=int(count or 0)).astype(bool)
 
 
-def lead(more: pd.DataFrame, less: pd.DataFrame) -> pd.DataFrame | pd.Series:
+def lead(more: pd.DataFrame, less: pd.DataFrame) -> Points:
     """Accuracy of some runs minus that of others, in points, by seed and test image.
 
     A dead run guesses. Without a run that lived nothing is known of single images: then by seed.
@@ -37,6 +42,19 @@ def lead(more: pd.DataFrame, less: pd.DataFrame) -> pd.DataFrame | pd.Series:
     if not max(sizes, default=0):
         return 100 * (more["test_accuracy"] - less["test_accuracy"])
     return _of_images(more, max(sizes)) - _of_images(less, max(sizes))
+
+
+def by_seed(points: Points) -> pd.Series:
+    """Return the mean over test images, by seed."""
+    return points.mean(axis=1) if isinstance(points, pd.DataFrame) else points
+
+
+def minus(one: Points, other: Points) -> Points:
+    """Return one `lead` minus another, of the seeds of both; by seed where one has no images."""
+    if not (isinstance(one, pd.DataFrame) and isinstance(other, pd.DataFrame)):
+        one, other = by_seed(one), by_seed(other)
+    both = one.index.intersection(other.index)
+    return one.loc[both] - other.loc[both]
 
 
 def _of_images(rows: pd.DataFrame, size: int) -> pd.DataFrame:

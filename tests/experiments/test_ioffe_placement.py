@@ -12,9 +12,10 @@ from bnbook.experiments.ioffe_placement import claims as analysis
 from bnbook.experiments.ioffe_placement import experiment
 from bnbook.experiments.ioffe_placement.experiment import EXPERIMENT as PLACEMENT
 from bnbook.layers import norm
+from bnbook.tables import right
 from bnbook.tables.arms import AFTER, RELU, SIGMOID, WITH
 from bnbook.training.session import Session
-from tests.judging import criterion
+from tests.judging import by_accuracy, criterion, hits
 
 SMALL = {
     "data": "digits", "steps": 12, "seeds": (0, 1), "learning_rates": (0.3, 1.0),
@@ -30,7 +31,7 @@ IMPOSSIBLE = [
 (CLAIM,) = PLACEMENT.claims
 
 
-def made_up(gap=0.02):
+def made_up(gap=0.02, images=5000):
     """BN before is `gap` ahead in the sigmoid network and behind with ReLU; best rate 1."""
     rows = []
     for nonlinearity, ahead in ((SIGMOID, gap), (RELU, -0.01)):
@@ -53,6 +54,7 @@ def made_up(gap=0.02):
                             "step": 100,
                             "validation_accuracy": top,
                             "test_accuracy": top,
+                            "right": hits(top, images),
                             **shapes,
                         }
                     )
@@ -62,13 +64,30 @@ def made_up(gap=0.02):
 def test_the_measure_on_a_table_with_known_truth():
     table = made_up()
     assert analysis.tuned_rates(table, SIGMOID) == {WITH: 1.0, AFTER: 1.0}
-    assert analysis.placement_gap(table).tolist() == pytest.approx([2.0, 1.98, 1.96])
-    assert analysis.placement_gap(table, RELU).mean() == pytest.approx(-1.02)
+    gap = analysis.placement_gap(table)
+    assert gap.shape == (3, 5000)
+    assert right.by_seed(gap).tolist() == pytest.approx([2.0, 1.98, 1.96])
+    assert right.by_seed(analysis.placement_gap(table, RELU)).mean() == pytest.approx(-1.02)
     assert criterion(CLAIM, table).verdict == "reproduced"
 
 
 def test_the_claim_turns_red_when_after_is_better():
     assert criterion(CLAIM, made_up(gap=-0.02)).verdict == "not reproduced"
+
+
+def test_few_test_images_leave_open_what_seeds_agree_on(monkeypatch):
+    """Two of 100 images are right with BN before only, at every seed: 2 points, off by 1.4."""
+    few = made_up(images=100)
+    found = criterion(CLAIM, few)
+    assert (found.verdict, found.over) == ("inconclusive", "seeds and test images")
+    error = 100 * math.sqrt(0.02 * 0.98 / 99)
+    assert (found.low, found.high) == pytest.approx(
+        (2 - 1.984 * error, 2 + 1.984 * error), abs=0.01
+    )
+    fact = PLACEMENT.facts(few)["sigmoid_gap"]
+    assert (fact["low"], fact["high"]) == (found.low, found.high)
+    monkeypatch.setattr(right, "lead", by_accuracy)
+    assert criterion(CLAIM, few).verdict == "reproduced"
 
 
 def test_each_network_is_tuned_on_its_own_validation_accuracy():
@@ -186,9 +205,12 @@ def test_accuracy_is_that_of_a_network_in_torch():
         optimiser.step()
         losses.append(loss.item())
     net.eval()
-    right = (net(test_x).argmax(1) == test_y).float().mean().item()
+    expected = net(test_x).argmax(1) == test_y
+    found = right.unpack(table["right"].item())
     assert table["loss"].item() == pytest.approx(sum(losses) / 12, rel=1e-3)
-    assert table["test_accuracy"].item() == pytest.approx(right, abs=0.01)
+    assert table["test_accuracy"].item() == pytest.approx(expected.float().mean().item(), abs=0.01)
+    assert (found == expected.numpy()).mean() >= 0.99
+    assert found.mean() == pytest.approx(table["test_accuracy"].item())
     assert isinstance(ours.hidden[2], norm.BatchNorm)
 
 

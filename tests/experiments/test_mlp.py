@@ -10,8 +10,9 @@ from bnbook.experiments.mlp import claims
 from bnbook.experiments.mlp import experiment as module
 from bnbook.experiments.mlp.claims import IMAGES, RAW, TABLE, arm
 from bnbook.experiments.mlp.experiment import EXPERIMENT
-from bnbook.tables import choosing
+from bnbook.tables import choosing, right
 from bnbook.tables.arms import BN, WITHOUT
+from tests.judging import by_accuracy, hits
 
 SMALL = {"seeds": (0, 1), "steps": 10, "points": 2, "hidden": (4,), "learning_rates": (0.1,)}
 IMPOSSIBLE = [
@@ -67,19 +68,24 @@ def test_training_is_that_of_a_plain_torch_network(small):
     net.eval()
     expected = nn.functional.cross_entropy(net(test), labels).item()
     row = module.measure(run, "cpu").iloc[-1]
+    found = right.unpack(row["right"])
     assert row["test"] == pytest.approx(expected, rel=1e-4)
-    assert row["test_accuracy"] == pytest.approx(
-        (net(test).argmax(1) == labels).float().mean().item()
-    )
+    assert found.tolist() == (net(test).argmax(1) == labels).tolist()
+    assert row["test_accuracy"] == pytest.approx(found.mean())
 
 
-def made_up(halves):
-    """Losses that fall as 2^(-step / h), h the norm's, for every arm and a few seeds."""
+def made_up(halves, shares=None):
+    """Losses that fall as 2^(-step / h), h the norm's, for every arm and a few seeds.
+
+    `shares` are of 100 test examples that are right, by norm.
+    """
+    shares = dict.fromkeys(claims.NORMS, 0.9) | (shares or {})
     return pd.DataFrame(
         {
             "arm": arm(task, norm), "seed": seed, "learning_rate": 0.1, "tunes": seed == 9,
             "step": step, "loss": 2.0 ** (-step / halves[norm]), "validation": 1.0, "test": 1.0,
-            "test_accuracy": 0.9, "diverged_at": -1,
+            "test_accuracy": shares[norm], "diverged_at": -1,
+            "right": hits(shares[norm], 100) if step == 100 and seed != 9 else "",
         }
         for task in claims.TASKS for norm in claims.NORMS for seed in (0, 1, 9)
         for step in range(0, 101, 2)
@@ -93,13 +99,23 @@ def test_speed_is_the_ratio_of_steps_to_one_loss_either_way(times):
     assert found.tolist() == pytest.approx([times, times], rel=0.05)
 
 
+def test_few_test_examples_leave_open_what_seeds_agree_on(monkeypatch):
+    """Two of 100 are right with BN only, at every seed: 2 points, off by 1.4."""
+    table = made_up(dict.fromkeys(claims.NORMS, 20.0), {BN: 0.92})
+    fact = EXPERIMENT.facts(table)["gain_images_bn"]
+    half = 1.984 * 100 * np.sqrt(0.02 * 0.98 / 99)
+    assert (fact["low"], fact["high"]) == pytest.approx((2 - half, 2 + half), abs=0.01)
+    monkeypatch.setattr(right, "lead", by_accuracy)
+    assert EXPERIMENT.facts(table)["gain_images_bn"]["low"] == pytest.approx(2)
+
+
 def test_a_small_run_has_all_arms_and_its_facts(small_table):
     assert set(choosing.ends(small_table, "loss")) == set(claims.ARMS)
     assert (small_table["diverged_at"] == -1).all()
     facts = EXPERIMENT.facts(small_table)
     ends = choosing.ends(small_table, "test_accuracy")
     gain = 100 * (ends[arm(TABLE, BN)] - ends[arm(TABLE, WITHOUT)]).mean()
-    assert facts["gain_table_bn"]["value"] == pytest.approx(gain)
+    assert facts["gain_table_bn"]["value"] == pytest.approx(gain, abs=1e-4)  # float32
 
 
 def test_a_diverged_run_is_never_chosen():

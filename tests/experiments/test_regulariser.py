@@ -14,10 +14,10 @@ from bnbook.experiments.regulariser.claims import ARMS, FEW, FULL, WEAK, Arm, na
 from bnbook.experiments.regulariser.experiment import EXPERIMENT
 from bnbook.layers import ensemble, renorm
 from bnbook.layers.dropout import Dropout
-from bnbook.tables import choosing
+from bnbook.tables import choosing, right
 from bnbook.tables.arms import WITH, WITHOUT
 from bnbook.training import fit
-from tests.judging import by_id, criterion, verdicts
+from tests.judging import by_accuracy, by_id, criterion, hits, verdicts
 
 SMALL = {
     "seeds": (0, 1), "steps": 6, "points": 1, "train_images": 64, "test_images": 30,
@@ -39,19 +39,19 @@ TRUTH = {
 }  # fmt: skip
 
 
-def made_up(known=1.0, **truth):
+def made_up(known=1.0, images=1000, **truth):
     """A table whose truth is known: test accuracies by arm, best at the middle rate."""
-    right = {name(arm): 0.7 for arm in ARMS.values()} | {name(a): v for a, v in TRUTH.items()}
-    right |= {name(arm_of(key)): value for key, value in truth.items()}
+    share = {name(arm): 0.7 for arm in ARMS.values()} | {name(a): v for a, v in TRUTH.items()}
+    share |= {name(arm_of(key)): value for key, value in truth.items()}
     rows = []
     for arm in ARMS:
         for seed in (0, 1, 2, 100):
             for rate in RATES if seed == 100 else (0.1,):
-                own = right[arm] + 0.001 * (seed % 100)
+                own = share[arm] + 0.001 * (seed % 100)
                 rows.append({
                     "arm": arm, "seed": seed, "learning_rate": rate, "tunes": seed == 100,
                     "step": 10, "validation": 1 - own + (rate != 0.1), "training_accuracy": known,
-                    "test_accuracy": own,
+                    "test_accuracy": own, "right": "" if seed == 100 else hits(own, images),
                 })  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -67,18 +67,45 @@ def arm_of(key):
 def test_measures_on_a_table_with_known_truth():
     table = made_up()
     assert analysis.gap(table)[WITHOUT].tolist() == pytest.approx([20.0, 19.9, 19.8])
-    assert analysis.gap_closed(table).tolist() == pytest.approx([5.0] * 3)
-    assert analysis.noise_gain(table).tolist() == pytest.approx([3.0] * 3)
-    assert analysis.dropout_gain(table, False).tolist() == pytest.approx([3.0] * 3)
-    assert analysis.dropout_gain(table, True).tolist() == pytest.approx([1.0] * 3)
-    assert analysis.dropout_interaction(table).tolist() == pytest.approx([-2.0] * 3)
-    assert analysis.shuffling_gain(table).tolist() == pytest.approx([1.0] * 3)
-    assert analysis.shuffling_gain(table, False).tolist() == pytest.approx([0.0] * 3)
-    assert analysis.shuffling_gain(table, together=FEW).tolist() == pytest.approx([3.0] * 3)
+    for measured, points in (
+        (analysis.gap_closed(table), 5.0),
+        (analysis.noise_gain(table), 3.0),
+        (analysis.dropout_gain(table, False), 3.0),
+        (analysis.dropout_gain(table, True), 1.0),
+        (analysis.dropout_interaction(table), -2.0),
+        (analysis.shuffling_gain(table), 1.0),
+        (analysis.shuffling_gain(table, False), 0.0),
+        (analysis.shuffling_gain(table, together=FEW), 3.0),
+    ):
+        assert measured.shape == (3, 1000)
+        assert right.by_seed(measured).tolist() == pytest.approx([points] * 3)
     assert set(verdicts(CLAIMS, table).values()) == {"reproduced"}
     facts = EXPERIMENT.facts(table)
     assert facts["without_weak_dropout_accuracy"]["value"] == pytest.approx(83.1)
     assert facts["bn_accuracy"]["value"] == pytest.approx(5.0)
+
+
+def test_few_test_images_leave_open_what_seeds_agree_on(monkeypatch):
+    """One of 100 images is right with new minibatches only, at every seed.
+
+    Its standard error is a point: of the images' spread, 10 points, one in sqrt(100) is left.
+    """
+    claim, few = CLAIMS["ioffe.sec4_2_1.shuffling"], made_up(images=100)
+    found = claims.judge(claim, few)
+    assert (found.verdict, found.over) == ("inconclusive", "seeds and test images")
+    assert (found.low, found.high) == pytest.approx((1 - 1.984, 1 + 1.984), abs=0.001)
+    fact = EXPERIMENT.facts(few)["bn_accuracy"]
+    assert fact["high"] - fact["low"] == pytest.approx(2 * 1.984 * 2.19, abs=0.01)
+    monkeypatch.setattr(right, "lead", by_accuracy)
+    assert claims.judge(claim, few).verdict == "reproduced"
+
+
+def test_what_is_known_by_heart_counts_whatever_the_images():
+    """Training accuracies move the gap that is closed, and give it no spread."""
+    table = made_up(known=0.995)
+    worse = table.assign(training_accuracy=table["training_accuracy"].mask(table["arm"] == WITH, 1))
+    gaps = [analysis.gap_closed(each) for each in (table, worse)]
+    assert (gaps[0] - gaps[1]).to_numpy() == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +113,7 @@ def test_measures_on_a_table_with_known_truth():
     [
         ({"bn": 0.75}, "ioffe.sec3_4.regularises"),
         ({"few": 0.84}, "ioffe.sec3_4.noise"),
-        ({"bn_weak": 0.89}, "ioffe.sec3_4.dropout"),
+        ({"bn_weak": 0.92}, "ioffe.sec3_4.dropout"),
         ({"fixed": 0.86}, "ioffe.sec4_2_1.shuffling"),
         ({"few_fixed": 0.89}, "ioffe.sec4_2_1.shuffling_few"),
     ],
@@ -216,9 +243,12 @@ def test_training_is_that_of_a_plain_torch_network(arm):
         optimiser.step()
         falling.step()
     net.eval()
-    expected = nn.functional.cross_entropy(net(test.flatten(1)), labels).item()
+    scores = net(test.flatten(1))
     last = EXPERIMENT.run(run, "cpu").iloc[-1]
-    assert last["test_loss"] == pytest.approx(expected, rel=1e-4)
+    assert last["test_loss"] == pytest.approx(
+        nn.functional.cross_entropy(scores, labels).item(), rel=1e-4
+    )
+    assert right.unpack(last["right"]).tolist() == (scores.argmax(1) == labels).tolist()
 
 
 def test_a_small_run_has_every_arm_at_a_rate_that_the_tuning_seed_chose(small_table):
@@ -227,3 +257,22 @@ def test_a_small_run_has_every_arm_at_a_rate_that_the_tuning_seed_chose(small_ta
     judged = small_table[~small_table["tunes"]]
     assert (judged["learning_rate"] == judged["arm"].map(rates)).all()
     assert set(judged["seed"]) == {0, 1}
+
+
+def test_the_last_row_of_a_run_that_judges_says_which_images_are_right(small_table):
+    last = choosing.last(small_table)
+    judges = last[~last["tunes"]]
+    shares = [right.unpack(text).mean() for text in judges["right"]]
+    assert shares == pytest.approx(judges["test_accuracy"].tolist())
+    others = small_table.drop(judges.index)
+    assert set(others["right"]) == {""}
+
+
+def test_a_run_that_diverged_guesses():
+    """Its images are not told apart, and count a tenth each in a difference."""
+    history = [{
+        "step": 6, "diverged_at": torch.tensor([3]), "right": torch.ones(1, 30, dtype=torch.bool),
+        **{name: torch.tensor([0.5]) for name in module.MEASURED},
+    }]  # fmt: skip
+    table = module._table(run_of(Arm(True)), history, 0)
+    assert table[["test_accuracy", "right"]].to_numpy().tolist() == [[0.1, ""]]

@@ -19,6 +19,7 @@ from bnbook.evidence.claims import Claim, Finding, Premise
 from bnbook.tables import right
 from bnbook.tables.arms import WITH, WITHOUT
 from bnbook.tables.rate_map import APART, FAILED, TRAINED, rate_fact
+from bnbook.tables.right import by_seed
 from bnbook.tables.searched import JUDGING
 from bnbook.tables.two_rates import compared, rates
 
@@ -85,16 +86,7 @@ def rate_gain(table: pd.DataFrame) -> pd.DataFrame | pd.Series:
 
 def shrinks(table: pd.DataFrame) -> pd.DataFrame | pd.Series:
     """BN's lead at r0 at the length of the search minus after the longest training, in points."""
-    short, long = lead(table, searched_at(table)), lead(table, longest(table))
-    if not (isinstance(short, pd.DataFrame) and isinstance(long, pd.DataFrame)):
-        short, long = by_seed(short), by_seed(long)
-    both = short.index.intersection(long.index)
-    return short.loc[both] - long.loc[both]
-
-
-def by_seed(points: pd.DataFrame | pd.Series) -> pd.Series:
-    """Return the mean over test images, by seed."""
-    return points.mean(axis=1) if isinstance(points, pd.DataFrame) else points
+    return right.minus(lead(table, searched_at(table)), lead(table, longest(table)))
 
 
 def failed(runs: pd.DataFrame) -> pd.Series:

@@ -21,6 +21,7 @@ from bnbook.errors import BnbookError
 from bnbook.experiments.experiment import Experiment, check_distinct, check_positive
 from bnbook.experiments.ioffe_placement import claims, figures
 from bnbook.setups import images
+from bnbook.tables import right
 from bnbook.tables.arms import AFTER, RELU, SIGMOID, WITH
 from bnbook.training.session import Session
 
@@ -78,6 +79,7 @@ COLUMNS = {
     "diverged_at": "step whose loss was not finite, -1 for none",
     "validation_accuracy": "in [0, 1]",
     "test_accuracy": "in [0, 1]",
+    "right": right.COLUMN,
     **{f"u_{name}": f"of u, the input of hidden layers: {what}" for name, what in _SHAPES.items()},
     **{f"wu_{name}": f"of Wu + b: {what}" for name, what in _SHAPES.items()},
 }
@@ -92,6 +94,7 @@ def splits(config: Config, device: Any) -> images.Splits:
 
 def train(runs: Sequence[Config], session: Session) -> list[pd.DataFrame]:
     """Train runs that differ in seed and learning rate as one ensemble."""
+    from bnbook.probes import measurements
     from bnbook.training import fit
 
     config = runs[0]
@@ -101,8 +104,13 @@ def train(runs: Sequence[Config], session: Session) -> list[pd.DataFrame]:
     probed = split.validation[0][: config.probe_images]
     history = images.train(
         runs, session, model, split, config.batch_size, config.steps,
-        probes=(images.accuracies(model, split), lambda: distributions(model, probed)),
+        probes=(
+            images.accuracies(model, split),
+            lambda: distributions(model, probed),
+            lambda: {"right": measurements.right(model, *split.test)},
+        ),
     )  # fmt: skip
+    (hits,) = [row.pop("right") for row in history]
     members = [
         {
             "nonlinearity": run.nonlinearities[0],
@@ -112,7 +120,8 @@ def train(runs: Sequence[Config], session: Session) -> list[pd.DataFrame]:
         }
         for run in runs
     ]
-    return images.tables(history, members)
+    found = zip(images.tables(history, members), hits.tolist(), strict=True)
+    return [table.assign(right=right.pack(own)) for table, own in found]
 
 
 def _network(config: Config, seeds: Sequence[int], num_inputs: int) -> Any:

@@ -9,8 +9,9 @@ import pandas as pd
 
 from bnbook.evidence import claims
 from bnbook.evidence.claims import TIMES, Premise, control
-from bnbook.tables import choosing
+from bnbook.tables import choosing, right
 from bnbook.tables.arms import BN, LAYER_NORM, WITHOUT
+from bnbook.tables.right import Points
 
 RAW, TABLE, IMAGES = "raw table", "table", "images"
 """What is learned: a table as it is, the same with standardised columns, and images."""
@@ -37,10 +38,10 @@ def speed(table: pd.DataFrame, task: str) -> pd.Series:
     return pd.Series(steps[arm(task, WITHOUT)] / steps[arm(task, BN)])
 
 
-def gain(table: pd.DataFrame, task: str) -> pd.Series:
-    """Test accuracy with BN minus without, points."""
-    ends = choosing.ends(table, "test_accuracy")
-    return 100 * pd.Series(ends[arm(task, BN)] - ends[arm(task, WITHOUT)])
+def gain(table: pd.DataFrame, task: str) -> Points:
+    """Test accuracy with BN minus without, points by seed and test example."""
+    last = choosing.last(choosing.shown(table)).set_index("seed").sort_index()
+    return right.lead(*(last[last["arm"] == arm(task, norm)] for norm in (BN, WITHOUT)))
 
 
 def _premises(task: str) -> tuple[Premise, ...]:
@@ -92,5 +93,5 @@ def facts(table: pd.DataFrame) -> claims.Facts:
             found[f"rate_{name}"] = claims.fact([rates[own]], 3)
         own_losses = losses.reindex([arm(task, norm) for norm in NORMS])
         found |= claims.loss_facts(task, own_losses, 4, " nats")
-        found[f"gain_{task.replace(' ', '_')}_bn"] = claims.fact(gain(table, task), 1, " points")
+        found[f"gain_{task.replace(' ', '_')}_bn"] = claims.points_fact(gain(table, task), 1)
     return found

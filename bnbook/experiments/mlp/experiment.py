@@ -20,7 +20,7 @@ import pandas as pd
 from bnbook.experiments.experiment import Experiment, check_distinct, check_known, check_positive
 from bnbook.experiments.mlp import claims, figures
 from bnbook.experiments.mlp.claims import IMAGES, RAW
-from bnbook.tables import choosing
+from bnbook.tables import choosing, right
 from bnbook.tables.arms import BN, LAYER_NORM
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ COLUMNS = {
     "validation": "loss on what is set aside to choose rates, nats; infinite once a run diverged",
     "test": "loss on test data, nats",
     "test_accuracy": "of the test data, in [0, 1]",
+    "right": f"of the runs that judge, {right.COLUMN}",
     "diverged_at": "step whose loss was not finite; -1 for none",
 }
 
@@ -95,8 +96,8 @@ def measure(run: Config, device: Any) -> pd.DataFrame:
         scores = [(model(images), labels) for images, labels in ((x, y), *others)]
         names = ("loss", "validation", "test")
         losses = [ensemble.cross_entropy(*pair) for pair in scores]
-        right = (scores[2][0].argmax(2) == scores[2][1][:, None]).float().mean(0)
-        return {f"at_{n}": each for n, each in zip(names, losses, strict=True)} | {"right": right}
+        hits = (scores[2][0].argmax(2) == scores[2][1][:, None]).T
+        return {f"at_{n}": each for n, each in zip(names, losses, strict=True)} | {"right": hits}
 
     batches = fit.minibatches(len(y), run.batch_size, run.steps, seed)
     at = residual.measured_steps(run.steps, run.points)
@@ -106,11 +107,13 @@ def measure(run: Config, device: Any) -> pd.DataFrame:
             "arm": run.arms[0], "seed": seed, "learning_rate": rate,
             "tunes": seed in run.tuning_seeds, "step": int(row["step"]),
             "loss": float(row["at_loss"]), "validation": _or_infinite(row),
-            "test": float(row["at_test"]), "test_accuracy": float(row["right"]),
-            "diverged_at": int(row["diverged_at"]),
+            "test": float(row["at_test"]), "test_accuracy": float(row["right"].float().mean()),
+            "diverged_at": int(row["diverged_at"]), "right": "",
         }
         for row in history
     ]  # fmt: skip
+    if seed not in run.tuning_seeds:
+        rows[-1]["right"] = right.pack(history[-1]["right"][0].tolist())
     return pd.DataFrame(rows)
 
 

@@ -24,7 +24,7 @@ from bnbook.errors import BnbookError
 from bnbook.experiments.experiment import Experiment, check_distinct, check_known, check_positive
 from bnbook.experiments.regulariser import claims, figures
 from bnbook.setups.images import ImageSetting
-from bnbook.tables import choosing
+from bnbook.tables import choosing, right
 from bnbook.training.session import Session
 
 if TYPE_CHECKING:
@@ -194,27 +194,32 @@ def _streams(
 
 
 def measure(model: Any, images: Splits) -> Callable[[], dict[str, Tensor]]:
-    """Return the probe of losses and accuracies on training, validation and test images."""
+    """Return the probe of losses and accuracies, and of which test images are right."""
     import torch
 
     from bnbook.layers import ensemble
     from bnbook.probes import measurements
 
     def probe() -> dict[str, Tensor]:
-        found = {}
+        found, hits = {}, {}
         for name, (x, y) in zip(("training", "validation", "test"), images, strict=True):
-            found[f"{name}_accuracy"] = measurements.accuracy(model, x, y)
+            hits[name] = measurements.right(model, x, y)
+            found[f"{name}_accuracy"] = measurements.share(hits[name])
             with measurements.undisturbed(model), torch.no_grad():
                 model.eval()
                 found[f"{name}_loss"] = ensemble.cross_entropy(model(x), y)
-        return found
+        return {**found, "right": hits["test"]}
 
     return probe
 
 
 def _table(run: Config, history: Sequence[Mapping[str, Tensor]], member: int) -> pd.DataFrame:
-    """Return a run's rows, one for each measured step; one that diverged guesses from there on."""
-    rows = []
+    """Return a run's rows, one for each measured step; one that diverged guesses from there on.
+
+    Which test images were right is kept of the runs that judge, in their last row.
+    """
+    rows: list[dict[str, Any]] = []
+    tunes = run.seeds[0] in run.tuning_seeds
     for row in history:
         own = {name: float(row[name][member]) for name in MEASURED}
         diverged = int(row["diverged_at"][member])
@@ -225,13 +230,16 @@ def _table(run: Config, history: Sequence[Mapping[str, Tensor]], member: int) ->
                 "arm": run.arms[0],
                 "seed": run.seeds[0],
                 "learning_rate": run.learning_rates[0],
-                "tunes": run.seeds[0] in run.tuning_seeds,
+                "tunes": tunes,
                 "step": int(row["step"]),
                 "diverged_at": diverged,
                 "validation": 1 - own["validation_accuracy"],
                 **own,
+                "right": "",
             }
         )
+    if not tunes and rows[-1]["diverged_at"] < 0:
+        rows[-1]["right"] = right.pack(history[-1]["right"][member].tolist())
     return pd.DataFrame(rows)
 
 
@@ -252,6 +260,7 @@ COLUMNS = {
     "validation_accuracy": "in [0, 1]",
     "test_loss": "nats",
     "test_accuracy": "in [0, 1]",
+    "right": f"of the runs that judge and lived, {right.COLUMN}",
 }
 
 EXPERIMENT = Experiment(

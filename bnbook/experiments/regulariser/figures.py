@@ -1,5 +1,7 @@
 """Figures of BN as a regulariser, from the experiment's table."""
 
+from collections.abc import Mapping
+
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -17,6 +19,7 @@ from bnbook.experiments.regulariser.claims import (
 )
 from bnbook.plots import style
 from bnbook.tables.arms import WITH, WITHOUT
+from bnbook.tables.right import Points
 
 STRENGTHS = {NONE: "none", WEAK: "weak", FULL: "strong"}
 BATCHES = {
@@ -56,8 +59,7 @@ def noise(table: pd.DataFrame) -> Figure:
     left.set_xticks(range(len(there)), list(there))
     left.set(xlabel="images normalised together", ylabel="test accuracy (%)")
     for at, (bn, together) in enumerate(BATCHES.values()):
-        gains = shuffling_gain(table, bn, together).to_frame(at)
-        _draw(right, gains, WITH if bn else WITHOUT)
+        _draw(right, {at: shuffling_gain(table, bn, together)}, WITH if bn else WITHOUT)
     right.axhline(0, color="0.6", lw=1, ls=":")
     right.set_xticks(range(len(BATCHES)), list(BATCHES), fontsize=8)
     right.set(xlabel="network", ylabel="gain by new minibatches (points)")
@@ -66,10 +68,12 @@ def noise(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def _draw(ax: Axes, values: pd.DataFrame, arm: str, aside: float = 0.0) -> None:
-    """Draw means over seeds with bars of their 95 % intervals, joined by a line."""
+def _draw(
+    ax: Axes, values: pd.DataFrame | Mapping[int, Points], arm: str, aside: float = 0.0
+) -> None:
+    """Draw means at places on the x axis with bars of their 95 % intervals, joined by a line."""
     band = style.bands({at: own.dropna() for at, own in values.items()})
-    band.index = values.columns.to_numpy(float) + aside
+    band.index = band.index.to_numpy(float) + aside
     style.draw_bars(ax, band, style.LOOKS[arm], ms=6, capsize=2, elinewidth=1, label=arm)
 
 
