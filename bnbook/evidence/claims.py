@@ -57,8 +57,8 @@ Finding = tuple[bool, str, str]
 LATER = "Its premises were written after this record had been seen."
 """The sentence of claims that were recorded before claims had premises."""
 IMAGES = (
-    "An earlier record of the same seeds, which had been seen, did not say which test images were"
-    " right: the interval, over seeds alone then, takes the images as drawn too since."
+    "An earlier record of the same seeds, seen before, did not hold which test images were right,"
+    " and its interval was over seeds alone."
 )
 """The sentence of claims that were judged over seeds alone before."""
 

@@ -81,7 +81,10 @@ def facts(table: pd.DataFrame) -> claims.Facts:
     }
     for nonlinearity in (SIGMOID, RELU):
         name = nonlinearity.lower()
-        found[f"{name}_gap"] = claims.points_fact(placement_gap(table, nonlinearity), 2)
+        gap = placement_gap(table, nonlinearity)
+        found[f"{name}_gap"] = claims.points_fact(gap, 2)
+        if nonlinearity == SIGMOID:
+            found[f"{name}_gap_seeds"] = claims.points_fact(right.by_seed(gap), 2)
         found |= _placements(table, nonlinearity) | _moments(table, nonlinearity)
     return found
 

@@ -94,4 +94,5 @@ def facts(table: pd.DataFrame) -> claims.Facts:
         own_losses = losses.reindex([arm(task, norm) for norm in NORMS])
         found |= claims.loss_facts(task, own_losses, 4, " nats")
         found[f"gain_{task.replace(' ', '_')}_bn"] = claims.points_fact(gain(table, task), 1)
-    return found
+    alone = right.by_seed(gain(table, IMAGES))
+    return found | {"gain_images_bn_seeds": claims.points_fact(alone, 1)}

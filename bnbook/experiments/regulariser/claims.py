@@ -261,6 +261,13 @@ def facts(table: pd.DataFrame) -> claims.Facts:
         "bn_accuracy_fixed": claims.points_fact(
             difference(table, Arm(True, fixed=True), Arm(False, fixed=True)), 1
         ),
+        **{
+            f"{what}_seeds": claims.points_fact(right.by_seed(points), 1)
+            for what, points in (
+                ("noise", noise_gain(table)),
+                ("shuffling", shuffling_gain(table)),
+            )
+        },
         "seeds": claims.count(choosing.shown(table)["seed"].nunique()),
         "tuning": claims.count(table.loc[table["tunes"], "seed"].nunique()),
         "rates": claims.count(table["learning_rate"].nunique()),
