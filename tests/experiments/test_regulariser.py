@@ -100,6 +100,14 @@ def test_few_test_images_leave_open_what_seeds_agree_on(monkeypatch):
     assert claims.judge(claim, few).verdict == "reproduced"
 
 
+def test_the_figure_has_the_bars_that_the_claim_is_judged_by():
+    few = made_up(images=100)
+    found = claims.judge(CLAIMS["ioffe.sec4_2_1.shuffling"], few)
+    _, right_panel = EXPERIMENT.figures["noise"](few).axes
+    bars = [container.lines[2][0].get_segments()[0][:, 1] for container in right_panel.containers]
+    assert bars[1].tolist() == pytest.approx([found.low, found.high])
+
+
 def test_what_is_known_by_heart_counts_whatever_the_images():
     """Training accuracies move the gap that is closed, and give it no spread."""
     table = made_up(known=0.995)
