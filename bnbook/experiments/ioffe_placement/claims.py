@@ -64,7 +64,7 @@ CLAIMS = (
             Premise("no tuned rate is an end of the grid", _inside),
             Premise("both networks end at a test accuracy of 95 % or more", _trained),
         ),
-        revised=f"Its premises were written after an earlier record had been seen. {claims.IMAGES}",
+        revised=f"{claims.IMAGES} Its premises were written when that had been seen.",
     ),
 )
 

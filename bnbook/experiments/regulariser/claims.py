@@ -262,11 +262,9 @@ def facts(table: pd.DataFrame) -> claims.Facts:
             difference(table, Arm(True, fixed=True), Arm(False, fixed=True)), 1
         ),
         **{
-            f"{what}_seeds": claims.points_fact(right.by_seed(points), 1)
-            for what, points in (
-                ("noise", noise_gain(table)),
-                ("shuffling", shuffling_gain(table)),
-            )
+            f"{what}_{over}": claims.points_fact(points, 2)
+            for what, gained in (("noise", noise_gain(table)), ("shuffling", shuffling_gain(table)))
+            for over, points in (("both", gained), ("seeds", right.by_seed(gained)))
         },
         "seeds": claims.count(choosing.shown(table)["seed"].nunique()),
         "tuning": claims.count(table.loc[table["tunes"], "seed"].nunique()),
