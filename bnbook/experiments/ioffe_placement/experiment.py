@@ -79,9 +79,9 @@ COLUMNS = {
     "diverged_at": "step whose loss was not finite, -1 for none",
     "validation_accuracy": "in [0, 1]",
     "test_accuracy": "in [0, 1]",
-    "right": right.COLUMN,
     **{f"u_{name}": f"of u, the input of hidden layers: {what}" for name, what in _SHAPES.items()},
     **{f"wu_{name}": f"of Wu + b: {what}" for name, what in _SHAPES.items()},
+    "right": right.COLUMN,
 }
 
 

@@ -62,8 +62,8 @@ COLUMNS = {
     "validation": "loss on what is set aside to choose rates, nats; infinite once a run diverged",
     "test": "loss on test data, nats",
     "test_accuracy": "of the test data, in [0, 1]",
-    "right": f"of the runs that judge, {right.COLUMN}",
     "diverged_at": "step whose loss was not finite; -1 for none",
+    "right": f"of the runs that judge, {right.COLUMN}",
 }
 
 
