@@ -1,5 +1,16 @@
 """Names of the arms that experiments compare; figures give each its colour."""
 
+
+def of_groups(groups: int) -> str:
+    """Name GroupNorm with so many groups, in layers of any width."""
+    return f"{GROUP_NORM}, {groups} groups"
+
+
+def of_channels(channels: int) -> str:
+    """Name GroupNorm with groups of so many channels."""
+    return f"{GROUP_NORM}, {channels} channels a group"
+
+
 WITHOUT, WITH = "without BN", "with BN"
 OUTSIDE = "statistics outside the gradient"
 MEAN_OUTSIDE, VARIANCE_OUTSIDE = "mean outside the gradient", "variance outside the gradient"

@@ -1,12 +1,20 @@
 """What else allows large rates: made-up tables with known answers, and a small real run."""
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
+from matplotlib.colors import to_hex
 
 from bnbook.evidence import claims
 from bnbook.experiments.bjorck_fig1.experiment import EXPERIMENT as bjorck_fig1
 from bnbook.experiments.bjorck_map import claims as analysis
+from bnbook.experiments.bjorck_map import figures
 from bnbook.experiments.bjorck_map.experiment import EXPERIMENT as bjorck_map
+from bnbook.experiments.bjorck_map.experiment import network
+from bnbook.layers.norm import GroupNorm
+from bnbook.plots.style import COLOURS
+from bnbook.setups import residual
 from bnbook.tables.arms import (
     CLIPPED,
     FIXUP,
@@ -16,7 +24,10 @@ from bnbook.tables.arms import (
     WARM_UP,
     WITH,
     WITHOUT,
+    of_channels,
+    of_groups,
 )
+from bnbook.training.session import Session
 from tests.judging import criterion
 
 SMALL = {
@@ -34,7 +45,7 @@ TOPS = {
 
 def made_up(seeds=(0, 1, 2), **tops):
     """Arms end at their tops at rate 0.1 and at less at 1.0, where the one without BN diverges."""
-    tops = TOPS | {getattr(analysis, name): top for name, top in tops.items()}
+    tops = TOPS | {getattr(analysis, name, name): top for name, top in tops.items()}
     rows = []
     for seed in seeds:
         for arm in analysis.ARMS:
@@ -74,6 +85,69 @@ def test_the_better_of_two_is_chosen_on_validation_data():
     assert analysis.best_arm(table, (FIXUP, SKIPINIT)) == SKIPINIT
 
 
+def test_the_groups_of_group_norm_are_chosen_on_validation_data():
+    table = made_up(GROUP_NORM=0.7, **{of_channels(8): 0.75, of_groups(2): 0.74})
+    assert analysis.best_arm(table, analysis.GROUP_NORMS) == of_channels(8)
+    assert bjorck_map.claims[2].measure(table).iloc[0] == pytest.approx(5)
+    facts = bjorck_map.facts(table)
+    assert facts["groupnorm_accuracy"]["value"] == pytest.approx(75)
+    assert facts["channels2_accuracy"]["value"] == pytest.approx(70)
+    assert facts["groups2_validation"]["value"] == pytest.approx(74)
+    table.loc[table["arm"] == of_groups(2), "test_accuracy"] = 0.99
+    assert bjorck_map.claims[2].measure(table).iloc[0] == pytest.approx(5)
+    fewer = table[table["arm"] != of_channels(8)]
+    assert analysis.best_arm(fewer, analysis.GROUP_NORMS) == of_groups(2)
+    assert "channels8_rate" not in bjorck_map.facts(fewer)
+
+
+def test_the_figure_draws_the_chosen_groups_and_the_others_paler():
+    table = made_up(GROUP_NORM=0.7, **{of_channels(8): 0.75})
+    last = bjorck_map.figures["rates"](table).axes[2]
+    pink = [line for line in last.lines if to_hex(line.get_color()) == COLOURS[GROUP_NORM].lower()]
+    pale = [line for line in pink if line.get_alpha() == 0.5]
+    assert sorted(max(line.get_ydata()) for line in pale) == pytest.approx([60, 60, 60, 60, 70])
+    assert any(max(line.get_ydata()) == pytest.approx(75) for line in pink if line not in pale)
+    assert set(figures.chosen_groups(table)["arm"]) == set(analysis.NEEDED)
+
+
+@pytest.mark.parametrize(
+    ("arm", "expected"),
+    [
+        (GROUP_NORM, [4, 8, 16]),
+        (of_channels(4), [2, 4, 8]),
+        (of_channels(8), [1, 2, 4]),
+        (of_channels(16), [1, 1, 2]),
+        (of_groups(2), [2, 2, 2]),
+        (of_groups(4), [4, 4, 4]),
+    ],
+)
+def test_each_arm_of_group_norm_has_its_groups(arm, expected):
+    """The layer after the first convolution counts with the first stage."""
+    model = network(arm, (0, 1), n=1, widths=(8, 16, 32))
+    found = [each.num_groups for each in model.modules() if isinstance(each, GroupNorm)]
+    assert found == [*expected[:1] * 3, *expected[1:2] * 2, *expected[2:] * 2]
+
+
+def test_groups_of_two_channels_are_what_the_setup_makes():
+    ours, theirs = (make(GROUP_NORM, (0, 3), n=1) for make in (network, residual.network))
+    assert str(ours) == str(theirs)
+    for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert one.equal(other)
+
+
+def losses(config, *arms):
+    """The loss after some steps of one run of each arm."""
+    one = replace(config, seeds=(0,), learning_rates=(0.4,), widths=(8, 16, 32))
+    runs = [replace(one, arms=(arm,)) for arm in arms]
+    return [bjorck_map.together([run], Session("cpu"))[0]["loss"].iloc[-1] for run in runs]
+
+
+def test_groups_that_are_ignored_are_seen(small, monkeypatch):
+    assert len(set(losses(small, *analysis.GROUP_NORMS))) == 6
+    monkeypatch.setattr(analysis, "groups", lambda *_: 4)
+    assert len(set(losses(small, *analysis.GROUP_NORMS))) == 1
+
+
 def test_clipped_gradients_are_in_no_claim():
     table = made_up()
     table.loc[table["arm"] == CLIPPED, ["validation_accuracy", "test_accuracy"]] = 1.0
@@ -110,7 +184,7 @@ def test_the_map_is_figure_1s():
 
 
 def test_a_small_run_is_tidy(small_table):
-    assert len(small_table) == 8 * 2 * 2 * 2
+    assert len(small_table) == 10 * 2 * 2 * 2
     assert not small_table.duplicated(["arm", "learning_rate", "seed", "step"]).any()
     start = small_table[small_table["step"] == 0].set_index(["seed", "learning_rate"])
     plain, warm = (

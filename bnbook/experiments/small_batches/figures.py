@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
+from bnbook.experiments.small_batches.claims import GROUPS, group_norm
 from bnbook.plots import style
 from bnbook.plots.style import LOOKS, Look
 from bnbook.tables import climbed
@@ -29,10 +30,10 @@ OF_THE_BATCH = {
     LATE_FROZEN: Look("#56B4E9", "v", (3, 1)),
 }
 OF_AN_IMAGE = {
-    GROUP_NORM: LOOKS[GROUP_NORM],
     LAYER_NORM: LOOKS[LAYER_NORM],
     INSTANCE_NORM: Look("#777777", "D", (1, 1)),
 }
+"""Looks of the norms that need no batch, beside GroupNorm."""
 STATISTICS = {
     RUNNING: ("running average", Look("#0072B2", "o")),
     ALGORITHM_2: ("Algorithm 2", Look("#009E73", "^", (6, 1, 1, 1))),
@@ -58,12 +59,36 @@ def draw_norms(ax: Axes, table: pd.DataFrame) -> None:
     for arm, look in OF_THE_BATCH.items():
         _draw(ax, rows[rows["arm"] == arm], arm, look)
     at = float(rows["batch_size"].max())
-    for arm, look in OF_AN_IMAGE.items():
+    for arm, look in {group_norm(table): LOOKS[GROUP_NORM], **OF_AN_IMAGE}.items():
         level = rows.loc[rows["arm"] == arm, "error"]
         if len(level):
             at *= 1.15
             ax.axhline(level.mean(), color=look.colour, lw=1.4).set_dashes(look.dashes or (1, 0))
             style.draw_bars(ax, style.bands({at: level}), look, ls="", label=arm, **_BARS)
+
+
+def draw_groups(ax: Axes, table: pd.DataFrame) -> None:
+    """Draw the test error of norms of an image against their groups, the chosen number ringed.
+
+    BN's errors at the smallest and the largest m are levels.
+    """
+    rows, each = _errors(table, RUNNING, "test"), 2 * max(GROUPS.values())
+    places = {LAYER_NORM: 1, **GROUPS, INSTANCE_NORM: each}
+    found = {at: rows.loc[rows["arm"] == arm, "error"] for arm, at in places.items()}
+    band = style.bands({at: own for at, own in found.items() if len(own)})
+    style.draw_bars(ax, band, LOOKS[GROUP_NORM], label="norms of an image", **_BARS)
+    chosen = GROUPS[group_norm(table)]
+    style.ring(ax, chosen, found[chosen].mean(), GROUP_NORM)
+    of_bn = rows[rows["arm"] == BN].groupby("batch_size")["error"].mean()
+    for m, dashes in ((of_bn.index.min(), (1, 1)), (of_bn.index.max(), (1, 0))):
+        ax.axhline(of_bn[m], color=LOOKS[BN].colour, lw=1.4, label=f"BN, m = {m}").set_dashes(
+            dashes
+        )
+    ax.set(xscale="log", xlabel="groups", ylabel="test error (%)")
+    ax.xaxis.set_major_locator(FixedLocator(list(band.index)))
+    ax.xaxis.set_minor_locator(NullLocator())
+    names = {1: "1,\nLayerNorm", each: "each channel,\nInstanceNorm"}
+    ax.set_xticks(list(band.index), labels=[names.get(at, str(at)) for at in band.index])
 
 
 def draw_statistics(ax: Axes, table: pd.DataFrame) -> None:
@@ -139,4 +164,6 @@ def statistics(table: pd.DataFrame) -> Figure:
     return figure
 
 
-FIGURES = {"norms": norms, "statistics": statistics}
+FIGURES = {
+    "norms": norms, "statistics": statistics, "groups": style.alone(draw_groups, 6, 3.6, 3),
+}  # fmt: skip
