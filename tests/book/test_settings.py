@@ -111,6 +111,12 @@ def test_the_gain_of_the_branches_is_the_configs():
         ("ioffe_optimisers", "", "minibatch", "60; 3,000 in full batches"),
         ("small_batches", "", "minibatch", "32, normalised 2, 4, 8 or 32 at a time"),
         ("small_batches", "", "epochs", "2"),
+        ("small_batches", "", "groups of GroupNorm", "2, 4, 8 or 16, chosen with the rate"),
+        ("batch_leak", "", "groups of GroupNorm", "4"),
+        (
+            "bjorck_map", "", "groups of GroupNorm",
+            "of 2, 4, 8 or 16 channels, or 2 or 4 in every layer; chosen with the rate",
+        ),
         ("finetune_frozen", "", "epochs", "6.4, after about 2"),
         ("ics_measures", "fully connected", "trained on", "3,500 images"),
         ("ics_measures", "linear", "trained on", "300 Gaussian vectors"),
@@ -135,6 +141,17 @@ def test_the_gain_of_the_branches_is_the_configs():
 def test_a_row_is_what_the_records_config_says(name, kind, row, text):
     entry = LEDGER[name]["profiles"]["standard"]
     assert described.ours(name, entry)[kind][row] == text
+
+
+def test_the_groups_are_those_of_the_arms():
+    row = "groups of GroupNorm"
+    assert told("small_batches", "quick")[""][row] == "2 or 4, chosen with the rate"
+    assert told("bjorck_map", "quick")[""][row].startswith("of 2 or 8 channels, or 2 in every")
+    of_two = experiments.find("bjorck_map").profiles["standard"].arms[:8]
+    assert (
+        told("bjorck_map", arms=of_two, data="cifar10")[""][row]
+        == "of 2 channels; chosen with the rate"
+    )
 
 
 def test_what_has_no_meaning_is_left_out():

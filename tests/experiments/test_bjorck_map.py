@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
 
-from bnbook.evidence import claims
+from bnbook.evidence import claims, records
 from bnbook.experiments.bjorck_fig1.experiment import EXPERIMENT as bjorck_fig1
 from bnbook.experiments.bjorck_map import claims as analysis
 from bnbook.experiments.bjorck_map import figures
@@ -104,7 +104,7 @@ def test_the_figure_draws_the_chosen_groups_and_the_others_paler():
     table = made_up(GROUP_NORM=0.7, **{of_channels(8): 0.75})
     last = bjorck_map.figures["rates"](table).axes[2]
     pink = [line for line in last.lines if to_hex(line.get_color()) == COLOURS[GROUP_NORM].lower()]
-    pale = [line for line in pink if line.get_alpha() == 0.5]
+    pale = [line for line in pink if line.get_alpha() == 0.6]
     assert sorted(max(line.get_ydata()) for line in pale) == pytest.approx([60, 60, 60, 60, 70])
     assert any(max(line.get_ydata()) == pytest.approx(75) for line in pink if line not in pale)
     assert set(figures.chosen_groups(table)["arm"]) == set(analysis.NEEDED)
@@ -191,3 +191,10 @@ def test_a_small_run_is_tidy(small_table):
         start[start["arm"] == a].sort_index()["test_accuracy"] for a in (WITHOUT, WARM_UP)
     )
     assert (plain == warm).all()
+
+
+def test_the_chosen_groups_are_what_the_chapter_says():
+    table = records.read(records.path(records.recorded(), "bjorck_map", "standard")).table
+    page = (records.root() / "book" / "31-one-rate-two-networks.md").read_text("utf-8")
+    best = analysis.best_arm(table, analysis.GROUP_NORMS)
+    assert (best == GROUP_NORM) == ("Its groups have two channels" in page)

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bnbook.evidence import claims
+from bnbook.evidence import claims, records
 from bnbook.experiments.small_batches import claims as analysis
 from bnbook.experiments.small_batches.experiment import EXPERIMENT, cells, network
 from bnbook.layers.norm import GroupNorm
@@ -77,7 +77,8 @@ def test_the_measures_on_a_table_with_known_truth():
     assert facts["bn_2"]["value"] == pytest.approx(40.1)
     assert facts["frozen_gain"]["value"] == pytest.approx(4.0)
     assert facts["precise_gain"]["value"] == pytest.approx(1.0)
-    assert facts["bn_lead"]["value"] == pytest.approx(4.0)
+    assert facts["bn_lead_32"]["value"] == pytest.approx(4.0)
+    assert facts["bn_lead_2"]["value"] == pytest.approx(-6.0)
     assert facts["groups"]["value"] == 4
     assert facts["group"] == facts["groups_4"]
     assert facts["groups_8"]["value"] == pytest.approx(36.1)
@@ -91,7 +92,7 @@ def test_differences_are_taken_over_seeds_and_test_images():
         assert judged.value == pytest.approx(claim.measure(made_up()).mean())
         assert judged.over == "seeds and test images"
         assert judged.high - judged.low > 1  # these seeds agree; so many images do not decide more
-    for name in ("frozen_gain", "precise_gain", "bn_lead"):
+    for name in ("frozen_gain", "precise_gain", "bn_lead_32"):
         fact, by_seed = (EXPERIMENT.facts(each)[name] for each in (table, made_up()))
         assert fact["value"] == pytest.approx(by_seed["value"])
         assert fact["high"] - fact["low"] > 1 > by_seed["high"] - by_seed["low"]
@@ -107,7 +108,7 @@ def test_the_seeds_that_tune_choose_the_number_of_groups():
     chosen = table.assign(validation_accuracy=table["validation_accuracy"].mask(tuned, 0.9))
     assert analysis.group_norm(chosen) == EIGHT
     assert analysis.group_lead(chosen).tolist() == pytest.approx([4.0] * 3)
-    assert analysis.bn_lead(chosen).tolist() == pytest.approx([6.0] * 3)
+    assert analysis.bn_lead(chosen, 32).tolist() == pytest.approx([6.0] * 3)
     equal = table.assign(validation_accuracy=0.5)
     assert analysis.group_norm(equal) == TWO
 
@@ -183,3 +184,10 @@ def test_a_number_of_groups_that_is_ignored_is_seen(small, monkeypatch):
 def test_layer_norm_is_one_group(small, monkeypatch):
     monkeypatch.setattr(analysis, "GROUPS", dict.fromkeys(analysis.GROUPS, 1))
     assert len(set(ends(small, TWO, arms.LAYER_NORM))) == 1
+
+
+def test_the_number_of_groups_is_what_the_chapter_says():
+    record = records.read(records.path(records.recorded(), "small_batches", "standard"))
+    groups, widths = EXPERIMENT.facts(record.table)["groups"], record.provenance["config"]["widths"]
+    page = (records.root() / "book" / "41-small-batches.md").read_text("utf-8")
+    assert (groups["value"] == widths[0]) == ("as many as the first layer has channels" in page)

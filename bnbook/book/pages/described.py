@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from bnbook.evidence import wording
+from bnbook.experiments.bjorck_map.claims import CHANNELS, GROUPS
+from bnbook.experiments.small_batches.claims import GROUPS as COUNTS
 
 Rows = dict[str, str]
 """What is set -> words."""
@@ -186,8 +188,35 @@ def _fine_tuned(config: Config) -> Rows:
     }
 
 
-def _scenes(config: Config) -> Rows:
+OF_GROUP_NORM = "groups of GroupNorm"
+
+
+def _one_count(config: Config) -> Rows:
+    return {OF_GROUP_NORM: str(config["groups"])}
+
+
+def _counts(config: Config) -> Rows:
+    counts = [groups for arm, groups in COUNTS.items() if arm in config["arms"]]
+    return {OF_GROUP_NORM: f"{_either(counts)}, chosen with the rate"}
+
+
+def _groups_and_starts(config: Config) -> Rows:
+    channels, counts = (
+        [size for arm, size in sizes.items() if arm in config["arms"]]
+        for sizes in (CHANNELS, GROUPS)
+    )
+    either = [
+        *([f"of {_either(channels)} channels"] if channels else []),
+        *([f"{_either(counts)} in every layer"] if counts else []),
+    ]
     return {
+        "initial weights": f"Xavier's; with SkipInit He's; {FIXUP}",
+        OF_GROUP_NORM: f"{', or '.join(either)}; chosen with the rate",
+    }
+
+
+def _scenes(config: Config) -> Rows:
+    return _one_count(config) | {
         "trained on": f"those of two classes among {config['train_images']:,} images",
         "epochs": f"{config['examples']:,} images are drawn",
     }
@@ -195,10 +224,12 @@ def _scenes(config: Config) -> Rows:
 
 CHANGES: Mapping[str, Callable[[Config], Rows]] = {
     "batch_leak": _scenes,
-    "bjorck_map": lambda _: {"initial weights": f"Xavier's; with SkipInit He's; {FIXUP}"},
+    "bjorck_map": _groups_and_starts,
+    "domain_shift": _one_count,
     "finetune_frozen": _fine_tuned,
     "ioffe_optimisers": _optimisers,
     "ioffe_placement": _relu_and_sigmoid,
+    "small_batches": _counts,
     "without_bn": lambda _: {"initial weights": f"He's; with SELU LeCun's; {FIXUP}"},
 }
 """What differs from `_one_kind` in single experiments."""

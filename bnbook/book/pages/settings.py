@@ -18,7 +18,7 @@ from bnbook.errors import BnbookError
 
 ROWS = (
     "layers", "channels", "image side", "trained on", "sequence", "epochs", "minibatch",
-    "augmentation", "initial weights", "optimiser", "rates tried",
+    "groups of GroupNorm", "augmentation", "initial weights", "optimiser", "rates tried",
     "training accuracy, at the best rate", "training loss at the end",
 )  # fmt: skip
 """In the order of the table, which leaves out those that none of our networks has."""
@@ -37,7 +37,8 @@ PAPERS: Mapping[str, Paper] = {
         "layers": "110", "channels": "16, 32, 64", "image side": "32 pixels",
         "trained on": "50,000 images",
         "epochs": f"to the end; 2,400 at the smallest rate ({NOTES})",
-        "minibatch": "128 in the set-up that it follows", "augmentation": "crops and flips",
+        "minibatch": "128 in the set-up that it follows", "groups of GroupNorm": DASH,
+        "augmentation": "crops and flips",
         "training accuracy, at the best rate": "near 100 %",
     }),
     "Ioffe & Szegedy, figure 1": Paper(("ioffe_fig1",), {
@@ -69,6 +70,7 @@ PAPERS: Mapping[str, Paper] = {
     "Wu & He": Paper(("small_batches",), {
         "layers": "50", "trained on": f"ImageNet's images ({NOTES})",
         "minibatch": "2 to 32 a GPU",
+        "groups of GroupNorm": f"32; 1 to 64 were tried ({NOTES})",
         "training accuracy, at the best rate": "72 to 79 % at 32 a GPU",
     }),
     "Wu & Johnson": Paper(("small_batches",), {

@@ -41,7 +41,7 @@ def draw_other_groups(ax: Axes, table: pd.DataFrame) -> None:
         own = last[last["arm"] == arm]
         if arm != best and len(own):
             means = 100 * own.groupby("learning_rate")["test_accuracy"].mean()
-            style.draw_line(ax, means, GROUP_NORM, lw=0.8, alpha=0.5, zorder=1, label=label)
+            style.draw_line(ax, means, GROUP_NORM, lw=1, alpha=0.6, zorder=1, label=label)
 
 
 def rates(table: pd.DataFrame) -> Figure:
