@@ -440,5 +440,5 @@ def _of_network(found: Compared, dose: pd.DataFrame) -> dict[str, dict[str, Any]
         "same": claims.points_fact(right.lead(found.low, found.none), 1, ""),
         "rate": claims.points_fact(right.lead(found.high, found.low), 1, ""),
         "gained": claims.points_fact(right.lead(found.high, found.none), 1, ""),
-        "share": claims.ratio_fact(high - low, high - none, 2),
+        "share": claims.ratio_fact(high - low, high - none, 1),
     }
