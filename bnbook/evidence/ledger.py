@@ -40,7 +40,10 @@ def entry(claims: Sequence[Claim], facts: Mapping[str, Any], record: records.Rec
     return {
         "record": {"digest": record.digest, **about},
         "judgements": assess(
-            claims, record.table, record.provenance.get("missing", 0), record.provenance["config"]
+            claims,
+            record.table,
+            record.provenance.get("missing", 0),
+            record.provenance.get("config"),
         ),
         "facts": dict(facts),
     }
