@@ -212,6 +212,7 @@ def test_a_fact_and_its_interval_are_written_together(ends, text):
     content = {"experiment": "toy", "profiles": {"quick": {"facts": {"gain": fact}}}}
     written = evidence.fact_text(content, "gain", "both", "quick")
     assert written.replace("\xa0", " ") == text
+    assert written.count(" ") == text.count(" (")  # a line may end there alone
 
 
 def test_of_many_names_an_error_lists_the_nearest():

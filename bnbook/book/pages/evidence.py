@@ -203,7 +203,7 @@ def claim_text(
 def fact_text(content: Mapping[str, Any], name: str, field: str, profile: str) -> str:
     """Write a fact at a recorded profile: ``value`` (the default), ``interval``, or an end.
 
-    ``both`` is the value with the interval in brackets where there is one.
+    ``both`` is the value with the interval in brackets where there is one; a line may end between.
     """
     facts = content["profiles"][profile]["facts"]
     fact = _pick(facts, name, f"a fact of {content['experiment']} at {profile}")
@@ -219,9 +219,9 @@ def fact_text(content: Mapping[str, Any], name: str, field: str, profile: str) -
     elif fact["value"] is None:  # a growing record lacks what it is made of
         texts["interval"] = texts["value"]
     apart = texts.get("interval", texts["value"]) != texts["value"]
+    texts = {each: _bind(text) for each, text in texts.items()}
     texts["both"] = f"{texts['value']} ({texts['interval']})" if apart else texts["value"]
-    what = f"a field of the fact {content['experiment']}.{name}"
-    return _bind(_pick(texts, field or "value", what))
+    return _pick(texts, field or "value", f"a field of the fact {content['experiment']}.{name}")
 
 
 def fact_number(fact: Mapping[str, Any], number: float | str | None) -> str:
