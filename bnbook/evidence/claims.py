@@ -241,10 +241,10 @@ def count(number: float) -> Fact:
 
 def points_fact(points: pd.DataFrame | pd.Series, digits: int, unit: str = " points") -> Fact:
     """Describe a difference in points, by seed or by seed and test image, as claims judge it."""
-    rows = points.to_frame() if isinstance(points, pd.Series) else points
+    rows = (points.to_frame() if isinstance(points, pd.Series) else points).dropna()
     if min(rows.shape) < 2:
-        return fact(rows.mean(axis=1).dropna(), digits, unit)
-    found = crossed(rows.dropna().to_numpy(dtype=float))
+        return fact(rows.mean(axis=1), digits, unit)
+    found = crossed(rows.to_numpy(dtype=float))
     ends = {"value": found.value, "low": found.low, "high": found.high}
     return {**ends, "digits": digits, "unit": unit}
 

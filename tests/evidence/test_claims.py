@@ -195,6 +195,9 @@ def test_a_fact_in_points_has_the_ends_that_a_claim_has():
     assert by_seed == claims.fact(100 * hits.mean(1), 1, " points")
     alone = claims.points_fact(points.iloc[:1], 1)
     assert (alone["value"], alone["low"]) == (pytest.approx(100 * hits[0].mean()), None)
+    half_way = points.iloc[:2].copy()  # of the second seed one of the two runs is missing
+    half_way.iloc[1] = math.nan
+    assert claims.points_fact(half_way, 1) == alone
 
 
 def test_a_premise_that_fails_leaves_the_claim_untested_and_is_named():
