@@ -239,7 +239,9 @@ def count(number: float) -> Fact:
     return fact([number], 0)
 
 
-def points_fact(points: pd.DataFrame | pd.Series, digits: int, unit: str = " points") -> Fact:
+def points_fact(
+    points: pd.DataFrame | pd.Series, digits: int | None, unit: str = " points"
+) -> Fact:
     """Describe a difference in points, by seed or by seed and test image, as claims judge it."""
     rows = (points.to_frame() if isinstance(points, pd.Series) else points).dropna()
     if min(rows.shape) < 2:

@@ -17,7 +17,8 @@ from matplotlib.ticker import LogLocator, NullLocator
 from scipy.special import stdtrit
 
 from bnbook import files
-from bnbook.evidence.intervals import LEVEL, crossed
+from bnbook.evidence.claims import points_fact
+from bnbook.evidence.intervals import LEVEL
 from bnbook.plots import narrow
 from bnbook.tables.arms import (
     AFFINE_ONLY,
@@ -201,16 +202,15 @@ def bands(samples: Mapping[Any, pd.Series | pd.DataFrame]) -> pd.DataFrame:
     Of seeds by test images it is the interval that takes both as drawn.
     """
     found = {name: _mean(own) for name, own in samples.items()}
-    return pd.DataFrame.from_dict(found, orient="index", columns=["mean", "low", "high"])
+    band = pd.DataFrame.from_dict(found, orient="index", columns=["mean", "low", "high"])
+    return band.astype(float)  # without an interval NaN
 
 
-def _mean(own: pd.Series | pd.DataFrame) -> tuple[float | None, float | None, float | None]:
+def _mean(own: pd.Series | pd.DataFrame) -> tuple[float | None, ...]:
     if isinstance(own, pd.DataFrame):
-        if min(own.shape) > 1:
-            found = crossed(own.to_numpy(dtype=float))
-            return found.value, found.low, found.high
-        own = own.mean(axis=1)
-    return (float(own.mean()), *t_interval(own))
+        found = points_fact(own, digits=None)
+        return found["value"], found["low"], found["high"]
+    return (own.mean(), *t_interval(own))
 
 
 def t_interval(values: pd.Series) -> tuple[float, float]:
