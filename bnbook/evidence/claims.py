@@ -44,7 +44,7 @@ KINDS: dict[Kind, str] = {
 """What a claim is about, and how the counts call it."""
 Scale = Literal["linear", "log", "share", "ratio"]
 METHODS: dict[Scale, str] = {
-    "linear": "95 % interval over seeds (Student's t)",
+    "linear": "95 % interval over seeds, or over seeds and test images (Student's t),",
     "log": "95 % interval over seeds (Student's t of the logarithm)",
     "share": "exact 95 % interval (Clopper and Pearson) of the share of seeds",
     "ratio": "95 % interval over seeds (Fieller's, of the ratio of two means)",

@@ -365,10 +365,13 @@ class Growing:
 
 
 def _revived(like: Any, stored: Mapping[str, Any]) -> Any:
-    """Return a stored config as one like another; None when its fields are no longer those."""
+    """Return a stored config as one like another; None when today's class has or takes no such."""
     if stored.keys() != asdict(like).keys():
         return None
-    return replace(like, **{name: _tupled(value) for name, value in stored.items()})
+    try:
+        return replace(like, **{name: _tupled(value) for name, value in stored.items()})
+    except BnbookError:
+        return None
 
 
 def _changes(stored: Mapping[str, Any], config: Any) -> list[str]:

@@ -142,7 +142,8 @@ def test_printed_digits_round_from_the_value(number, digits):
 def test_the_criterion_is_written_out():
     text = claim(bound=1.5, direction="below", unit="×").criterion
     assert text.startswith(
-        "Reproduced when the 95 % interval over seeds (Student's t) lies below 1.5×"
+        "Reproduced when the 95 % interval over seeds, or over seeds and test images (Student's t),"
+        " lies below 1.5×"
     )
     assert "measure" not in claim().describe()
 

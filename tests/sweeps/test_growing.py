@@ -234,6 +234,22 @@ def test_members_of_another_config_are_refused(tmp_path, monkeypatch):
         grown(tmp_path, replace(CONFIG, steps=12), machine="b")
 
 
+def test_a_config_that_is_refused_by_now_is_reported_as_what_changed(tmp_path, monkeypatch):
+    before = stopped(tmp_path, monkeypatch, 11)
+    now = fake.Config.__post_init__
+
+    def refuse(config):
+        now(config)
+        if config.steps == CONFIG.steps:
+            raise BnbookError(f"steps must not be {config.steps}.")
+
+    monkeypatch.setattr(fake.Config, "__post_init__", refuse)
+    with pytest.raises(BnbookError, match=r"left as it is\. Go back") as refused:
+        grown(tmp_path, fake.Config(steps=12), machine="b")
+    assert "config: steps was 10, is 12" in str(refused.value)
+    assert records.read(path(tmp_path)).digest == before.digest
+
+
 def test_a_stale_whole_record_stands_until_the_new_one_covers_it(tmp_path, monkeypatch):
     old = grown(tmp_path)
     changed_source(monkeypatch)
