@@ -187,7 +187,8 @@ def readme(text: str, folder: Path) -> str:
         _folded(paper, [one for one in found if one[0]["paper"] == paper], adjusted)
         for paper in papers
     )
-    table = f"{_counts(found)}\n{''.join(folded)}"
+    said = wording.shaken_of((judged, adjusted.get(claim["id"])) for claim, _, judged in found)
+    table = f"{_counts(found)}\n{said}\n\n{''.join(folded)}"
     return README_TABLE.sub(lambda match: match[1] + table + match[2], text)
 
 

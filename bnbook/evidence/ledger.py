@@ -36,7 +36,7 @@ def entry(claims: Sequence[Claim], facts: Mapping[str, Any], record: records.Rec
     about = {field: record.provenance.get(field) for field in RECORD_FIELDS}
     if record.provenance.get("missing"):
         about |= {field: record.provenance[field] for field in ("members", "missing")}
-    about["reached"] = reached(record.table)
+    about["reached"] = reached(record.table, bool(about.get("missing")))
     return {
         "record": {"digest": record.digest, **about},
         "judgements": assess(
@@ -49,11 +49,12 @@ def entry(claims: Sequence[Claim], facts: Mapping[str, Any], record: records.Rec
     }
 
 
-def reached(table: pd.DataFrame) -> list[float] | None:
+def reached(table: pd.DataFrame, growing: bool = False) -> list[float] | None:
     """Return the least and the most that networks end at on training images, in per cent.
 
     Each network (arm, depth and minibatch) at the rate that is best for it there, means over seeds;
     None where a table has no training accuracy. Where runs differ in ``length``, each at its own.
+    While a record is growing a network of which one rate alone has run has no best one.
     """
     if "training_accuracy" not in table:
         return None
@@ -61,7 +62,10 @@ def reached(table: pd.DataFrame) -> list[float] | None:
     last = table[ended].dropna(subset="training_accuracy")
     keys = [key for key in ("arm", "n", "batch_size") if key in last]
     mean = last.groupby([*keys, "learning_rate"])["training_accuracy"].mean()
-    best = 100 * mean.groupby(level=keys).max()
+    rates = mean.groupby(level=keys)
+    best = 100 * rates.max()[rates.size() > int(growing)]
+    if best.empty:
+        return None
     return [float(best.min()), float(best.max())]
 
 

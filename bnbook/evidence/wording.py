@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from bnbook.evidence.claims import DECIDED
@@ -45,6 +46,13 @@ def shaken(judgement: Mapping[str, Any], adjusted: float | None) -> bool:
     """Whether a verdict is decided, and would not be by its adjusted p value."""
     decided = judgement["verdict"] in DECIDED
     return decided and adjusted is not None and adjusted > 1 - LEVEL
+
+
+def shaken_of(found: Iterable[tuple[Mapping[str, Any], float | None]]) -> str:
+    """Say how many decided verdicts the adjustment would change, from judgements and p values."""
+    counts = Counter(judged["verdict"] for judged, adjusted in found if shaken(judged, adjusted))
+    said = " and ".join(f"{counts[verdict]} of the {verdict}" for verdict in DECIDED)
+    return f"Adjusted over the claims of their paper, {said} are inconclusive."
 
 
 def place(claim: Mapping[str, Any]) -> str:

@@ -108,7 +108,7 @@ def test_a_network_whose_runs_all_died_has_no_rate():
     assert arms[WITHOUT] == {"points": [[0.1, 10.0, 10.0, 10.0, 2, 2]], "tuned": None}
     family = {"name": "f", "networks": [{"name": "made up", "arms": arms}]}
     (row,) = rates.rows({"families": [family]})
-    assert row[1:] == ["no run learns", rates.DASH, "not run yet", rates.DASH]
+    assert row[1:] == ["no run learns, of 2", rates.DASH, "not run yet", rates.DASH]
 
 
 def test_what_the_transform_says_of_the_record_is_in_it():

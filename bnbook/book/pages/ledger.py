@@ -37,7 +37,7 @@ from bnbook.book.pages.tables import (
 from bnbook.errors import BnbookError
 from bnbook.evidence import claims, records
 from bnbook.evidence.claims import VERDICTS
-from bnbook.evidence.wording import format_value
+from bnbook.evidence.wording import format_value, shaken_of
 
 _LISTED = "bnbook_ledger_files"
 FACETS = ("paper", "kind", "verdict", "profile")
@@ -102,8 +102,13 @@ class LedgerDirective(EvidenceDirective):
                 f"expected ledger files in {found.folder / 'claims'}, found none;"
                 " make them with `bnbook judge`."
             )
-        best = [(c, evidence.profile_of(c, None)) for c in judged]
-        return [tally(best), self.summary(best), *(self.experiment(content) for content, _ in best)]
+        best, adjusted = [(c, evidence.profile_of(c, None)) for c in judged], found.adjusted
+        said = shaken_of(
+            (content["profiles"][profile]["judgements"][claim["id"]], adjusted.get(claim["id"]))
+            for content, profile in best for claim in content["claims"]
+        )  # fmt: skip
+        head = [tally(best), paragraph(said), self.summary(best)]
+        return [*head, *(self.experiment(content) for content, _ in best)]
 
     def summary(self, best: Sequence[tuple[Mapping[str, Any], str]]) -> nodes.table:
         """Return every claim as a row, in classes by which the page's script chooses rows."""

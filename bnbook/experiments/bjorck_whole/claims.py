@@ -51,8 +51,8 @@ def searched_at(table: pd.DataFrame) -> int:
 
 
 def longest(table: pd.DataFrame) -> int:
-    """Return the length of the claims: the longest, if it is longer than that of the search."""
-    return max((length for length in lengths(table) if length > searched_at(table)), default=0)
+    """Return the length of the claims: the longest, if longer than that of a search; else 0."""
+    return max((length for length in lengths(table) if 0 < searched_at(table) < length), default=0)
 
 
 def cell(table: pd.DataFrame, length: int, arm: str, rate: float) -> pd.DataFrame:

@@ -124,5 +124,6 @@ def _chosen(curve: Mapping[str, Any]) -> list[str]:
     """Write an arm's chosen rate and the accuracy there, or why there is none."""
     at = {point[0]: point[1] for point in curve["points"]}
     if curve["tuned"] is None:
-        return ["no run learns" if at else "not run yet", DASH]
+        runs = sum(point[4] for point in curve["points"])
+        return [f"no run learns, of {runs}" if at else "not run yet", DASH]
     return [f"{curve['tuned']:g}", f"{at[curve['tuned']]:.1f}"]
