@@ -72,9 +72,12 @@ def student(samples: Sequence[float], bound: float, log: bool = False) -> Estima
 
 
 def _two_sided(distance: float, error: float, freedom: float) -> float:
-    """P value of Student's test; without spread 1 on the bound and 0 off it."""
+    """P value of Student's test; without spread that of the signs, which is all that is known.
+
+    Samples of a measure with few values may all be the same and still be off by what it rounds.
+    """
     if error == 0:
-        return float(distance == 0)
+        return float(2 * 0.5 ** (freedom + 1)) if distance else 1.0
     return float(2 * stdtr(freedom, -abs(distance / error)))
 
 
@@ -136,7 +139,8 @@ def crossed(values: np.ndarray, bound: float = 0.0) -> Estimate:
     -----
     Two-way analysis of variance without replication: the variance of the mean is estimated by
     (MS_seeds + MS_images - MS_rest) / (seeds images), never less than its larger part, with
-    Satterthwaite's degrees of freedom.
+    Satterthwaite's degrees of freedom. Of few seeds these are rough and can leave an interval
+    narrower than that of the seeds' means alone; then that one is taken.
     """
     seeds, images = values.shape
     mean = float(values.mean())
@@ -147,13 +151,15 @@ def crossed(values: np.ndarray, bound: float = 0.0) -> Estimate:
     freedom = (seeds - 1) * (images - 1)
     of_rest = float(np.square(rest).sum()) / freedom
     whole = max(of_seeds + of_images - of_rest, of_seeds, of_images)
+    alone = student(rows.tolist(), bound)
     if whole == 0:
-        return Estimate(mean, mean, mean, float(mean == bound))
+        return alone
     spread = of_seeds**2 / (seeds - 1) + of_images**2 / (images - 1) + of_rest**2 / freedom
     degrees = max(seeds - 1.0, whole**2 / spread)
     error = math.sqrt(whole / values.size)
     half = float(stdtrit(degrees, (1 + LEVEL) / 2)) * error
-    return Estimate(mean, mean - half, mean + half, _two_sided(mean - bound, error, degrees))
+    both = Estimate(mean, mean - half, mean + half, _two_sided(mean - bound, error, degrees))
+    return alone if interval(rows.tolist())[2] - mean > half else both
 
 
 def holm(p: Mapping[str, float]) -> dict[str, float]:

@@ -52,21 +52,30 @@ def entry(claims: Sequence[Claim], facts: Mapping[str, Any], record: records.Rec
 def reached(table: pd.DataFrame, growing: bool = False) -> list[float] | None:
     """Return the least and the most that networks end at on training images, in per cent.
 
-    Each network (arm, depth and minibatch) at the rate that is best for it there, means over seeds;
-    None where a table has no training accuracy. Where runs differ in ``length``, each at its own.
-    While a record is growing a network of which one rate alone has run has no best one.
+    Each network (arm, depth, gain and minibatch) at the rate that is best for it there, means over
+    seeds, of each seed the longest run; None where a table has no training accuracy. Where other
+    seeds choose rates, only those that are shown. While a record is growing a network of which one
+    rate alone has run has no best one.
     """
     if "training_accuracy" not in table:
         return None
     ended = table["step"] == table.get("length", table["step"].max())
-    last = table[ended].dropna(subset="training_accuracy")
-    keys = [key for key in ("arm", "n", "batch_size") if key in last]
-    mean = last.groupby([*keys, "learning_rate"])["training_accuracy"].mean()
+    last = table[ended & ~_choosing(table)].dropna(subset="training_accuracy").sort_values("step")
+    keys = [key for key in ("arm", "n", "gain", "batch_size") if key in last]
+    ends = last.groupby([*keys, "learning_rate", "seed"])["training_accuracy"].last()
+    mean = ends.groupby(level=[*keys, "learning_rate"]).mean()
     rates = mean.groupby(level=keys)
     best = 100 * rates.max()[rates.size() > int(growing)]
     if best.empty:
         return None
     return [float(best.min()), float(best.max())]
+
+
+def _choosing(table: pd.DataFrame) -> pd.Series:
+    """Whether a row is of a seed that chooses rates and is not shown."""
+    if "tunes" in table:
+        return table["tunes"].astype(bool)
+    return table["role"].eq("tuning") if "role" in table else pd.Series(False, table.index)
 
 
 def describe(

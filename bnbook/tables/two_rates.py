@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from bnbook.tables import searched
+from bnbook.tables import searched, tuning
 from bnbook.tables.arms import WITH, WITHOUT
 
 Cell = tuple[str, float]
@@ -34,6 +34,15 @@ def rates(table: pd.DataFrame) -> Rates:
     """Return r0 and r1, by the seeds that choose."""
     found = searched.chosen(table) if len(table) else {}
     return Rates(found.get(WITHOUT, math.nan), found.get(WITH, math.nan))
+
+
+def inside(table: pd.DataFrame, *arms: str) -> tuple[bool, str, str]:
+    """Premise: no rate of these arms is an end of those that were tried when it was chosen."""
+    found = dict(zip((WITHOUT, WITH), rates(table), strict=True))
+    chosen = {arm: found[arm] for arm in arms}
+    if any(map(math.isnan, chosen.values())):
+        return False, "no rate yet", "none at an end"
+    return tuning.inside(searched.ends(table, searched.TUNING), chosen)
 
 
 def cells(of: Rates) -> list[Cell]:

@@ -57,7 +57,9 @@ def test_p_value_of_student_in_closed_form():
     assert logs.p == pytest.approx(found.p)
 
 
-@pytest.mark.parametrize(("samples", "p"), [((2.0, 2.0), 0.0), ((1.0, 1.0), 1.0)])
+@pytest.mark.parametrize(
+    ("samples", "p"), [((2.0, 2.0), 0.5), ((2.0,) * 5, 1 / 16), ((1.0, 1.0), 1.0)]
+)
 def test_p_value_without_spread(samples, p):
     assert intervals.student(samples, 1.0).p == p
 
@@ -128,11 +130,18 @@ def test_seeds_and_images_drawn_together_are_covered(of_seeds, of_images, rest):
 
 
 def test_crossed_in_closed_form():
-    # Row means 1, 3; column means 1, 3; no rest: MS of seeds 4, of images 4.
-    found = crossed(np.array([[0.0, 2.0], [2.0, 4.0]]), 2.0)
+    # Column means 1, 5, 0, 2, no spread of rows and no rest: MS of images 2 * 14 / 3, and so the
+    # whole; 3 degrees, t(0.975, 3) = 3.182446, error sqrt(28 / 3 / 8).
+    found = crossed(np.array([[1.0, 5.0, 0.0, 2.0]] * 2), 2.0)
     assert (found.value, found.p) == (2.0, pytest.approx(1.0))
-    # whole 8, degrees 8^2 / (16 + 16) = 2, t(0.975, 2) = 4.302653, error sqrt(8 / 4).
-    assert found.high - found.value == pytest.approx(4.302653 * math.sqrt(2), rel=1e-6)
+    assert found.high - found.value == pytest.approx(3.182446 * math.sqrt(28 / 24), rel=1e-6)
+
+
+@pytest.mark.parametrize("values", [[[0.0, 2.0], [2.0, 4.0]], [[3.0, 3.0], [3.0, 3.0]]])
+def test_crossed_is_never_narrower_than_over_the_seeds_alone(values):
+    # Row means 1, 3; column means 1, 3; no rest: two degrees where the seeds alone have one.
+    rows = np.array(values)
+    assert crossed(rows, 1.5) == intervals.student(rows.mean(1).tolist(), 1.5)
 
 
 def test_holm_by_hand():

@@ -6,6 +6,7 @@ tested at full length by dose and response. Here it is asked what fifteen epochs
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -15,7 +16,7 @@ from bnbook.evidence.claims import Claim, Finding, Premise
 from bnbook.tables import right, searched
 from bnbook.tables.arms import WITH, WITHOUT
 from bnbook.tables.start import DEEP, NAMES, PAPER, significant
-from bnbook.tables.two_rates import rates
+from bnbook.tables.two_rates import inside, rates
 
 GUESSING = 100 * right.GUESS
 """Accuracy of guessing among ten classes, in per cent."""
@@ -59,6 +60,10 @@ def _apart(table: pd.DataFrame) -> Finding:
     return claims.at_least(large / small, APART * 0.999, " times")
 
 
+def _inside(arm: str, table: pd.DataFrame) -> Finding:
+    return inside(table, arm)
+
+
 def _with_learns(table: pd.DataFrame) -> Finding:
     least = accuracy(table, WITH, rates(table)[1], "training_accuracy").min()
     return claims.at_least(float(least), LEARNED, " %")
@@ -70,6 +75,10 @@ def _without_learns(table: pd.DataFrame) -> Finding:
 
 
 RATES_APART = Premise("BN's best rate is at least a hundred times that without BN", _apart)
+SMALL_INSIDE, LARGE_INSIDE = (
+    Premise(f"the best rate {arm} is no end of the rates that were tried", partial(_inside, arm))
+    for arm in (WITHOUT, WITH)
+)
 WITH_LEARNS = Premise(
     "with BN every run at its best rate is right on half of the training images", _with_learns
 )
@@ -89,7 +98,7 @@ CLAIMS = (
         direction="below",
         digits=1,
         unit=" %",
-        premises=(DEEP, WITH_LEARNS),
+        premises=(DEEP, LARGE_INSIDE, WITH_LEARNS),
     ),
     Claim(
         id="bjorck.epochs110.faster",
@@ -102,7 +111,7 @@ CLAIMS = (
         bound=0.0,
         digits=1,
         unit=" points",
-        premises=(DEEP, RATES_APART, WITH_LEARNS),
+        premises=(DEEP, RATES_APART, LARGE_INSIDE, WITH_LEARNS),
     ),
     Claim(
         id="bjorck.epochs110.leads",
@@ -116,7 +125,7 @@ CLAIMS = (
         digits=1,
         unit=" points",
         kind="control",
-        premises=(DEEP, WITHOUT_LEARNS),
+        premises=(DEEP, SMALL_INSIDE, WITHOUT_LEARNS),
         concerns="lead of BN at the best rate without it",
     ),
 )

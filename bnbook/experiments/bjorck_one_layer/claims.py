@@ -82,9 +82,7 @@ def _trained(whose: str, *arms: str) -> Premise:
 
 
 def _inside(table: pd.DataFrame) -> Finding:
-    rates, edge = searched.chosen(table), table["learning_rate"].max()
-    out = [f"{arm} at {rates[arm]:g}" for arm in (WITH, LAST_ONLY, LSUV) if rates[arm] >= edge]
-    return tuning.at_no_end(out)
+    return tuning.inside(searched.ends(table, searched.TUNING), searched.chosen(table))
 
 
 def _needed(table: pd.DataFrame) -> Finding:
@@ -99,7 +97,7 @@ def _needed(table: pd.DataFrame) -> Finding:
 
 GROWTH = Premise("without BN the activations grow by half or more a block", _grows)
 ENOUGH = Premise("BN gains five points of test accuracy or more", _gains_enough)
-INSIDE = Premise("no best rate of a network that is compared is the largest tried", _inside)
+INSIDE = Premise("no best rate of a network is an end of the rates that were tried", _inside)
 NEEDED = Premise(
     "BN is needed for the rate: it multiplies the largest that trains by twenty, or none trains"
     " without it",

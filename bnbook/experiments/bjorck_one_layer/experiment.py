@@ -186,7 +186,7 @@ EXPERIMENT = Experiment(
             data="cifar10", seeds=(0, 1, 2, 3, 4), n=5, side=16, train_images=5000,
             validation=1000, test_images=5000, pad=0, points=20, gain=1.7,
             lengths=(2000, 6000, 18_000), steps=18_000,
-            learning_rates=(0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0),
+            learning_rates=(0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0),
             tuning_seeds=(100, 101),
         ),
         "paper": Config(
