@@ -160,11 +160,11 @@ def test_the_readmes_table_is_made_between_its_markers(folders):
     made = judging.readme(text, folders[0])
     assert "old" not in made
     assert made.endswith("<!-- end -->\nrest\n")
-    assert "| 4.0× | 4.0 to 4.0× | 3 | &lt; 0.001 | quick | **reproduced** Its premises" in made
+    assert "| 4.0× | 4.0 to 4.0× | 3 | 0.750 | quick | **reproduced** Inconclusive when" in made
     assert "\n| Ioffe & Szegedy 2015 | 3 | 0 | 0 | 0 | 0 | 3 |\n" in made
     assert "\n| **all experiments** | 3 | 0 | 0 | 0 | 0 | 3 |\n" in made
     assert "\n| controls of our own | 1 | 0 | 0 | 0 | 0 | 1 |\n" in made
-    assert "\nAdjusted over the claims of their paper, 0 of the reproduced and 0 of the" in made
+    assert "\nAdjusted over the claims of their paper, 4 of the reproduced and 0 of the" in made
     assert "<summary>Ioffe &amp; Szegedy 2015: 3 claims</summary>\n\n| claim |" in made
     assert judging.readme(made, folders[0]) == made
     with pytest.raises(BnbookError, match="lacks the markers"):
