@@ -314,6 +314,18 @@ def test_the_target_is_each_seeds_own():
     assert claims.fewer(table, X5, below=10).tolist() == [20 / 10, 20 / 10]
 
 
+def test_accuracies_in_the_table_are_of_the_same_seeds():
+    """BN-x5 has runs of further seeds, members of ensembles, that Inception has not."""
+    table = pd.concat([
+        steps_table([0.1, 0.5]), steps_table([0.1, 0.6], 1), steps_table([0.1, 0.55], arm=X5),
+        steps_table([0.1, 0.61], 1, X5), steps_table([0.1, 0.9], 50, X5),
+    ])  # fmt: skip
+    found = claims._of_networks(table)
+    assert found["inception_best"]["value"] == pytest.approx(55)
+    assert found["x5_best"]["value"] == pytest.approx(58)
+    assert claims.lead(table, X5, INCEPTION).to_dict() == pytest.approx({0: 5, 1: 1})
+
+
 # The ensemble
 
 

@@ -133,6 +133,23 @@ def test_the_loss_over_training_is_a_ratio_of_means(method):
     assert claims.course(made_up(2.0), method).tolist() == pytest.approx([expected] * 2)
 
 
+def test_the_best_course_is_of_the_rates_with_the_lowest_loss_and_not_of_the_chosen():
+    """Without BN the loss halves each 20 steps at the chosen rate, and each 10 at another."""
+    table = made_up(4.0)
+    own = table["tunes"] & (table["arm"] == pair(ADAGRAD)[0])
+    faster = table[own].assign(learning_rate=0.3, validation=2.0)
+    faster["loss"] = 2.0 ** (-faster["step"] / 10)
+    dies = faster[faster["step"] < 6].assign(learning_rate=1.0, loss=1e-9, validation=np.inf)
+    dies.loc[dies["step"] == 4, "diverged_at"] = 4
+    table = pd.concat([table, faster, dies], ignore_index=True)
+    steps = np.arange(2, 201, 2)
+    mean = {h: np.mean(2.0 ** (-steps / h)) for h in (5, 10, 20)}
+    assert choosing.chosen(table)[pair(ADAGRAD)[0]] == 0.1
+    assert claims.course(table, ADAGRAD).tolist() == pytest.approx([mean[5] / mean[20]] * 2)
+    assert claims.best_course(table, ADAGRAD).to_dict() == pytest.approx({9: mean[5] / mean[10]})
+    assert claims.best_course(table, FULL_BATCH).to_dict() == pytest.approx({9: mean[5] / mean[20]})
+
+
 @pytest.mark.parametrize("name", ["adagrad", "full_batch"])
 def test_a_method_under_which_bn_fails_turns_its_claim_red(name):
     assert criterion(CLAIMS[name], made_up(2.0)).verdict == "reproduced"

@@ -118,6 +118,21 @@ def test_the_best_setting_is_chosen_by_validation_and_never_by_test(found):
     assert analysis.best(other, WITHOUT) == BEST
 
 
+def test_of_settings_that_tie_the_smallest_is_taken_and_the_other_is_told(found):
+    """Without BN the rate 0.6 is as good on the choosing seed as the best one, 2.0."""
+    std, rate = BEST
+    tied = found["learning_rate"].eq(0.6) & found["std"].eq(std) & found["arm"].eq(WITHOUT)
+    accuracy = found["validation_accuracy"].mask(tied & found["tunes"], 1.0)
+    table = found.assign(validation_accuracy=accuracy)
+    assert analysis.equally_good(found, WITHOUT) == [BEST]
+    assert analysis.equally_good(table, WITHOUT) == [(std, 0.6), BEST]
+    assert analysis.best(table, WITHOUT) == (std, 0.6)
+    facts = EXPERIMENT.facts(found)
+    assert facts["without_equal_rate"]["value"] == rate
+    nearest = facts["nearest_rate"]["value"]
+    assert facts["rate_ratio_equal"]["value"] == pytest.approx(nearest / rate)
+
+
 def test_neighbours_are_half_as_far_in_each_round():
     grid = (0.1, 0.4, 1.6)
     assert module.around(grid, 0.4, 0) == (0.1, 0.4, 1.6)

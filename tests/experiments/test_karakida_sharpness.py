@@ -125,6 +125,19 @@ def test_facts():
     assert "scaled_images_power" not in found
 
 
+def test_powers_separate_what_one_width_does_not():
+    """Hidden layers halve the eigenvalue at every width; the last layer stops its growth."""
+    table = made_up()
+    grows = table["case"] == GAUSSIAN
+    for arm, power in ((HIDDEN, 1.0), (LAST_ONLY, -0.5)):
+        own = grows & (table["arm"] == arm)
+        table.loc[own, "eigenvalue"] = 0.5 * table.loc[own, "width"] ** power
+    found = EXPERIMENT.facts(table)
+    assert found["without_gaussian_power"]["value"] == pytest.approx(1)
+    assert found["hidden_gaussian_power"]["value"] == pytest.approx(1)
+    assert found["last_gaussian_power"]["value"] == pytest.approx(-0.5)
+
+
 def test_the_claims_bound_is_one_for_what_lowers_and_for_what_does_not():
     assert {c.bound for c in EXPERIMENT.claims if c.unit == "×"} == {analysis.SHARPLY}
     assert CLAIMS["last_layer"].direction == "above"

@@ -99,6 +99,58 @@ def test_speed_is_the_ratio_of_steps_to_one_loss_either_way(times):
     assert found.tolist() == pytest.approx([times, times], rel=0.05)
 
 
+def rates_tried(halves):
+    """Runs of the choosing seed whose loss falls as 2^(-step / h), h of a task, norm and rate.
+
+    Validation loss is lowest at the first rate of each arm; h of None is a run that diverges.
+    """
+    rows = [
+        {
+            "arm": arm(task, norm), "seed": 9, "learning_rate": rate, "tunes": True, "step": step,
+            "loss": 2.0 ** (-step / h) if h else 1e-6 if step < 10 else np.nan,
+            "validation": place + 1.0 if h else np.inf,
+            "diverged_at": -1 if h or step < 10 else 10,
+        }
+        for (task, norm), tried in halves.items()
+        for place, (rate, h) in enumerate(tried.items())
+        for step in range(0, 101 if h else 11, 2)
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize("quick", [5.0, 10.0, 40.0])
+def test_the_fastest_rates_are_not_those_that_validation_chooses(quick):
+    """Without BN a loss halves each 20 steps at rate 0.1, which is chosen, and each 10 at 0.3."""
+    table = rates_tried({
+        (IMAGES, WITHOUT): {0.1: 20.0, 0.3: 10.0, 1.0: None},
+        (IMAGES, BN): {0.1: 20.0, 0.3: quick},
+    })  # fmt: skip
+    assert claims.fastest(table, IMAGES).tolist() == pytest.approx([10 / min(quick, 20)], rel=0.05)
+    losses = claims.tuning_losses(table, IMAGES, WITHOUT)
+    assert choosing.chosen(table)[arm(IMAGES, WITHOUT)] == 0.1
+    assert losses.to_dict() == pytest.approx({0.1: 2.0**-5, 0.3: 2.0**-10})
+
+
+def test_facts_hold_the_chosen_rate_against_the_fastest():
+    tuned = rates_tried({
+        (IMAGES, WITHOUT): {0.1: 20.0, 0.3: 10.0}, (IMAGES, BN): {0.1: 10.0, 0.3: 5.0},
+        (TABLE, WITHOUT): {0.1: 10.0, 0.3: 20.0}, (TABLE, BN): {0.1: 40.0, 0.3: 20.0},
+    })  # fmt: skip
+    shown = made_up(dict.fromkeys(claims.NORMS, 20.0))
+    kept = ~shown["tunes"] | ~shown["arm"].isin(tuned["arm"])
+    facts = EXPERIMENT.facts(pd.concat([shown[kept], tuned], ignore_index=True))
+    found = {name: fact["value"] for name, fact in facts.items()}
+    assert found["fastest_images"] == pytest.approx(2, rel=0.05)
+    assert found["fastest_table"] == pytest.approx(0.5, rel=0.05)
+    assert found["tuning_loss_images_without_bn"] == pytest.approx(2.0**-5)
+    assert found["lowest_loss_images_without_bn"] == pytest.approx(2.0**-10)
+    assert found["lowest_rate_images_without_bn"] == found["lowest_rate_table_bn"] == 0.3
+    assert found["tuning_loss_table_bn"] == pytest.approx(2.0**-2.5)
+    assert found["lowest_loss_table_bn"] == pytest.approx(2.0**-5)
+    assert found["tuning_loss_table_without_bn"] == pytest.approx(2.0**-10)
+    assert facts["fastest_images"]["low"] is None
+
+
 def test_few_test_examples_leave_open_what_seeds_agree_on(monkeypatch):
     """Two of 100 are right with BN only, at every seed: 2 points, off by 1.4."""
     table = made_up(dict.fromkeys(claims.NORMS, 20.0), {BN: 0.92})

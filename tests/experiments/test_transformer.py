@@ -183,6 +183,9 @@ def test_claims_are_differences_and_ratios_of_what_is_chosen(small_table):
     facts = EXPERIMENT.facts(small_table)
     bn = arm(TEXT, BN, POST)
     assert facts["test_characters_bn_post"]["value"] == pytest.approx(ends[bn].mean())
+    rates = choosing.chosen(small_table)
+    assert facts["rate_words_bn_pre"]["value"] == rates[arm(claims.WORDS, BN, PRE)]
+    assert facts["rate_images_bn_convnet"]["value"] == rates[claims.CONVNET]
     ratio = claims.text_over_images(small_table)
     assert (ratio > 0).all()
     assert len(ratio) == 2

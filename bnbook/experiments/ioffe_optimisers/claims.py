@@ -60,6 +60,20 @@ def course(table: pd.DataFrame, method: str) -> pd.Series:
     return pd.Series(means[with_bn] / means[without])
 
 
+def best_course(table: pd.DataFrame, method: str) -> pd.Series:
+    """`course` on the seeds that choose, each arm at the rate at which it is lowest.
+
+    Rates are chosen by validation loss, and `course` is of the training loss.
+    """
+    run = ["arm", "seed", "learning_rate"]
+    rows = table[table["tunes"] & (table["step"] > 0)]
+    rows = rows[rows.groupby(run)["diverged_at"].transform("max") < 0]
+    means = rows.groupby(run)["loss"].mean()
+    lowest = means.groupby(["seed", "arm"]).min().unstack("arm").reindex(columns=pair(method))
+    without, with_bn = pair(method)
+    return pd.Series(lowest[with_bn] / lowest[without])
+
+
 def shape(table: pd.DataFrame, column: str, name: str, *, start: bool = False) -> pd.Series:
     """Return a column of the runs shown of an arm, at the end or at the start, per seed."""
     rows = choosing.shown(table)
@@ -179,6 +193,7 @@ def facts(table: pd.DataFrame) -> claims.Facts:
     for method in METHODS:
         name = method.lower().replace(" ", "_")
         found[f"{name}_speed"] = claims.fact(speed(table, method), 2, "×")
+        found[f"{name}_best_course"] = claims.fact(best_course(table, method), 2, "×")
         for which, norm in norms.items():
             own = 100 * accuracies[arm(method, RELU, norm)]
             found[f"{name}_{which}"] = claims.fact(own, 1, " %")

@@ -94,13 +94,17 @@ def searched_off(table: pd.DataFrame) -> float:
     return float(distances(table[(table["arm"] == WITHOUT) & (table["seed"] == last)]).min())
 
 
-def best(table: pd.DataFrame, arm: str) -> Setting:
-    """Return the coarse setting of the highest validation accuracy at the end."""
+def equally_good(table: pd.DataFrame, arm: str) -> list[Setting]:
+    """Return the coarse settings of the highest validation accuracy at the end, rising."""
     rows = coarse(table[table["arm"] == arm])
     ends = rows[rows["step"] == rows["step"].max()].set_index(["std", "learning_rate"])
     found = ends["validation_accuracy"].sort_index()
-    std, rate = found.index[int(found.argmax())]
-    return float(std), float(rate)
+    return [(float(std), float(rate)) for std, rate in found.index[found == found.max()]]
+
+
+def best(table: pd.DataFrame, arm: str) -> Setting:
+    """Return the first of the settings that are `equally_good`."""
+    return equally_good(table, arm)[0]
 
 
 def judging(table: pd.DataFrame, arm: str, setting: Setting) -> pd.DataFrame:
@@ -325,6 +329,7 @@ def facts(table: pd.DataFrame) -> claims.Facts:
     found |= {"spread_std": claims.fact([std], 2), "spread_rate": claims.fact([rate], 2)}
     std, rate = likely(table)
     near, without = coarse_off(table, WITH), coarse_off(table, WITHOUT)
+    equal = equally_good(table, WITHOUT)[-1][1]
     return found | {
         "searched_off": claims.fact([searched_off(table)], 1, " points"),
         "std": claims.fact([std], 2),
@@ -334,6 +339,8 @@ def facts(table: pd.DataFrame) -> claims.Facts:
         "with_close": claims.count((near < NEAR).sum()),
         "without_near": claims.count((without <= 1).sum()),
         "without_best_rate": claims.fact([best(table, WITHOUT)[1]], 1),
+        "without_equal_rate": claims.fact([equal], 1),
+        "rate_ratio_equal": geometric(nearest_rates(table) / equal, 3),
     }
 
 

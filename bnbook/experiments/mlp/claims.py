@@ -3,6 +3,7 @@
 The claims, their measures and bounds were written before the recorded runs.
 """
 
+import math
 from functools import partial
 
 import pandas as pd
@@ -36,6 +37,36 @@ def speed(table: pd.DataFrame, task: str) -> pd.Series:
     """Steps without BN over those with it, to the training loss at which the worse one ends."""
     steps = choosing.steps_to(table, "loss", [arm(task, norm) for norm in (WITHOUT, BN)])
     return pd.Series(steps[arm(task, WITHOUT)] / steps[arm(task, BN)])
+
+
+def tuning_runs(table: pd.DataFrame, task: str, norm: str) -> pd.DataFrame:
+    """Rows of an arm's runs at all rates, of the seed that chooses; without those that diverged."""
+    own = table[table["tunes"] & (table["arm"] == arm(task, norm))]
+    diverged = own.groupby(["seed", "learning_rate"])["diverged_at"].transform("max") >= 0
+    rows: pd.DataFrame = own.loc[~diverged]
+    return rows
+
+
+def tuning_losses(table: pd.DataFrame, task: str, norm: str) -> pd.Series:
+    """Last training losses of `tuning_runs`, means over the seeds that choose: index rate."""
+    ends = choosing.last(tuning_runs(table, task, norm))
+    return pd.Series(ends.groupby("learning_rate")["loss"].mean())
+
+
+def fastest(table: pd.DataFrame, task: str) -> pd.Series:
+    """`speed` on the seeds that choose, each network at whichever rate of the grid is fastest.
+
+    Rates are chosen by validation loss, and `speed` is of the training loss, for which another rate
+    may be better. Here the level is the lowest training loss that both networks end at.
+    """
+    runs = {norm: tuning_runs(table, task, norm) for norm in (WITHOUT, BN)}
+    lowest = {norm: choosing.last(own).groupby("seed")["loss"].min() for norm, own in runs.items()}
+    level = pd.DataFrame(lowest).max(axis=1, skipna=False)
+    steps = {
+        norm: own[own["loss"] <= own["seed"].map(level)].groupby("seed")["step"].min()
+        for norm, own in runs.items()
+    }
+    return pd.Series(steps[WITHOUT] / steps[BN], dtype=float)
 
 
 def gain(table: pd.DataFrame, task: str) -> Points:
@@ -95,4 +126,15 @@ def facts(table: pd.DataFrame) -> claims.Facts:
         found |= claims.loss_facts(task, own_losses, 4, " nats")
         found[f"gain_{task.replace(' ', '_')}_bn"] = claims.points_fact(gain(table, task), 1)
     alone = right.by_seed(gain(table, IMAGES))
-    return found | {"gain_images_bn_seeds": claims.points_fact(alone, 1)}
+    found["gain_images_bn_seeds"] = claims.points_fact(alone, 1)
+    for task in (IMAGES, TABLE):
+        found[f"fastest_{task}"] = claims.fact(fastest(table, task), 2, "×")
+    for task, norm, name in ((IMAGES, WITHOUT, "images_without_bn"), (TABLE, BN, "table_bn")):
+        of_rates = tuning_losses(table, task, norm)
+        chosen, lowest = of_rates.get(rates[arm(task, norm)], math.nan), of_rates.min()
+        at = float(of_rates.index[int(of_rates.argmin())]) if len(of_rates) else math.nan
+        found[f"tuning_loss_{name}"] = claims.fact([chosen], 4, " nats")
+        found[f"lowest_loss_{name}"] = claims.fact([lowest], 4, " nats")
+        found[f"lowest_rate_{name}"] = claims.fact([at], 3)
+    own = tuning_losses(table, TABLE, WITHOUT).get(rates[arm(TABLE, WITHOUT)], math.nan)
+    return found | {"tuning_loss_table_without_bn": claims.fact([own], 4, " nats")}

@@ -199,6 +199,9 @@ def facts(table: pd.DataFrame) -> claims.Facts:
         apart = distance(table, name, "mean_distance").dropna()
         found[f"mean_distance_{_slug(name)}"] = claims.fact(apart, 3)
         found[f"end_excess_{_slug(name)}"] = claims.fact(excess[name].dropna(), 2)
+    rates = choosing.chosen(table)
+    for name in (arm(WORDS, BN, PRE), arm(PIXELS, BN, PRE), CONVNET):
+        found[f"rate_{_slug(name)}"] = claims.fact([rates[name]], 3)
     losses = choosing.ends(table, "loss").mean()
     for kind in (TEXT, WORDS, PIXELS, IMAGES):
         own = losses[[name for name in losses.index if read(name) == kind]]
