@@ -156,7 +156,18 @@ def test_facts():
     assert found["but_share"]["value"] is None
     assert found["layers"]["value"] == 8
     assert found["last_lead"]["value"] == pytest.approx(-10)
+    assert found["accuracy_gain"]["value"] == pytest.approx(40)
+    assert found["same_rate"]["value"] == pytest.approx(40)
     assert found["with_strict"]["value"] == pytest.approx(1.0)
+
+
+def test_bns_lead_is_at_the_other_networks_rate():
+    table = made_up()
+    own = (table["arm"] == WITH) & (table["learning_rate"] == 1.0)
+    table.loc[own, ["validation_accuracy", "test_accuracy"]] = 0.9
+    found = bjorck_last.facts(table)
+    assert found["accuracy_gain"]["value"] == pytest.approx(49.9)
+    assert found["same_rate"]["value"] == pytest.approx(40)
 
 
 def test_a_second_look_at_what_is_usable_asks_for_more():

@@ -89,10 +89,20 @@ def test_facts():
     facts = experiment.facts(made_up())
     assert facts["gain"]["value"] == pytest.approx(20)
     assert facts["gap"]["value"] == pytest.approx(1.9)
+    assert facts["same_rate"]["value"] == pytest.approx(20)
     assert facts["layers"]["value"] == 2
     assert facts["lsuv_rate"]["value"] == 0.1
     assert facts["lsuv_mean_shift"]["value"] == pytest.approx(2)
     assert (facts["lsuv_least_end"]["value"], facts["lsuv_most_end"]["value"]) == (1, 4)
+
+
+def test_bns_lead_is_at_the_other_networks_rate():
+    table = made_up()
+    own = (table["arm"] == WITH) & (table["learning_rate"] == 0.01) & (table["step"] == 10)
+    table.loc[own, ["validation_accuracy", "test_accuracy"]] = 0.9
+    facts = experiment.facts(table)
+    assert facts["gain"]["value"] == pytest.approx(30)
+    assert facts["same_rate"]["value"] == pytest.approx(20)
 
 
 def test_a_diverged_seed_at_a_tuned_rate_leaves_the_other_facts():

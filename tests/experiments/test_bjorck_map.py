@@ -172,6 +172,16 @@ def test_facts():
     assert facts["groupnorm_accuracy"]["value"] == pytest.approx(81)
 
 
+def test_bns_gain_and_its_lead_at_the_other_networks_rate():
+    """BN's own rate becomes 1.0: it gains 25 points there, and leads by 20 at the other's."""
+    table = made_up()
+    own = (table["arm"] == WITH) & (table["learning_rate"] == 1.0)
+    table.loc[own, ["validation_accuracy", "test_accuracy"]] = 0.85
+    facts = bjorck_map.facts(table)
+    assert facts["tuned_gap"]["value"] == pytest.approx(25)
+    assert facts["same_rate"]["value"] == pytest.approx(20.05)
+
+
 def test_the_map_is_figure_1s():
     """The same networks, data, training and rates; fewer steps."""
     for profile, config in bjorck_map.profiles.items():

@@ -10,7 +10,7 @@ import torch
 from bnbook.experiments.ics_measures import claims as analysis
 from bnbook.experiments.ics_measures.experiment import EXPERIMENT as ics_measures
 from bnbook.setups import shift as setup
-from bnbook.tables import shift
+from bnbook.tables import shift, shift_ratios
 from bnbook.tables.arms import WITH, WITHOUT
 from bnbook.tables.shift import CONV, LINEAR_25, RELU_MLP, SIGMOID_MLP
 from tests.judging import by_id, criterion
@@ -83,6 +83,41 @@ def test_claims_turn_red_when_the_truth_is_otherwise(changes, claim):
     given = {"course": 1.01} if claim == "santurkar.ics_relative" else {}
     assert criterion(CLAIMS[claim], made_up(**given)).verdict == "reproduced"
     assert criterion(CLAIMS[claim], made_up(**{**given, **changes})).verdict == "not reproduced"
+
+
+def test_a_ratio_at_the_next_best_rates():
+    """Rate 0.1 without BN is made next-best: there the gradient changes a tenth as much as at 1."""
+    table = made_up()
+    tuning = table["role"] == "tuning"
+    near = tuning & (table["arm"] == WITHOUT) & (table["learning_rate"] == 0.1)
+    table.loc[near & table["loss"].notna(), "loss"] = 0.6
+    large = tuning & (table["arm"] == WITH) & (table["learning_rate"] == 10.0)
+    table.loc[large & table["loss"].notna(), "loss"] = 0.5
+    order = shift_ratios.losses(shift.runs(table), CONV, WITHOUT)
+    assert list(order.index) == [1.0, 0.1, 10.0]
+    found = ics_measures.facts(table)
+    values = {name: fact["value"] for name, fact in found.items() if name.startswith("conv_")}
+    best = values["conv_relative"]
+    assert best == pytest.approx(0.5)
+    assert values["conv_without_next_relative"] == pytest.approx(10 * best)
+    assert values["conv_with_next_relative"] == pytest.approx(10 * best)
+    assert (values["conv_without_rate"], values["conv_without_next"]) == (1.0, 0.1)
+    assert (values["conv_with_rate"], values["conv_with_next"]) == (1.0, 10.0)
+    assert values["conv_without_next_loss"] == pytest.approx(1.2)
+    assert values["conv_with_next_loss"] == pytest.approx(1.25)
+    assert values["conv_without_least"] == pytest.approx(90)
+
+
+def test_without_a_next_best_rate_there_is_no_ratio():
+    table = made_up()
+    one = table[table["learning_rate"] == 1.0]
+    assert shift_ratios.ratio(one, CONV, "relative").tolist() == pytest.approx([0.5] * 3)
+    assert shift_ratios.ratio(one, CONV, "relative", shift_ratios.NEXT).empty
+    found = shift_ratios.facts(one)
+    for name in ("conv_without_next_relative", "conv_without_next", "conv_without_next_loss"):
+        assert found[name]["value"] is None
+    gone = table.assign(diverged_at=table["diverged_at"].mask(table["learning_rate"] != 1.0, 5))
+    assert shift_ratios.ratio(gone, CONV, "relative", shift_ratios.NEXT).empty
 
 
 def test_the_judged_seeds_choose_no_rate():

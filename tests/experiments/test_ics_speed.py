@@ -77,6 +77,12 @@ def test_measures_on_a_table_with_known_truth():
     assert analysis.correlations(table, tuned=True)["drift"].tolist() == pytest.approx(
         [expected] * 3
     )
+    facts = ics_speed.facts(table)
+    assert facts["moments"]["value"] == pytest.approx(8)
+    assert facts["conv_relative"]["value"] == pytest.approx(1 / 8)
+    assert facts["relu_relative"]["value"] == pytest.approx(1 / 8)
+    assert facts["conv_without_next_relative"]["value"] == pytest.approx(1 / 16)
+    assert facts["conv_without_next_loss"]["value"] == pytest.approx(2)
     ratios = analysis.landscape_ratio(table, "smoothness").tolist()
     assert ratios == pytest.approx([2 / (1 + 0.01 * seed) for seed in (2, 3, 4)])
 

@@ -1,6 +1,7 @@
 """Statistics for inference: the aggregates against closed forms, and small real runs."""
 
 from functools import partial
+from itertools import product
 
 import pandas as pd
 import pytest
@@ -252,8 +253,28 @@ def test_facts(small_table):
     assert facts["smallest_batch"]["value"] == 2
     gap = facts["small_algorithm_2"]["value"] - facts["small_running"]["value"]
     assert gap == pytest.approx(analysis.inference_gap(small_table).mean())
+    for shift in arms.SHIFTS:
+        before, adapted = (facts[f"{shift}_{key}"]["value"] for key in ("before", "adapted"))
+        assert facts[f"{shift}_gain"]["value"] == pytest.approx(adapted - before)
     assert facts["small_no_factor_variance"]["value"] > 1
     assert all(fact["value"] is not None for fact in facts.values())
+
+
+def test_what_new_statistics_gain_on_changed_images():
+    rows = []
+    for seed, shift in product((0, 1, 2), arms.SHIFTS):
+        after = 0.4 if shift == "inversion" else 0.7 + 0.01 * seed
+        for of, right in ((arms.ALGORITHM_2, 0.5), (arms.ADAPTED, after)):
+            rows.append({
+                "batch_size": 8, "seed": seed, "learning_rate": 0.3, "shift": shift,
+                "statistics": of, "test_accuracy": right,
+            })  # fmt: skip
+    table = pd.concat([made_up(), pd.DataFrame(rows)], ignore_index=True)
+    facts = analysis._shifted(table, 8)
+    assert facts["noise_gain"]["value"] == pytest.approx(21)
+    assert facts["noise_gain"]["low"] < 21 < facts["noise_gain"]["high"]
+    assert facts["noise_adapted"]["value"] == pytest.approx(71)
+    assert facts["inversion_gain"]["value"] == pytest.approx(-10)
 
 
 def test_too_much_validation():

@@ -84,6 +84,7 @@ def test_measures_on_a_table_with_known_truth():
     assert facts["selu_share"]["value"] == pytest.approx(0.6)
     assert facts["with_near"]["value"] == 1
     assert facts["with_same_rate"]["value"] == pytest.approx(40, abs=0.2)
+    assert facts["same_rate"]["value"] == pytest.approx(10)
     assert facts["without_usable"]["value"] == 4
     other = table.copy()
     lucky = (table["arm"] == WITHOUT) & (table["learning_rate"] == 0.1) & (table["seed"] >= 2)

@@ -14,6 +14,7 @@ from bnbook.evidence import claims
 from bnbook.evidence.claims import TIMES, Claim, Premise
 from bnbook.tables import tuning, usable
 from bnbook.tables.arms import LAST_ONLY, WITH, WITHOUT
+from bnbook.tables.rate_map import same_rate_gap
 from bnbook.tables.start import significant
 from bnbook.tables.usable import PAPER
 
@@ -254,6 +255,7 @@ def facts(table: pd.DataFrame) -> claims.Facts:
         "last_gain": significant((rates[LAST_ONLY] / rates[WITHOUT]).dropna()),
         "last_lead": claims.fact(100 * (accuracy[LAST_ONLY] - accuracy[WITH]), 1, " points"),
         "accuracy_gain": claims.fact(100 * (accuracy[WITH] - accuracy[WITHOUT]), 1, " points"),
+        "same_rate": claims.fact(same_rate_gap(table), 1, " points"),
         "last_accuracy_gain": claims.fact(
             100 * (accuracy[LAST_ONLY] - accuracy[WITHOUT]), 1, " points"
         ),

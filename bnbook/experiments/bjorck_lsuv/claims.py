@@ -10,6 +10,7 @@ from bnbook.evidence import claims
 from bnbook.evidence.claims import Claim, Premise
 from bnbook.tables import tuning
 from bnbook.tables.arms import HE, LSUV, WITH, WITHOUT
+from bnbook.tables.rate_map import same_rate_gap
 
 PAPER = "Bjorck et al. 2018"
 ARMS = (WITHOUT, HE, LSUV, WITH)
@@ -107,6 +108,7 @@ def facts(table: pd.DataFrame) -> claims.Facts:
         "steps": claims.count(table["step"].max()),
         "layers": claims.count(sum(str(name).startswith("size_") for name in table)),
         "gain": claims.fact(final[WITH] - final[WITHOUT], 1, " points"),
+        "same_rate": claims.fact(same_rate_gap(table), 1, " points"),
         "gap": claims.fact(final[WITH] - final[LSUV], 1, " points"),
         "he_share": claims.ratio_fact(**share_of_gain(table, HE), digits=2),
         "share_over_he": claims.ratio_fact(**share_of_gain(table, LSUV, HE), digits=2),

@@ -23,7 +23,7 @@ from bnbook.tables.arms import (
     of_channels,
     of_groups,
 )
-from bnbook.tables.rate_map import rate_fact, survived
+from bnbook.tables.rate_map import rate_fact, same_rate_gap, survived, tuned_gap
 
 CHANNELS = {GROUP_NORM: 2} | {of_channels(channels): channels for channels in (4, 8, 16)}
 """Arms of GroupNorm whose groups have so many channels in every layer."""
@@ -151,7 +151,8 @@ CLAIMS = (
 def facts(table: pd.DataFrame) -> claims.Facts:
     """Return the numbers that the chapter quotes beside the claims, by name.
 
-    Of each arm: tuned rate, largest rate up to which no run diverges, test accuracy, its share of
+    BN's gain at tuned rates and its lead at the best rate of the network without BN. Of each arm:
+    tuned rate, largest rate up to which no run diverges, test accuracy, its share of
     BN's gain in it, and the share of all runs that failed; of GroupNorm's arms the validation
     accuracy, and all again of the arm that has the best.
     """
@@ -163,6 +164,8 @@ def facts(table: pd.DataFrame) -> claims.Facts:
         for arm in GROUP_NORMS
         if arm in rates
     }
+    found["tuned_gap"] = claims.fact(tuned_gap(table), 1, " points")
+    found["same_rate"] = claims.fact(same_rate_gap(table), 1, " points")
     names = [(NAMES[arm], arm, rate) for arm, rate in rates.items()]
     for name, arm, rate in [*names, ("groupnorm", norm, rates[norm])]:
         failed = last.loc[last["arm"] == arm, "test_accuracy"] < rate_map.FAILED

@@ -14,9 +14,10 @@ import pandas as pd
 
 from bnbook.evidence import claims, intervals
 from bnbook.evidence.claims import Claim, Finding, Premise
-from bnbook.tables import shift
+from bnbook.tables import shift, shift_ratios
 from bnbook.tables.arms import WITH, WITHOUT
 from bnbook.tables.shift import CONV, IMAGE_NETWORKS, LINEAR_25, RELU_MLP, SIGMOID_MLP
+from bnbook.tables.shift_ratios import ratio
 
 ARMS = (WITHOUT, WITH)
 SANTURKAR = "Santurkar et al. 2018"
@@ -31,12 +32,6 @@ def tuned(table: pd.DataFrame, network: str, column: str) -> pd.DataFrame:
     rows = shift.at_tuned(shift.runs(table))
     own = rows[rows["network"] == network]
     return own.pivot_table(index="seed", columns="arm", values=column)
-
-
-def ratio(table: pd.DataFrame, network: str, column: str) -> pd.Series:
-    """Value with BN over that without, each at its tuned rate, per seed."""
-    values = tuned(table, network, column)
-    return pd.Series(values[WITH] / values[WITHOUT])
 
 
 def learning(table: pd.DataFrame) -> tuple[str, ...]:
@@ -224,6 +219,7 @@ def facts(table: pd.DataFrame) -> dict[str, Any]:
     lived, judged = shift.alive(of_runs), shift.judged(of_runs)
     return {
         **found,
+        **shift_ratios.facts(table),
         "pairs": claims.fact([len(same)], 0),
         "seeds": claims.fact([judged["seed"].nunique()], 0),
         "tuning": claims.fact([of_runs["seed"].nunique() - judged["seed"].nunique()], 0),

@@ -14,7 +14,7 @@ import pandas as pd
 
 from bnbook.evidence import claims
 from bnbook.evidence.claims import Claim, Finding, Premise
-from bnbook.tables import shift
+from bnbook.tables import shift, shift_ratios
 from bnbook.tables.arms import (
     FROZEN,
     MEANS_ONLY,
@@ -25,6 +25,8 @@ from bnbook.tables.arms import (
     WITH,
     WITHOUT,
 )
+from bnbook.tables.shift import RELU_MLP
+from bnbook.tables.start import geometric
 
 ARMS = (WITHOUT, WITH, NOISY, NOISE, OUTSIDE, FROZEN, MEANS_ONLY, VARIANCES_ONLY)
 SHORT = dict(
@@ -297,6 +299,9 @@ def facts(table: pd.DataFrame) -> dict[str, Any]:
     found["noisy_drifts"] = _ratio(drift_ratio(table, NOISY, WITHOUT))
     return {
         **found,
+        **shift_ratios.facts(table),
+        "moments": geometric(drift_ratio(table, WITHOUT, WITH), 1, "×"),
+        "relu_relative": geometric(shift_ratios.ratio(table, RELU_MLP, "relative"), 2, "×"),
         "seeds": claims.fact([judged["seed"].nunique()], 0),
         "tuning": claims.fact([of_runs["seed"].nunique() - judged["seed"].nunique()], 0),
         "rates": claims.fact([judged["learning_rate"].nunique()], 0),

@@ -217,6 +217,7 @@ def facts(table: pd.DataFrame) -> claims.Facts:
         "tuning": claims.count(tuners["seed"].nunique()),
         "judging": claims.count(judges["seed"].nunique()),
         "gain": claims.fact(gain(table).dropna(), 1, " points"),
+        "same_rate": claims.fact(at_the_others_rate(table) - final[WITHOUT], 1, " points"),
         "without_usable": claims.fact([int(largest[WITHOUT].notna().sum())], 0),
         "with_same_rate": claims.fact(at_the_others_rate(table), 1, " %"),
         "affine_learned": claims.fact([100 * learned[AFFINE_ONLY] / learned[WITH]], 1, " %"),
