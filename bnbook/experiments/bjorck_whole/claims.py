@@ -231,8 +231,8 @@ def by_length(table: pd.DataFrame) -> pd.DataFrame:
 
 def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """Return the numbers that the chapter quotes beside the claims."""
-    chosen, runs, long = rates(table), shown(table), longest(table)
-    epochs = runs.groupby("length")["epochs"].first()
+    chosen, long = rates(table), longest(table)
+    epochs = table.groupby("length")["epochs"].first()
     ended = {
         name: cell(table, long, arm, rate)
         for name, arm, rate in (
