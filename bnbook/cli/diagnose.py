@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated
 
@@ -32,7 +34,8 @@ def diagnose(
     from bnbook.diagnose import diagnose as examine
     from bnbook.diagnose.loading import load
 
-    report = examine(*load(target), limit=limit, progress=not quiet)
+    with redirect_stdout(sys.stderr):  # what the reader's code prints
+        report = examine(*load(target), limit=limit, progress=not quiet)
     if as_json:
         print_json(report.as_dict())
     else:

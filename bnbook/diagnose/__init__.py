@@ -37,8 +37,9 @@ def diagnose(
 ) -> Report:
     """Find out what is wrong with a network's batch normalisation.
 
-    Fewer than 30 forward passes over the batches are made, and one backward pass over three of
-    them at most. Parameters, gradients, buffers, modes and random states are afterwards as before.
+    Fewer than 30 forward passes over the batches are made, some more of one batch where biases
+    precede the layers, and one backward pass over three batches at most. Parameters, gradients,
+    buffers, modes and random states are afterwards as before.
 
     Parameters
     ----------
@@ -67,8 +68,8 @@ def diagnose(
     Raises
     ------
     BnbookError
-        When the model or a batch is none, the model has no batch normalisation, or a batch cannot
-        pass.
+        When the model, a batch, the loss or the optimizer is none, the model has no batch
+        normalisation, or a batch cannot pass.
 
     Examples
     --------
@@ -78,6 +79,10 @@ def diagnose(
     """
     began = time.perf_counter()
     subject = _subject(model, batches, loss, limit)
+    if not (optimizer is None or hasattr(optimizer, "param_groups")):
+        raise BnbookError(
+            f"optimizer must be a torch.optim.Optimizer or None, found {type(optimizer).__name__}."
+        )
     with tqdm(STAGES, disable=not progress, unit="stage", leave=False) as bar:
         try:
             report = _examined(subject, batches, optimizer, bar)
@@ -95,6 +100,10 @@ def diagnose(
 def _subject(model: nn.Module, batches: Iterable[Any], loss: Loss | None, limit: int) -> Subject:
     if not isinstance(model, nn.Module):
         raise BnbookError(f"model must be a torch.nn.Module, found {type(model).__name__}.")
+    if not (loss is None or callable(loss)):
+        raise BnbookError(
+            f"loss must be callable as loss(outputs, targets), found {type(loss).__name__}."
+        )
     if limit < 1:
         raise BnbookError(f"limit must be at least 1, found {limit}.")
     found = layers.find(model)

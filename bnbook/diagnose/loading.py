@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from bnbook.conformance.cases import first_line
 from bnbook.conformance.loading import imported
 from bnbook.errors import BnbookError
 
@@ -43,10 +44,9 @@ def load(target: str) -> tuple[Any, ...]:
         raise BnbookError(f"{place} must have a function {name}, found {what}. It has: {some}.")
     try:
         found = function()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise BnbookError(
-            f"{target} must be callable without arguments, it raised {type(error).__name__}:"
-            f" {error}"
+            f"{target} must be callable without arguments, it raised {first_line(error)}"
         ) from error
     if not (isinstance(found, (tuple, list)) and 2 <= len(found) <= 4):
         raise BnbookError(

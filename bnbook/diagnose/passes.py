@@ -133,7 +133,29 @@ class Subject:
         """Return the loss of some outputs; NaN where there is none to compute."""
         if self.loss is None:
             return float("nan")
-        return float(self.loss(outputs, batch.targets).detach())
+        return float(self.lost(outputs, batch).detach())
+
+    def lost(self, outputs: Any, batch: Batch) -> Tensor:
+        """Return the loss of some outputs as a tensor.
+
+        Raises
+        ------
+        BnbookError
+            When the loss raises, or returns anything but one number.
+        """
+        assert self.loss is not None
+        must = "loss must take (outputs, targets) and return a tensor of one number"
+        try:
+            found: Any = self.loss(outputs, batch.targets)
+        except Exception as error:
+            raise BnbookError(
+                f"{must}, it raised {type(error).__name__}: {error}. The model is as it was."
+            ) from error
+        if not isinstance(found, Tensor) or found.numel() != 1:
+            what = (f"a tensor of {tuple(found.shape)}" if isinstance(found, Tensor)
+                    else f"a {type(found).__name__}")  # fmt: skip
+            raise BnbookError(f"{must}, it returned {what}. The model is as it was.")
+        return found
 
     @contextmanager
     def mode(self, flags: Mapping[nn.Module, bool]) -> Iterator[None]:
@@ -219,14 +241,16 @@ def mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
 
 def first_tensor(value: Any) -> Tensor | None:
     """Return the first tensor in nested tuples, lists and mappings."""
+    return next(tensors(value), None)
+
+
+def tensors(value: Any) -> Iterator[Tensor]:
+    """Yield the tensors in nested tuples, lists and mappings."""
     if isinstance(value, Tensor):
-        return value
-    items: Iterable[Any] = ()
-    if isinstance(value, (tuple, list)):
-        items = value
-    elif isinstance(value, Mapping):
-        items = value.values()
-    return next((t for item in items if (t := first_tensor(item)) is not None), None)
+        yield value
+    elif isinstance(value, (tuple, list, Mapping)):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from tensors(item)
 
 
 def output_of(outputs: Any) -> Tensor:

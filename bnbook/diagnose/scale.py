@@ -123,7 +123,7 @@ def _gradients(subject: Subject, batch: Batch, scales: Scales) -> tuple[float, l
     parameters = list(subject.model.parameters())
     trained = [p for p in parameters if p.requires_grad]
     with torch.enable_grad(), _input_gradients(subject, scales):
-        loss: Any = subject.loss(subject.forward(batch), batch.targets)  # type: ignore[misc]
+        loss = subject.lost(subject.forward(batch), batch)
         taken = torch.autograd.grad(loss, trained, allow_unused=True)
     found = dict(zip(map(id, trained), taken, strict=True))
     for name, maker in scales.makers.items():
@@ -168,7 +168,7 @@ def _largest(
     """Largest step along a minibatch's negative gradient that still lowers its loss."""
 
     def objective() -> Tensor:
-        return subject.loss(subject.forward(batch), batch.targets)  # type: ignore[misc]
+        return subject.lost(subject.forward(batch), batch)
 
     powers = range(-3, 3) if rate else range(-5, 1)
     steps = [(rate or 1.0) * FACTOR**power for power in powers]

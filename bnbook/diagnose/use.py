@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import nn
 
 from bnbook.diagnose.findings import NOTE, WARNING, Finding, Kind, make
-from bnbook.diagnose.layers import BATCH, FIXED
-from bnbook.diagnose.passes import OPERATIONS, Seen, Subject, mapped, population
+from bnbook.diagnose.layers import BATCH, FIXED, same_random_states
+from bnbook.diagnose.passes import OPERATIONS, Seen, Subject, mapped, population, tensors
 
 DEAD = Kind(
     "dead gamma", WARNING,
@@ -138,19 +139,72 @@ def makers_of_weights(subject: Subject, seen: Seen) -> dict[str, str]:
 
 
 def _bias(subject: Subject, trained: Seen) -> list[Finding]:
-    """Biases that the layer right after them subtracts."""
+    """Biases that the layer right after them subtracts, and that nothing else reads."""
     live = {n: calls for n, calls in trained.items() if n in subject.live}
-    counts = {}
-    for name, maker in makers_of_weights(subject, live).items():
-        bias: Any = subject.model.get_submodule(maker).bias
-        if bias is not None:
-            counts[name] = bias.numel()
-    if not counts:
+    makers = {n: maker for n, maker in makers_of_weights(subject, live).items()
+              if _bias_of(subject, maker) is not None}  # fmt: skip
+    spreads = {maker: float(population(live[n]).var.mean().sqrt()) for n, maker in makers.items()}
+    silent = _silent(subject, spreads)
+    names = [name for name, maker in makers.items() if maker in silent]
+    if not names:
         return []
-    total = sum(counts.values())
-    first = makers_of_weights(subject, live)[next(iter(counts))]
-    text = f"{total} biases have no effect, the first of them in {first}"
-    return [make(BIAS, list(counts), total, text)]
+    total = sum(_bias_of(subject, maker).numel() for maker in silent)
+    text = f"{total} biases have no effect, the first of them in {makers[names[0]]}"
+    return [make(BIAS, names, total, text)]
+
+
+def _bias_of(subject: Subject, maker: str) -> Any:
+    return subject.model.get_submodule(maker).bias
+
+
+def _silent(subject: Subject, spreads: dict[str, float]) -> list[str]:
+    """Those of some modules whose biases move no output of the network.
+
+    A skip may read what feeds a layer, and the bias with it. So biases are shifted, by one to two
+    spreads of what the module gives, and one batch is sent through; where outputs move, the
+    modules are halved until each that moves them is found.
+    """
+    batch = max(subject.batches, key=lambda one: one.size)
+
+    def outputs() -> list[torch.Tensor]:
+        with same_random_states():
+            return [tensor.double() for tensor in tensors(subject.forward(batch))]
+
+    def move(names: list[str]) -> bool:
+        biases = [_bias_of(subject, name) for name in names]
+        values = [bias.clone() for bias in biases]
+        try:
+            for name, bias in zip(names, biases, strict=True):
+                steps = torch.linspace(1, 2, bias.numel(), device=bias.device, dtype=bias.dtype)
+                spread = spreads[name] if 0 < spreads[name] < math.inf else 1.0
+                bias.add_(steps.view_as(bias), alpha=spread)
+            return any(_differ(*pair, rounding) for pair in zip(before, outputs(), strict=True))
+        finally:
+            for bias, value in zip(biases, values, strict=True):
+                bias.copy_(value)
+
+    def silent(names: list[str]) -> list[str]:
+        if not names or not move(names):
+            return names
+        half = len(names) // 2
+        return silent(names[:half]) + silent(names[half:]) if half else []
+
+    if not spreads:
+        return []
+    # half of the digits: rounding stays far below, and what a skip carries far above
+    rounding = max(torch.finfo(_bias_of(subject, name).dtype).eps for name in spreads) ** 0.5
+    with subject.mode(subject.as_batch):
+        before = outputs()
+        return silent(list(spreads))
+
+
+def _differ(before: torch.Tensor, after: torch.Tensor, rounding: float) -> bool:
+    """Whether outputs have moved by more than a share of their spread; only finite ones count."""
+    told = before.isfinite()
+    if not told.any():
+        return False
+    size = (after - before)[told].square().mean().sqrt()
+    return not bool(size <= rounding * before[told].std(correction=0))
 
 
 _NONLINEAR = tuple(o for o in OPERATIONS if o.__module__.endswith("activation"))

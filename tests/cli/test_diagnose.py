@@ -31,6 +31,13 @@ def bad():
 def raising():
     raise KeyError("weights.pt")
 
+def leaving():
+    raise SystemExit("usage: mine.py [-h]")
+
+def printing():
+    print("loading the weights")
+    return network()
+
 def short():
     return (1,)
 
@@ -58,15 +65,19 @@ def test_the_command(mine, bnbook):
     code, out, _ = bnbook("diagnose", "mine:bad", "--quiet", "--json", "--limit", "3")
     assert code == 1
     assert json.loads(out)["batches"] == 3
+    code, out, err = bnbook("diagnose", "mine:printing", "--quiet", "--json")
+    assert json.loads(out)["findings"] == []
+    assert "loading the weights" in err
 
 
 @pytest.mark.parametrize(
     ("target", "said"),
     [
         ("mine.py", "MODULE:FUNCTION or PATH.py:FUNCTION"),
-        ("mine.py:other", "found no such name. It has: bad, network"),
+        ("mine.py:other", "found no such name. It has: bad, leaving, network"),
         ("mine.py:number", "a function number, found a int"),
         ("mine.py:raising", "it raised KeyError: 'weights.pt'"),
+        ("mine.py:leaving", r"it raised SystemExit: usage: mine.py \[-h\]"),
         ("mine.py:short", "tuple of model, batches, loss and optimizer, .* returned a tuple"),
         ("nowhere.py:f", "must be a Python file, found none"),
         ("no_such_module:f", "could not be imported"),

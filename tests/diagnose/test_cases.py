@@ -4,6 +4,8 @@ Each case has the shape of the report, with data and sizes of our own; no code i
 chapter names the sources.
 """
 
+from typing import NamedTuple
+
 import pytest
 import torch
 from torch import nn
@@ -153,6 +155,56 @@ def test_convolutions_keep_a_bias_before_bn():
     assert list(kinds) == ["bias cancelled"]
     assert kinds["bias cancelled"].value == 16
     assert report.healthy
+
+
+class Skipped(nn.Module):
+    """A stem whose output a branch normalises and a skip takes as it is."""
+
+    def __init__(self, last=None):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3)
+        self.norm = nn.BatchNorm2d(8)
+        self.branch = nn.Sequential(nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8))
+        self.last = last or nn.Identity()
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x):
+        x = self.stem(x)
+        y = self.last(x + self.branch(self.norm(x))).relu().mean((2, 3))
+        return Parted(self.head(y), [y])
+
+
+class Parted(NamedTuple):
+    """What a network returns that has more than one output."""
+
+    logits: torch.Tensor
+    features: list
+
+
+def test_a_skip_may_read_the_bias_that_a_branch_subtracts():
+    torch.manual_seed(0)
+    model, batches = settled(Skipped(), photographs()), photographs()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    report, kinds = found(model, batches, loss=lambda out, y: F.cross_entropy(out.logits, y))
+    assert kinds["bias cancelled"].layers == ("branch.2",)
+    assert kinds["bias cancelled"].value == 8
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert report.passes < 30
+
+
+def test_a_last_layer_subtracts_what_the_skip_carried_there():
+    torch.manual_seed(0)
+    model, batches = settled(Skipped(nn.BatchNorm2d(8)), photographs()), photographs()
+    _, kinds = found(model, batches, loss=lambda out, y: F.cross_entropy(out.logits, y))
+    assert set(kinds["bias cancelled"].layers) == {"norm", "branch.2"}
+
+
+def test_a_bias_before_bn_with_nothing_finite_to_see_it_by():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.LazyLinear(4))
+    batches = [(x.clone().fill_(torch.nan), y) for x, y in photographs()]
+    model(batches[0][0])
+    assert "bias cancelled" in found(model, batches)[1]
 
 
 def test_weight_decay_on_gamma_and_beta():

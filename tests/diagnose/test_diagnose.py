@@ -418,3 +418,47 @@ def test_resnet_18_takes_less_than_a_minute():
     report = diagnose(model, batches, F.cross_entropy, torch.optim.SGD(model.parameters(), 0.01))
     assert report.passes < 30
     assert resource.getrusage(resource.RUSAGE_SELF).ru_utime - began < 120  # of two cores, a minute
+
+
+def _refused(*_):
+    raise ValueError("targets must be one-hot")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"loss": _refused}, "loss must take .* raised ValueError: targets must be one-hot"),
+        ({"loss": lambda *_: 1.0}, "loss must .* returned a float"),
+        ({"loss": lambda out, _: out}, r"loss must .* returned a tensor of \(32, 3\)"),
+        ({"loss": "mse"}, r"loss must be callable as loss\(outputs, targets\), found str"),
+        ({"optimizer": 0.1}, "optimizer must be a torch.optim.Optimizer or None, found float"),
+    ],
+)
+def test_a_faulty_loss_or_optimizer_is_not_the_models_fault(options, said):
+    model = plain()
+    before = state(model)
+    with pytest.raises(BnbookError, match=said) as raised:
+        diagnose(model, draws(), **options)
+    assert "the model must" not in str(raised.value)
+    same(before, state(model))
+
+
+@pytest.mark.parametrize("skips", [0, 12])
+def test_passes_that_ask_whether_biases_have_an_effect_are_few(skips):
+    class Stage(nn.Module):
+        def __init__(self, skip):
+            super().__init__()
+            self.linear, self.norm, self.skip = nn.Linear(8, 8), nn.BatchNorm1d(8), skip
+
+        def forward(self, x):
+            x = self.linear(x)
+            return self.norm(x).relu() + (x if self.skip else 0)
+
+    torch.manual_seed(0)
+    stages = [Stage(skip=number >= 24 - skips) for number in range(24)]
+    model, batches = nn.Sequential(*stages, nn.Linear(8, 3)), draws(16)
+    report = diagnose(model, batches)
+    (finding,) = [f for f in report.findings if f.kind == "bias cancelled"]
+    # what the skips carry is subtracted by no layer, and reaches the outputs
+    assert finding.value == 8 * (24 - skips)
+    assert report.passes < 12
