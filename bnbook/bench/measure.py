@@ -73,7 +73,7 @@ def run(
     """
     if unknown := sorted(set(only) - set(NAMES)):
         raise BnbookError(
-            f"expected names of workloads, among {', '.join(NAMES)}; found {', '.join(unknown)}."
+            f"expected names of workloads, among {'; '.join(NAMES)}. Found {'; '.join(unknown)}."
         )
     effort = QUICK if quick else FULL
     left_out = set(OF_DEEP) - set(deep.QUICK)

@@ -85,7 +85,7 @@ def _grow(profile: str, only: Collection[str], again: bool) -> None:
 
     if unknown := sorted(set(only) - set(measure.OF_DEEP)):
         raise BnbookError(
-            f"expected names among {', '.join(measure.OF_DEEP)}; found {', '.join(unknown)}."
+            f"expected names among {'; '.join(measure.OF_DEEP)}. Found {'; '.join(unknown)}."
         )
     folder = records.recorded()
     there = recording.recorded_parts(folder, profile)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 
 from bnbook import __version__
 from bnbook.cli.console import out
 from bnbook.cli.data import show
+from bnbook.errors import BnbookError
 from bnbook.evidence import records
 
 
 def doctor() -> None:
     """Show versions, device and data found, and what to do about what is missing."""
     from bnbook import datasets
+    from bnbook.book import pdf
 
     packages = (
         "torch", "numpy", "pandas", "pyarrow", "scipy", "matplotlib", "seaborn", "mlxtend",
@@ -24,8 +25,11 @@ def doctor() -> None:
     out.print(f"bnbook {__version__}, Python {found['versions']['python']}, {found['system']}")
     out.print(f"processor: {found['processor']}, {found['cores']} cores; device: {_device()}")
     out.print("packages: " + ", ".join(_package(name) for name in packages), soft_wrap=True)
-    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
-    out.print(f"browser for the tests: {browser or 'none; try `apt-get install chromium`'}")
+    try:
+        browser = pdf.chromium()
+    except BnbookError as error:
+        browser = str(error)
+    out.print(f"browser for the tests and for print: {browser}")
     out.print(f"BNBOOK_DATA: {os.environ.get('BNBOOK_DATA', 'not set')}")
     show(datasets.available())
     drift = _drift(records.root() / "requirements.lock")

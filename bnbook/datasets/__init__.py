@@ -123,6 +123,20 @@ def _scaled(name: str, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     return np.divide(images, np.float32(SPECS[name].white), dtype=np.float32)
 
 
+def kinds(name: str) -> tuple[str, ...]:
+    """Say of what kind each of the data sets is that a config's `data` names.
+
+    ``generated``, ``text``, ``table`` or ``images``. Raises BnbookError if there is no such name.
+    """
+    if TOGETHER in name:
+        return tuple(kind for each in name.split(TOGETHER) for kind in kinds(each))
+    for kind, names in ((GENERATED, (GENERATED,)), ("text", TEXTS), ("table", TABLES)):
+        if name in names:
+            return (kind,)
+    spec_of(name)
+    return ("images",)
+
+
 def scaling(name: str) -> str:
     """Return the sha256 of what `load` makes of an image's every possible byte, and of its shape.
 
@@ -157,17 +171,22 @@ def digest(name: str, *, folder: Folder | None = None) -> str:
     return digest_of(name) if folder is None else verify(name, folder).digest
 
 
-def verify(name: str, folder: Folder | None = None) -> Status:
+def verify(name: str, folder: Folder | None = None) -> Status | Summary:
     """Read both splits of a data set and check them; return where they are and the `digest`.
 
-    Looks in ``folder/<name>`` and ``folder`` only; without a ``folder``, wherever `load` looks.
+    Looks in ``folder/<name>`` and ``folder`` only; without a ``folder``, wherever `load` looks. A
+    text or a table comes with its package, whatever the folder.
 
     Raises
     ------
     BnbookError
         If there is no such name, or if no place holds the data whole and unaltered.
     """
-    status = status_of(name, places_of(name) if folder is None else within(name, folder))
+    status: Status | Summary
+    if name in (*TEXTS, *TABLES):
+        status = packaged.summary(name)
+    else:
+        status = status_of(name, places_of(name) if folder is None else within(name, folder))
     if status.reason:
         raise BnbookError(status.reason)
     return status

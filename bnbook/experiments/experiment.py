@@ -104,8 +104,8 @@ class Experiment:
         """Return a profile's config with changes, its seeds shifted and its data chosen.
 
         `seed` is added to every seed, for runs that no record holds. `changes` replace fields; None
-        leaves a field as it is. Where `data` names several sets ("a or b"), the largest that this
-        machine has is chosen.
+        leaves a field as it is. Other `data` must be of the profile's kind. Where `data` names
+        several sets ("a or b"), the largest that this machine has is chosen.
 
         Raises
         ------
@@ -116,6 +116,8 @@ class Experiment:
             known = ", ".join(self.profiles)
             raise BnbookError(f"profile must be one of {known} for {self.name}, found {profile!r}.")
         config = self.profiles[profile]
+        if (data := changes.get("data")) is not None:
+            self._check_kind(config.data, data)
         names = [each.name for each in fields(config)]
         if unknown := sorted(set(changes) - set(names)):
             raise BnbookError(f"{self.name} has no field {unknown}; it has {', '.join(names)}.")
@@ -132,6 +134,18 @@ class Experiment:
 
             config = replace(config, data=datasets.largest(config.data.split(" or ")))
         return config
+
+    def _check_kind(self, usual: str, data: str) -> None:
+        """Refuse data of another kind than the profile's."""
+        from bnbook import datasets
+
+        one, *_ = usual.split(" or ")
+        wanted, found = datasets.kinds(one), datasets.kinds(data)
+        if found != wanted:
+            raise BnbookError(
+                f"data of {self.name} must be {datasets.TOGETHER.join(wanted)}, such as {one!r};"
+                f" found {data!r}, which is {datasets.TOGETHER.join(found)}."
+            )
 
     def parts(self, config: Config) -> list[Config]:
         """Split a config into single runs, each a config itself, in the order of the table."""

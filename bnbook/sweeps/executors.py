@@ -28,6 +28,8 @@ T = TypeVar("T")
 
 NAMES = ("inline", "processes", "dask")
 NOT_INSTALLED = 'Dask is not installed. Try `pip install "bnbook[cluster]"`.'
+KINDS = ("cpu", "cuda")
+"""Devices that plans are made for."""
 MOST_A_CORE = 16
 """Worker processes that a core may be asked to bear."""
 CONNECT_SECONDS = 5
@@ -165,6 +167,8 @@ def opened(
     from bnbook.training import fit
 
     kind = fit.choose_device(device).type
+    if kind not in KINDS:
+        raise BnbookError(f"device must be auto, {' or '.join(KINDS)}, found {device!r}.")
     executor = ProcessExecutor(workers, threads) if name == "processes" else InlineExecutor()
     with executor:
         yield Crew(executor, kind, workers, apart=name == "processes", elsewhere=False)
@@ -176,8 +180,8 @@ def _dask(scheduler: str, device: str) -> Iterator[Crew]:
         from distributed import Client
     except ImportError as error:
         raise BnbookError(NOT_INSTALLED) from error
-    if device not in ("auto", "cpu", "cuda"):
-        raise BnbookError(f"device must be auto, cpu or cuda, found {device!r}.")
+    if device not in ("auto", *KINDS):
+        raise BnbookError(f"device must be auto, {' or '.join(KINDS)}, found {device!r}.")
     try:
         client = Client(scheduler, timeout=CONNECT_SECONDS, set_as_default=False)
     except (OSError, ValueError, TypeError) as error:

@@ -152,6 +152,13 @@ def member_at(
         When there is no such member, or the config has no such run any longer.
     """
     runs = record.provenance.get("runs", ())
+    if not runs:
+        raise BnbookError(
+            f"the {profile} record of {experiment.name} must say which run each of its rows is of,"
+            " as records do that `bnbook run --record` made; this one does not. Nothing was"
+            f" trained. `bnbook run {experiment.name} --profile {profile}` makes a fresh one, and"
+            f" `bnbook compare {experiment.name} --profile {profile}` holds them together."
+        )
     if not 0 <= place < len(runs):
         raise BnbookError(f"member must lie in [0, {len(runs) - 1}], found {place}.")
     config = experiment.configure(profile, data=record.provenance["data"])

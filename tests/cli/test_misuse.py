@@ -42,6 +42,8 @@ MISUSES = {
         ("made_up_run", "fake --profile ../quick", "profile must be one of quick"),
         ("made_up_run", "fake --data abacus", "no data set is called 'abacus'"),
         ("made_up_run", "fake --device abacus", "device must be auto, cpu or cuda"),
+        ("made_up_run", "fake --device mps", "device must be auto, cpu or cuda, found 'mps'"),
+        ("project", "mlp --data digits", "data of mlp must be table and images, such as"),
         ("made_up_run", "fake --executor abacus", "one of inline, processes, dask"),
         ("made_up_run", "fake --scheduler tcp://127.0.0.1:9 --executor inline", "has no scheduler"),
         ("made_up_run", "fake --replace", "it goes with --record"),
@@ -101,8 +103,7 @@ MISUSES = {
     "records again": [
         ("empty", "ioffe_fig1", NO_BOOK),
         ("bare", "ioffe_fig1", "expected a record at"),
-        ("project", "ioffe_fig1 --member 100000", "100000"),
-        ("project", "ioffe_fig1 --member -1", "-1"),
+        ("project", "ioffe_fig1", "must say which run each of its rows is of"),
     ],
     "records export": [
         ("empty", "ioffe_fig1 --to a.csv", NO_BOOK),

@@ -75,3 +75,13 @@ def test_digests_of_texts_tables_and_of_sets_together():
 
 
 DIGESTS = {"descriptions": "79cc01d74e67d285", "breast-cancer": "e242a4fe7050e08a"}
+
+
+@pytest.mark.parametrize("name", ["descriptions", "breast-cancer"])
+def test_texts_and_tables_are_verified_like_images(name, monkeypatch):
+    found = datasets.verify(name)
+    assert found.digest == packaged.digest_of(name)
+    assert found.reason is None
+    monkeypatch.setitem(packaged.SHA256, f"{name}/test", "0" * 64)
+    with pytest.raises(BnbookError, match=name):
+        datasets.verify(name)

@@ -50,6 +50,28 @@ def test_unknown_names_are_told_the_right_ones(profile, changes, says):
         EXPERIMENT.configure(profile, **changes)
 
 
+@pytest.mark.parametrize(
+    ("usual", "data", "found"),
+    [
+        ("generated", "digits", "must be generated, .* found 'digits', which is images"),
+        ("digits", "generated", "must be images, .* found 'generated', which is generated"),
+        ("cifar10 or mnist5k", "descriptions", "must be images, such as 'cifar10'; .* is text"),
+        ("breast-cancer and digits", "digits", "must be table and images, .* which is images"),
+        ("digits", "abacus", "no data set is called 'abacus'"),
+    ],
+)
+def test_data_of_another_kind_are_refused(usual, data, found):
+    of_data = replace(EXPERIMENT, profiles={"quick": Config(data=usual)})
+    with pytest.raises(BnbookError, match=found):
+        of_data.configure("quick", data=data)
+
+
+def test_data_of_the_same_kind_take_the_place_of_the_usual():
+    of_data = replace(EXPERIMENT, profiles={"quick": Config(data="breast-cancer and digits")})
+    chosen = of_data.configure("quick", data="breast-cancer and mnist5k")
+    assert chosen.data == "breast-cancer and mnist5k"
+
+
 def test_single_runs_are_all_combinations_in_order():
     runs = experiment.single_runs(Config(), AXES)
     assert len(runs) == len(set(runs)) == 2**3

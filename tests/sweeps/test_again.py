@@ -40,10 +40,17 @@ def test_differences_of_words_and_of_numbers():
         again.differences(one, one[["x"]])
 
 
+def test_a_record_that_does_not_tell_its_members_apart_is_refused():
+    without = records.Record(pd.DataFrame({"value": [1.0]}), {"data": None}, "")
+    with pytest.raises(BnbookError, match="must say which run each of its rows is of"):
+        growing.member_at(FAKE, without, "quick", 0)
+
+
 def test_a_member_that_is_not_there_is_refused(tmp_path):
     how = {"quiet": True, "members": 3, "cache": tmp_path / "a", "folder": tmp_path}
     record = sweep.grow(FAKE, "quick", fake.Config(), **how)
-    with pytest.raises(BnbookError, match=r"member must lie in \[0, 5\], found 6"):
-        growing.member_at(FAKE, record, "quick", 6)
+    for place in (-1, 6):
+        with pytest.raises(BnbookError, match=rf"member must lie in \[0, 5\], found {place}"):
+            growing.member_at(FAKE, record, "quick", place)
     with pytest.raises(BnbookError, match="has no member 0000"):
         again.again(FAKE, "quick", fake.Config(), "0000", tmp_path)

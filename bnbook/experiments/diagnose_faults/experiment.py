@@ -16,6 +16,7 @@ from typing import Any
 
 import pandas as pd
 
+from bnbook.errors import BnbookError
 from bnbook.experiments.diagnose_faults import claims, figures
 from bnbook.experiments.experiment import Experiment, check_distinct, check_known, check_positive
 
@@ -53,6 +54,8 @@ class Config:
         check_positive(self, ("steps",))
         check_distinct(self, ("seeds", "architectures"))
         check_known(self, "architectures", KNOWN)
+        if self.data != "digits":
+            raise BnbookError(f"data must be digits, which the networks fit, found {self.data}.")
 
 
 COLUMNS = {
