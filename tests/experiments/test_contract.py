@@ -5,6 +5,7 @@ that make a run a matter of a second, in IMPOSSIBLE some that are refused, each 
 says.
 """
 
+import copy
 import fnmatch
 import functools
 import itertools
@@ -101,7 +102,7 @@ def test_an_impossible_config_is_refused(name, changes, says):
 def test_a_config_is_frozen_and_its_seeds_are_shifted(name):
     experiment = found(name)
     for profile, config in experiment.profiles.items():
-        shifted = experiment.configure(profile, 7, data="digits")
+        shifted = experiment.configure(profile, 7, data=config.data.split(" or ")[0])
         assert shifted.seeds == tuple(7 + seed for seed in config.seeds)
         assert hash(shifted) == hash(replace(shifted))
         with pytest.raises(FrozenInstanceError):
@@ -136,7 +137,8 @@ def test_runs_fuse_that_differ_in_the_fused_fields_alone(name):
         for other in parts:
             alike = all(getattr(one, field) == getattr(other, field) for field in others)
             assert (experiment.fuses(one) == experiment.fuses(other)) == alike
-    odd = replace(parts[0], data="another")
+    odd = copy.copy(parts[0])
+    object.__setattr__(odd, "data", "another")  # some configs refuse it
     with pytest.raises(BnbookError, match="one ensemble"):
         experiment.together([parts[0], odd], Session("cpu"))
 
