@@ -13,7 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -92,10 +92,15 @@ def note_addition(root: Path) -> None:
     stamp(made, key)
 
 
-def draw_figures(root: Path, workers: int = 1) -> list[Path]:
-    """Draw the figures of every ledger file's best record, where record or code changed."""
+def draw_figures(root: Path, workers: int = 1, only: Collection[str] | None = None) -> list[Path]:
+    """Draw the figures of every ledger file's best record, where record or code changed.
+
+    `only` names the records to draw; without it all are drawn, and figures of no record deleted.
+    """
     stale, drawn = [], list[Path]()
     for name, ledger_file in ledger.read(root / "results").items():
+        if only is not None and name not in only:
+            continue
         profile = ledger.best_profile(ledger_file)
         module, figures = _drawing(name)
         of_record = ledger_file["profiles"][profile]["record"]["digest"]
@@ -112,7 +117,8 @@ def draw_figures(root: Path, workers: int = 1) -> list[Path]:
             changed = list(pool.map(draw, stale))
     else:
         changed = [draw(each) for each in stale]
-    keep_only(root / FIGURES, drawn)
+    if only is None:
+        keep_only(root / FIGURES, drawn)
     return [path for paths in changed for path in paths]
 
 

@@ -404,7 +404,7 @@ def judge() -> None:
     out.print(f"wrote {way.write(root).relative_to(root)}")
     files.write_bytes(readme, judging.readme(text, root / "results").encode())
     out.print("wrote README.md")
-    book.draw_figures(root)
+    book.draw_figures(root, only={name.partition("-")[0] for name in book.PICTURES})
     drawn = [name for name in book.PICTURES if (root / book.FIGURES / name).is_file()]
     for name in drawn:
         picture = root / "book" / "_static" / name

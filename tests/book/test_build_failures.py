@@ -274,3 +274,17 @@ class TestPages:
         figure.unlink()
         assert build.draw_figures(project) == [project / build.FIGURES / "ioffe_fig1-rates.svg"]
         assert figure.read_bytes() == content
+
+    def test_some_records_are_drawn_and_the_others_figures_stay(self, project):
+        figures = project / build.FIGURES
+        kept = figures / "ioffe_fig1-rates.svg"
+        kept.write_text("as it is")
+        other = figures / "of-no-record.svg"
+        other.write_text("")
+        assert build.draw_figures(project, only={"no_such_record"}) == []
+        assert kept.read_text() == "as it is"
+        assert other.exists()
+        assert build.draw_figures(project, only={"ioffe_fig1"}) == [kept]
+        assert other.exists()
+        assert build.draw_figures(project) == []
+        assert not other.exists()
