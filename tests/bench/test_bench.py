@@ -414,7 +414,7 @@ def test_a_process_that_fails_says_why():
 
 
 def test_names_are_checked():
-    with pytest.raises(BnbookError, match="among mnist, digits"):
+    with pytest.raises(BnbookError, match="among mnist; digits"):
         measure.run(True, only=["mnits"])
     with pytest.raises(BnbookError, match="one of mnist"):
         contenders.of("mnits")
