@@ -145,7 +145,7 @@ def scaling(name: str) -> str:
     """
     if TOGETHER in name:
         return "\n".join(map(scaling, name.split(TOGETHER)))
-    if name == GENERATED or name in TEXTS or name in TABLES:
+    if kinds(name) != ("images",):
         return name
     scaled = _scaled(name, np.arange(256, dtype=np.uint8))
     sha = hashlib.sha256(f"{spec_of(name).shape} {scaled.dtype.str}".encode())

@@ -10,9 +10,7 @@ import csv
 import functools
 import http.server
 import json
-import os
 import re
-import shutil
 import threading
 from dataclasses import dataclass, field
 
@@ -20,13 +18,14 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Error, sync_playwright
 
+from bnbook.book import pdf
 from bnbook.book.pages.search import Words
+from bnbook.errors import BnbookError
 from tests.book.conftest import PAGES
 
 PATIENCE = 240  # seconds for the browser to start, and for each thing that a page is asked for
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(3 * PATIENCE)]
 
-BROWSERS = (os.environ.get("BNBOOK_CHROMIUM"), "chromium", "chromium-browser", "google-chrome")
 ARGUMENTS = (
     "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync",
     "--disable-component-update", "--no-first-run", "--disable-quic",
@@ -137,9 +136,10 @@ def playwright():
 
 @pytest.fixture(scope="module")
 def chromium(playwright):
-    path = next((found for name in BROWSERS if name and (found := shutil.which(name))), None)
-    if path is None:
-        pytest.skip("no Chromium: `apt-get install chromium`, or set BNBOOK_CHROMIUM to its path")
+    try:
+        path = pdf.chromium()
+    except BnbookError as error:
+        pytest.skip(str(error))
     browser = start(playwright, path)
     yield browser
     browser.close()
