@@ -78,11 +78,11 @@ def diagnose(
     'never updated'
     """
     began = time.perf_counter()
-    subject = _subject(model, batches, loss, limit)
     if not (optimizer is None or hasattr(optimizer, "param_groups")):
         raise BnbookError(
             f"optimizer must be a torch.optim.Optimizer or None, found {type(optimizer).__name__}."
         )
+    subject = _subject(model, batches, loss, limit)
     with tqdm(STAGES, disable=not progress, unit="stage", leave=False) as bar:
         try:
             report = _examined(subject, batches, optimizer, bar)

@@ -369,18 +369,12 @@ def observe(subject: Subject, flags: Mapping[nn.Module, bool]) -> tuple[Seen, fl
     try:
         with subject.mode(flags):
             for now["number"], batch in enumerate(subject.batches):
-                now["storages"] = set()
-                mapped(batch.inputs, lambda t: _added(now["storages"], t))
+                now["storages"] = {t.untyped_storage().data_ptr() for t in tensors(batch.inputs)}
                 losses.append(subject.loss_of(subject.forward(batch), batch))
     finally:
         for hook in hooks:
             hook.remove()
     return seen, sum(losses) / len(losses)
-
-
-def _added(storages: set[int], tensor: Tensor) -> Tensor:
-    storages.add(tensor.untyped_storage().data_ptr())
-    return tensor
 
 
 def stacked(calls: list[Call], name: str) -> Tensor:

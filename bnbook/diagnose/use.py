@@ -10,7 +10,7 @@ from torch import nn
 
 from bnbook.diagnose.findings import NOTE, WARNING, Finding, Kind, make
 from bnbook.diagnose.layers import BATCH, FIXED, same_random_states
-from bnbook.diagnose.passes import OPERATIONS, Seen, Subject, mapped, population, tensors
+from bnbook.diagnose.passes import OPERATIONS, Seen, Subject, population, tensors
 
 DEAD = Kind(
     "dead gamma", WARNING,
@@ -268,21 +268,13 @@ def _decay(subject: Subject, optimizer: torch.optim.Optimizer | None) -> list[Fi
 
 def _channels_last(subject: Subject, still: Seen) -> list[Finding]:
     """The layers before which a network that has its channels last loses that."""
-    inputs: list[bool] = []
-    mapped(subject.batches[0].inputs, lambda t: _noted(inputs, t))
-    weights = [_is_last(p) for p in subject.model.parameters() if p.dim() == 4]
-    if not (any(inputs) or any(weights)):
+    if not any(map(_is_last, (*tensors(subject.batches[0].inputs), *subject.model.parameters()))):
         return []
     lost = [n for n, calls in still.items()
             if calls[0].mean.numel() > 1 and calls[0].values > calls[0].examples
             and not calls[0].channels_last]  # fmt: skip
     text = f"{len(lost)} of {len(still)} layers get inputs in another memory format"
     return [make(LOST, lost, len(lost), text)] if lost else []
-
-
-def _noted(found: list[bool], tensor: torch.Tensor) -> torch.Tensor:
-    found.append(_is_last(tensor))
-    return tensor
 
 
 def _is_last(tensor: torch.Tensor) -> bool:
