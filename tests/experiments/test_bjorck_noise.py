@@ -72,6 +72,14 @@ def test_measures_on_a_table_with_known_truth():
     assert criterion(BOUND, table).verdict == "reproduced"
 
 
+def test_runs_that_guess_are_left_out_of_the_slope_of_those_that_learned():
+    table = made_up()
+    guesses = (table["kind"] == RUN) & (table["learning_rate"] == table["learning_rate"].max())
+    table.loc[guesses, "eigenvalue"], table.loc[guesses, "test_accuracy"] = 1e-6, 0.1
+    assert (analysis.flatness_slope(table) < -1).all()
+    assert analysis.flatness_slope(table, 0.2).tolist() == pytest.approx([-0.5] * 3)
+
+
 def test_the_claim_turns_red_when_the_truth_is_otherwise():
     assert analysis.small_batch_gain(made_up(gain=-1.0)).tolist() == pytest.approx([-1.0] * 3)
     assert criterion(BOUND, made_up(factor=1.3)).verdict == "not reproduced"

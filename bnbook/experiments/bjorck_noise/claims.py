@@ -12,7 +12,7 @@ import pandas as pd
 from bnbook.evidence import claims
 from bnbook.evidence.claims import Claim
 from bnbook.tables.arms import WITH
-from bnbook.tables.rate_map import rate_fact
+from bnbook.tables.rate_map import FAILED, rate_fact
 
 PAPER = "Bjorck et al. 2018"
 RUN, NOISE = "run", "noise"
@@ -128,10 +128,14 @@ def share_between_lines(table: pd.DataFrame) -> pd.Series:
     return share_between(on_lines(table), "scale")
 
 
-def flatness_slope(table: pd.DataFrame) -> pd.Series:
-    """Slope of the logarithm of the top eigenvalue on that of α/|B|, per seed."""
+def flatness_slope(table: pd.DataFrame, least: float = 0.0) -> pd.Series:
+    """Slope of the logarithm of the top eigenvalue on that of α/|B|, per seed.
+
+    Over the runs that do not diverge and end with this test accuracy or more.
+    """
     found = runs(table)
-    found = found[(found["diverged_at"] < 0) & (found["eigenvalue"] > 0)]
+    kept = (found["diverged_at"] < 0) & (found["eigenvalue"] > 0)
+    found = found[kept & (found["test_accuracy"] >= least)]
     slopes = {}
     for seed, group in found.groupby("seed"):
         x = np.log((group["learning_rate"] / group["batch_size"]).to_numpy(float))
@@ -181,6 +185,7 @@ def facts(table: pd.DataFrame) -> claims.Facts:
         "between_squares": claims.fact(share_between(squares, "scale").dropna(), 2),
         "between_squares_chance": claims.fact([share_by_chance(squares, "scale").mean()], 2),
         "flatness_slope": claims.fact(flatness_slope(table), 2),
+        "flatness_slope_learned": claims.fact(flatness_slope(table, FAILED), 2),
     }  # fmt: skip
 
 

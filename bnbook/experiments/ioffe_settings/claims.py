@@ -361,7 +361,7 @@ def _beside_paper(table: pd.DataFrame) -> claims.Facts:
         spread = drawn.spread(arm)
         said = f"{arm}: 85th less 15th percentile of a sigmoid's input, at the start"
         found.append(papers.beside(said, spread.iloc[0], 0.06, _each(rows, "spread", 0), 3))
-    said = f"{WITHOUT}: step at which this passes 1"
+    said = f"{WITHOUT}: step at which a sigmoid's 85th less 15th percentile passes 1"
     runs = judging(table, WITHOUT, setting).groupby("seed")
     passes = [_first(own.set_index("paper_step")["spread"]) for _, own in runs]
     paper = _first(drawn.spread(WITHOUT))
