@@ -176,7 +176,7 @@ def exponential(n, gain):
 
 def made_up(without, with_bn=lambda n, gain: 1.0, seeds=(0, 1, 2), slope=1.0, factor=1.0):
     """A table whose edges are functions of n and gain; predictions have this slope and factor."""
-    rows = []
+    rows, falling = [], {"half": 0.03, "later": 0.02, "end": 0.01, "spread": 0.1}
     for arm, rate in ((WITHOUT, without), (WITH, with_bn)):
         for n, gain in [(n, 1.0) for n in N] + [(5, gain) for gain in GAINS if arm == WITHOUT]:
             for seed in seeds:
@@ -190,7 +190,7 @@ def made_up(without, with_bn=lambda n, gain: 1.0, seeds=(0, 1, 2), slope=1.0, fa
                 rows.append({**one, "learning_rate": 0.0, "step": 0, "outcome": START, **start})
                 for factor_, said in ((0.5, LEARNED), (1.0, LEARNED), (1.3, DIVERGED)):
                     rows.append({**one, "learning_rate": best * factor_, "step": 9,
-                                 "outcome": said})  # fmt: skip
+                                 "outcome": said, **falling})  # fmt: skip
     return pd.DataFrame(rows)
 
 
@@ -406,3 +406,21 @@ def test_figures_draw_what_the_table_says():
     assert len(hollow.get_xdata()) == 3 * len(GAINS)
     shown = EXPERIMENT.figures["outcomes"](table).axes[0]
     assert sum(len(line.get_xdata()) for line in shown.lines) == 3 * 3 * (len(N) + len(GAINS))
+
+
+def test_a_distance_from_zero_is_that_of_the_mean_and_keeps_what_lies_on_the_other_side():
+    signed = claims._off(pd.Series([-0.2, 0.1, -0.2]))
+    assert signed.tolist() == pytest.approx([0.2, -0.1, 0.2])
+
+
+def test_runs_are_read_anew_with_another_fall_and_those_that_learned_or_diverged_are_not():
+    table = pd.DataFrame({
+        "outcome": [search.STUCK, search.ON_ITS_WAY, search.STUCK, search.LEARNED, search.DIVERGED],
+        "half": [0.011, 0.013, 0.011, -0.1, math.nan], "later": [0.0105, 0.0115, 0.012, -0.2, 1.0],
+        "end": [0.010, 0.0105, 0.010, -0.3, math.inf], "spread": [0.1, 0.1, 0.1, 0.1, math.nan],
+    })  # fmt: skip
+    fast = [search.STUCK, search.STUCK, search.STUCK, search.LEARNED, search.DIVERGED]
+    slow = [search.ON_ITS_WAY, search.ON_ITS_WAY, search.STUCK, search.LEARNED, search.DIVERGED]
+    assert claims.asked_to_fall(table, 0.003)["outcome"].tolist() == fast
+    assert claims.asked_to_fall(table, 0.0)["outcome"].tolist() == slow
+    assert claims.asked_to_fall(table, search.FALL)["outcome"].tolist() == table["outcome"].tolist()

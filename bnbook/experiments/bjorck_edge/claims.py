@@ -17,7 +17,7 @@ from bnbook.evidence import claims
 from bnbook.evidence.claims import TIMES, Claim, Finding, Premise, control
 from bnbook.experiments.bjorck_edge import search
 from bnbook.tables.arms import WITH, WITHOUT
-from bnbook.tables.start import DEEP, NAMES, PAPER, significant
+from bnbook.tables.start import DEEP, NAMES, PAPER, geometric, significant
 
 LAWS = ("power", "exponential")
 """A power of the number of layers, 6n + 2, or an exponential in that of residual blocks, 3n."""
@@ -25,6 +25,8 @@ PREDICTIONS = {"classifier_rate": "classifier", "network_rate": "sharpness"}
 """Column with a predicted rate -> what it is predicted from, in ids and facts."""
 DEPTHS, GAINS = (1, 3, 5, 9, 18), (0.5, 1.0, 1.4, 1.7, 2.0)
 """Residual blocks a stage, and gains at one depth, of the numbers that the chapter quotes."""
+STEEPER = 0.003
+"""Another `search.FALL`, in nats, to see how much hangs on it."""
 SPAN = 2.0
 """Decades that the predictions must span for a slope to be read off."""
 
@@ -150,13 +152,22 @@ def fits(table: pd.DataFrame, prediction: str, arm: str = WITHOUT) -> pd.DataFra
 
 
 def slope_error(table: pd.DataFrame, prediction: str) -> pd.Series:
-    """Distance of the slope of `fits` from 1, without BN, per seed."""
-    return (fits(table, prediction)["slope"] - 1).abs()
+    """Distance of the slope of `fits` from 1, without BN, per seed; see `_off`."""
+    return _off(fits(table, prediction)["slope"] - 1)
 
 
 def level_error(table: pd.DataFrame, prediction: str) -> pd.Series:
-    """Distance of the level of `fits` from 0, without BN, in decades, per seed."""
-    return fits(table, prediction)["level"].abs()
+    """Distance of the level of `fits` from 0, without BN, in decades, per seed; see `_off`."""
+    return _off(fits(table, prediction)["level"])
+
+
+def _off(values: pd.Series) -> pd.Series:
+    """Turn the sign of all values, if need be, so that their mean is a distance from 0.
+
+    A value on the other side of 0 stays negative. Taken without its sign it would not cancel, and
+    the values would lie closer together than they do.
+    """
+    return values * float(np.sign(values.mean()))
 
 
 def _found(table: pd.DataFrame, arms: tuple[str, ...]) -> Finding:
@@ -208,6 +219,11 @@ REVISED = (
 AVERAGED = (
     "That it is so on average over networks, as it is measured, was left out of its statement"
     " before; the criterion is the same."
+)
+
+SIGNED = (
+    "The distance is that of the mean over seeds; before, each seed's was taken without its sign,"
+    " which can make the interval too narrow."
 )
 
 _expected = partial(
@@ -274,6 +290,7 @@ CLAIMS = (
         " below which the classifier is safe at the start.",
         quantity="distance from 1 of the slope of the logarithm of the measured rate against that"
         " of the predicted one; a quarter is a decade over four decades",
+        revised=SIGNED,
         measure=partial(slope_error, prediction="classifier_rate"),
         bound=0.25,
         premises=(PLAIN, SPANS["classifier_rate"]),
@@ -282,7 +299,7 @@ CLAIMS = (
         id="bjorck.edge.classifier_level",
         statement="On average over networks the largest rate that trains without BN is that below"
         " which the classifier is safe at the start, to half a decade.",
-        revised=AVERAGED,
+        revised=f"{AVERAGED} {SIGNED}",
         quantity="distance from 0 of the mean logarithm of measured over predicted rate",
         measure=partial(level_error, prediction="classifier_rate"),
         bound=0.5,
@@ -295,6 +312,7 @@ CLAIMS = (
         " which the sharpness of the whole network at the start allows.",
         quantity="distance from 1 of the slope of the logarithm of the measured rate against that"
         " of the predicted one; a quarter is a decade over four decades",
+        revised=SIGNED,
         measure=partial(slope_error, prediction="network_rate"),
         bound=0.25,
         premises=(PLAIN, SPANS["network_rate"], SHARP),
@@ -303,7 +321,7 @@ CLAIMS = (
         id="bjorck.edge.sharpness_level",
         statement="On average over networks the largest rate that trains without BN is that which"
         " the sharpness of the whole network at the start allows, to half a decade.",
-        revised=AVERAGED,
+        revised=f"{AVERAGED} {SIGNED}",
         quantity="distance from 0 of the mean logarithm of measured over predicted rate",
         measure=partial(level_error, prediction="network_rate"),
         bound=0.5,
@@ -318,13 +336,26 @@ def but_deepest(table: pd.DataFrame) -> pd.Series:
     return exponent_difference(table[table["n"] < table["n"].max()])
 
 
-def failures(table: pd.DataFrame, arm: str) -> pd.Series:
-    """What the run at the rate above the edge came to, of each network and seed of an arm."""
-    said = search.outcomes(table)
+def failures(table: pd.DataFrame, arm: str, read: pd.DataFrame | None = None) -> pd.Series:
+    """What the run at the rate above the edge came to, of each network and seed of an arm.
+
+    `read` is the same table with the outcomes to be read, such as `asked_to_fall`'s.
+    """
+    said = search.outcomes(table if read is None else read)
     edges = search.edges(table).reset_index()
     own = edges[(edges["arm"] == arm) & edges["above"].notna()]
     keys = own[[*search.NETWORK, "seed", "above"]].itertuples(index=False)
     return pd.Series([said[(*key[:4],)][key[4]] for key in keys], dtype=object)
+
+
+def asked_to_fall(table: pd.DataFrame, fall: float) -> pd.DataFrame:
+    """Say anew which runs are on their way and which are stuck, with `search.FALL` another one."""
+    falls = table["half"] - table["end"] >= fall
+    falls &= (table["half"] > table["later"]) & (table["later"] > table["end"])
+    on_its_way = falls & (table["spread"] >= search.SPREAD)
+    quiet = table["outcome"].isin((search.ON_ITS_WAY, search.STUCK))
+    again = np.where(on_its_way, search.ON_ITS_WAY, search.STUCK)
+    return table.assign(outcome=table["outcome"].where(~quiet, again))
 
 
 def facts(table: pd.DataFrame) -> claims.Facts:
@@ -333,6 +364,7 @@ def facts(table: pd.DataFrame) -> claims.Facts:
     Those of `DEPTHS` and `GAINS` are there, without a value, before the record holds them.
     """
     sizes, own = sorted(table["n"].unique()), doses(table)
+    steeper = asked_to_fall(table, STEEPER)
     found = {
         "seeds": claims.count(table["seed"].nunique()),
         "steps": claims.count(table["step"].max()),
@@ -341,6 +373,9 @@ def facts(table: pd.DataFrame) -> claims.Facts:
         "deepest": claims.count(6 * sizes[-1] + 2),
         "dose_layers": claims.fact([6 * own["n"].iloc[0] + 2] if len(own) else [], 0),
         "but_deepest": claims.fact(but_deepest(table).dropna(), 2),
+        "fall_more": claims.fact([STEEPER], 3),
+        "rise_fall_more": significant(deepest_rise(steeper).dropna()),
+        "law_fall_more": geometric(error_ratio(steeper).dropna(), 2, "×"),
     }
     for arm, short in NAMES.items():
         found |= _of_arm(table, arm, short)
@@ -357,6 +392,7 @@ def facts(table: pd.DataFrame) -> claims.Facts:
 
 def _of_arm(table: pd.DataFrame, arm: str, short: str) -> claims.Facts:
     rates, missed, above = by_depth(table, arm), errors(table, arm), failures(table, arm)
+    slow = failures(table, arm, asked_to_fall(table, 0.0))
     falls = _end(rates, 0) / _end(rates, -1)
     blocks = _each(rates, lambda own: math.exp(line(own, "exponential")[0]))
     found = {
@@ -367,6 +403,7 @@ def _of_arm(table: pd.DataFrame, arm: str, short: str) -> claims.Facts:
         f"{short}_exponential_error": claims.fact(missed["exponential"].dropna(), 2, " decades"),
         f"{short}_edges": claims.count(len(above)),
         f"{short}_diverge": claims.count((above == search.DIVERGED).sum()),
+        f"{short}_still_falling": claims.count((slow == search.ON_ITS_WAY).sum()),
     }
     for size in sorted({*DEPTHS, *rates.columns}):
         own = rates[size] if size in rates else _nothing()

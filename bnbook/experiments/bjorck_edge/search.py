@@ -18,7 +18,8 @@ logarithmic scale.
 
 The rule of `bnbook.setups.dead` that ends a run which is no better than guessing in a tenth of its
 steps is not used: in runs this short it ends networks that are slow to begin, as deep ones without
-BN are at any rate. What is stuck no longer depends on its inputs, or no longer gets better.
+BN are at any rate. What is stuck no longer depends on its inputs, or gets better by less than
+`FALL`.
 """
 
 from __future__ import annotations

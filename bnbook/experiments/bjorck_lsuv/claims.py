@@ -10,7 +10,7 @@ from bnbook.evidence import claims
 from bnbook.evidence.claims import Claim, Premise
 from bnbook.tables import tuning
 from bnbook.tables.arms import HE, LSUV, WITH, WITHOUT
-from bnbook.tables.rate_map import same_rate_gap
+from bnbook.tables.rate_map import FAILED, same_rate_gap
 
 PAPER = "Bjorck et al. 2018"
 ARMS = (WITHOUT, HE, LSUV, WITH)
@@ -30,10 +30,10 @@ def accuracies(table: pd.DataFrame) -> pd.DataFrame:
     return 100 * tuning.final_by_arm(table, tuned_rates(table), "test_accuracy")
 
 
-def share_of_gain(table: pd.DataFrame, arm: str = LSUV, baseline: str = WITHOUT) -> pd.DataFrame:
-    """Points of final test accuracy that an arm (``part``) and BN (``whole``) gain, per seed."""
+def share_of_gain(table: pd.DataFrame) -> pd.DataFrame:
+    """Points of final test accuracy that the scaled start and BN gain, per seed: part and whole."""
     final = accuracies(table)
-    part, whole = final[arm] - final[baseline], final[WITH] - final[baseline]
+    part, whole = final[LSUV] - final[WITHOUT], final[WITH] - final[WITHOUT]
     return pd.DataFrame({"part": part, "whole": whole})
 
 
@@ -110,8 +110,8 @@ def facts(table: pd.DataFrame) -> claims.Facts:
         "gain": claims.fact(final[WITH] - final[WITHOUT], 1, " points"),
         "same_rate": claims.fact(same_rate_gap(table), 1, " points"),
         "gap": claims.fact(final[WITH] - final[LSUV], 1, " points"),
-        "he_share": claims.ratio_fact(**share_of_gain(table, HE), digits=2),
-        "share_over_he": claims.ratio_fact(**share_of_gain(table, LSUV, HE), digits=2),
+        "he_guess": claims.count((final[HE] < 100 * FAILED).sum()),
+        "he_learned": claims.fact(final.loc[final[HE] >= 100 * FAILED, HE], 1, " %"),
     }
     for arm, name in NAMES.items():
         found |= {

@@ -167,7 +167,9 @@ def facts(table: pd.DataFrame) -> claims.Facts:
         "networks": claims.count(len(measured[["arm", "seed", "learning_rate", "batch_size"]]
                                      .drop_duplicates())),
         "finite_population_error": claims.fact(100 * error, 2, " %"),
+        "most_noise": claims.fact([measured["ratio"].max()], 3),
         "as_trained": claims.fact(whole, 2),
+        "most_as_trained": claims.fact([whole.max()], 3),
         "small_batch_behind": claims.fact(-small_batch_gain(table), 1, " points"),
         "small_batch_accuracy": claims.fact(100 * final.iloc[:, 0], 1, " %"),
         "large_batch_accuracy": claims.fact(100 * final.iloc[:, -1], 1, " %"),

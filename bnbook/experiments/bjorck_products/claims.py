@@ -61,20 +61,17 @@ def tail_growth(table: pd.DataFrame) -> pd.Series:
 
     From a line of least squares through the logarithm against M in `PRODUCTS`, at the largest size.
     """
-    return _growth(_claimed(table), "tail")
-
-
-def condition_growth(table: pd.DataFrame) -> pd.Series:
-    """As `tail_growth`, of the largest over the smallest singular value."""
-    return _growth(_claimed(table), "condition")
-
-
-def _growth(rows: pd.DataFrame, column: str) -> pd.Series:
     found = {
-        int(str(seed)): float(np.exp(np.polyfit(own["M"], np.log(own[column]), 1)[0]))
-        for seed, own in rows.groupby("seed")
+        int(str(seed)): float(np.exp(np.polyfit(own["M"], np.log(own["tail"]), 1)[0]))
+        for seed, own in _claimed(table).groupby("seed")
     }
-    return pd.Series(found)
+    return pd.Series(found, dtype=float)
+
+
+def condition_growth(table: pd.DataFrame, M: int) -> pd.Series:
+    """Factor by which largest over smallest singular value grows with the M-th matrix, per seed."""
+    mean = np.log(_claimed(table).pivot_table(index="seed", columns="M", values="condition"))
+    return pd.Series(np.exp(mean[M] - mean[M - 1]))
 
 
 def law_tail_growth() -> float:
@@ -230,8 +227,10 @@ def distance_exponent(table: pd.DataFrame) -> pd.Series:
 def _tail_facts(table: pd.DataFrame) -> claims.Facts:
     found = {
         "law_tail_growth": claims.fact([law_tail_growth()], 2, "×"),
-        "condition_growth": claims.fact([_geometric(condition_growth(table))], 0, "×"),
     }
+    for nth in PRODUCTS[1:]:
+        grown = _geometric(condition_growth(table, nth))
+        found[f"condition_growth_{nth}"] = claims.fact([grown], 0, "×")
     for M, own in products(table).groupby("M"):
         found[f"condition_{M}"] = claims.fact([_geometric(own["condition"])], None)
         found[f"formed_{M}"] = claims.fact([_geometric(own["condition_formed"])], None)
