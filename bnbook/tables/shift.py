@@ -68,6 +68,11 @@ def alive(of_runs: pd.DataFrame) -> pd.DataFrame:
     return found
 
 
+def guesses(rows: pd.DataFrame) -> pd.Series:
+    """Whether runs end below twice guessing's accuracy; those without an accuracy do not."""
+    return rows["validation_accuracy"] < 2 * GUESSING
+
+
 def rank_correlation(x: pd.Series, y: pd.Series) -> float:
     """Spearman's correlation; NaN with fewer than three pairs."""
     return float(x.corr(y, method="spearman")) if len(x) > 2 else float("nan")

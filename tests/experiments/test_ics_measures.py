@@ -211,3 +211,15 @@ def test_the_linear_network_sees_its_targets(small):
 def test_measured_layers_are_spread_from_the_second_to_the_last():
     assert setup.measured_layers(24, 4) == [1, 8, 16, 23]
     assert setup.measured_layers(3, 4) == [1, 2]
+
+
+def test_runs_that_guess_can_be_left_out_of_correlations_and_pairs():
+    table = made_up()
+    plain = (table["network"] == CONV) & (table["arm"] == WITHOUT)
+    table.loc[plain, "validation_accuracy"] = 0.1
+    whole, learned = analysis.effects(table), analysis.effects(table, learned=True)
+    assert set(whole.index.get_level_values("network")) >= {CONV, RELU_MLP}
+    assert CONV not in learned.index.get_level_values("network")
+    assert learned.equals(whole.drop(CONV, level="network"))
+    without = analysis.correlations(table[~plain])
+    assert analysis.correlations(table, learned=True).equals(without)

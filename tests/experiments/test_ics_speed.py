@@ -173,3 +173,22 @@ def test_the_probes_move_nothing(small):
         loss = [t.drop_duplicates("step").set_index("step")["loss"] for t in (few, many)]
         assert loss[0].loc[2] == pytest.approx(loss[1].loc[[1, 2]].mean(), rel=1e-6)
         assert loss[0].loc[4] == pytest.approx(loss[1].loc[[3, 4]].mean(), rel=1e-6)
+
+
+def test_runs_that_guess_can_be_left_out_of_the_correlations():
+    table = made_up()
+    guesses = table["learning_rate"] == 0.1
+    table.loc[guesses, "validation_accuracy"] = 0.1
+    table.loc[guesses, "drift"] = 1e-3 / table.loc[guesses, "loss"].fillna(1.0)
+    at_its_rate = analysis.correlations(made_up(), tuned=True)["drift"]
+    assert (analysis.correlations(table)["drift"] < at_its_rate).all()
+    learned = analysis.correlations(table, learned=True)["drift"]
+    assert learned.tolist() == pytest.approx(at_its_rate.tolist())
+    assert analysis.facts(table)["guessing"]["value"] == 3 * len(analysis.ARMS) * 2
+
+
+def test_a_network_that_a_record_does_not_hold_has_facts_without_a_value():
+    found = analysis.facts(made_up().query("network == @RELU_MLP"))
+    assert found["tuned_loss_range_relu"]["value"] == pytest.approx(2, rel=0.05)
+    assert found["tuned_loss_range_conv"]["value"] is None
+    assert found["noisy_drift_relu"]["value"] == pytest.approx(0.9)

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from itertools import pairwise
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -71,6 +72,16 @@ def test_measures_on_a_table_with_known_truth():
     assert analysis.movement_ratio(table).tolist() == pytest.approx([3.0] * 3)
     verdicts = {c.id: criterion(c, table).verdict for c in FIG1.claims}
     assert set(verdicts.values()) == {"reproduced"}
+
+
+def test_between_two_readings_the_step_at_the_level_is_that_of_a_line():
+    table, noise = made_up(speed=3), 0.001 * np.arange(3)
+    short = 0.99 * 0.801 - noise
+    # Without BN 0.01 a step; with BN 0.75 at step 25 and 0.82 at step 30.
+    truth = (short / 0.01) / (25 + 5 * (short - 0.75) / 0.07)
+    assert analysis.speedup_between(table).to_numpy() == pytest.approx(truth)
+    assert analysis.speedup(table).tolist() == pytest.approx([80 / 30] * 3)
+    assert analysis.speedup_between(made_up(gap=-0.05)).isna().all()
 
 
 @pytest.mark.parametrize(

@@ -148,6 +148,17 @@ def test_the_nearest_rate_lies_between_those_that_were_run():
     assert analysis.rate_ratio(table).tolist() == pytest.approx([0.08] * 5, rel=0.01)
 
 
+def test_between_the_rates_run_a_curve_is_nearer_than_at_any_of_them():
+    """Accuracies on both sides of the paper's, in proportion to the log rate, meet at its zero."""
+    table = searched({WITHOUT: (0.05, 0.16), WITH: (0.05, 0.6)})
+    rows = (table["arm"] == WITHOUT) & (table["std"] == 0.05) & ~table["tunes"]
+    curve = analysis.paper_curve(WITHOUT, table["paper_step"].max())
+    drawn_there = np.interp(table.loc[rows, "paper_step"], curve.steps, curve.values)
+    away = 0.03 * np.log(table.loc[rows, "learning_rate"] / 0.165)
+    table.loc[rows, "test_accuracy"] = drawn_there + away
+    assert (analysis.between_rates(table) < 0.5 * analysis.met(table)).all()
+
+
 def test_the_setting_of_the_spread_is_the_planted_one(found):
     off = analysis.spreads_off(found[found["tunes"] & (found["arm"] == WITHOUT)])
     _, _, std, rate = off.idxmin()

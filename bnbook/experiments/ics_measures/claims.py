@@ -52,22 +52,26 @@ def least_agreement(table: pd.DataFrame) -> pd.Series:
 
 
 def correlations(
-    table: pd.DataFrame, arm: str | None = None, without: str | None = None
+    table: pd.DataFrame, arm: str | None = None, learned: bool = False
 ) -> pd.DataFrame:
-    """Rank correlations over runs, of one arm or all, of all networks or all but one.
+    """Rank correlations over runs, of one arm or all, of all runs or those that learned.
 
     Index seed, a column for each pair of measures.
     """
     rows = shift.alive(shift.runs(table))
-    rows = rows[rows["network"] != without]
+    rows = rows[~shift.guesses(rows)] if learned else rows
     rows = rows if arm is None else rows[rows["arm"] == arm]
     found = {seed: shift.pairwise(own) for seed, own in rows.groupby("seed")}
     return pd.DataFrame(found).T.rename_axis("seed")
 
 
-def effects(table: pd.DataFrame) -> pd.DataFrame:
-    """With BN over without at the same network, rate and seed: columns the three measures."""
-    wide = shift.alive(shift.runs(table)).pivot_table(
+def effects(table: pd.DataFrame, learned: bool = False) -> pd.DataFrame:
+    """With BN over without at the same network, rate and seed: columns the three measures.
+
+    Of all pairs, or of those of which both learned.
+    """
+    rows = shift.alive(shift.runs(table))
+    wide = (rows[~shift.guesses(rows)] if learned else rows).pivot_table(
         index=["seed", "network", "learning_rate"], columns="arm", values=list(shift.AGREEING)
     )
     return pd.DataFrame({n: wide[n, WITH] / wide[n, WITHOUT] for n in shift.AGREEING}).dropna()
@@ -209,11 +213,14 @@ def facts(table: pd.DataFrame) -> dict[str, Any]:
         for column in ("distance", "relative", "loss"):
             found[f"{short}_{column}"] = _factor(ratio(table, network, column))
     every = {name: correlations(table, arm) for name, arm in _ARMS.items()}
-    every["learning"] = correlations(table, without=SIGMOID_MLP)
+    every["learned"] = correlations(table, learned=True)
     for name, pairs in every.items():
         for a, b in combinations(shift.AGREEING, 2):
             found[f"{name}_{a}_{b}"] = claims.fact(pairs[a, b].dropna(), 2)
-    same = effects(table)
+    found["learned_least"] = claims.fact(every["learned"].min(axis=1).dropna(), 2)
+    same, learned = effects(table), effects(table, learned=True)
+    lower = 100 * (learned["relative"] < 1).mean()
+    found["learned_reduced"] = claims.fact([lower], 0, " %")
     for measure in shift.AGREEING:
         found[f"reduced_{measure}"] = claims.fact([100 * (same[measure] < 1).mean()], 0, " %")
     lived, judged = shift.alive(of_runs), shift.judged(of_runs)
@@ -221,6 +228,8 @@ def facts(table: pd.DataFrame) -> dict[str, Any]:
         **found,
         **shift_ratios.facts(table),
         "pairs": claims.fact([len(same)], 0),
+        "learned_pairs": claims.fact([len(learned)], 0),
+        "guessing": claims.fact([shift.guesses(lived).sum()], 0),
         "seeds": claims.fact([judged["seed"].nunique()], 0),
         "tuning": claims.fact([of_runs["seed"].nunique() - judged["seed"].nunique()], 0),
         "rates": claims.fact([of_runs.groupby("network")["learning_rate"].nunique().max()], 0),

@@ -39,6 +39,8 @@ SHORT = dict(
 """The arms' names in facts."""
 EQUAL = 0.1
 """The rate of both arms at which the landscapes are compared, the paper's."""
+BY_NETWORK = {RELU_MLP: "relu", shift.CONV: "conv"}
+"""Networks whose numbers the page gives one by one, and their names in facts."""
 LANDSCAPE = ("loss_range", "gradient_change", "smoothness")
 SANTURKAR = "Santurkar et al. 2018"
 
@@ -70,14 +72,15 @@ def drift_ratio(table: pd.DataFrame, arm: str, other: str) -> pd.Series:
     return pd.Series(np.exp(logs[arm] - logs[other]))
 
 
-def correlations(table: pd.DataFrame, tuned: bool = False) -> pd.DataFrame:
+def correlations(table: pd.DataFrame, tuned: bool = False, learned: bool = False) -> pd.DataFrame:
     """Rank correlation of each measure with the loss over training, mean over networks, per seed.
 
-    Over all arms and rates, or over the arms, each at its tuned rate. Positive: less shift goes
-    with faster training.
+    Over all arms and rates, or over the arms, each at its tuned rate; of all runs or those that
+    learned. Positive: less shift goes with faster training.
     """
     of_runs = shift.runs(table)
     rows = shift.at_tuned(of_runs) if tuned else shift.alive(of_runs)
+    rows = rows[~shift.guesses(rows)] if learned else rows
     found = {}
     for seed, own in rows.groupby("seed"):
         each = [
@@ -296,6 +299,9 @@ def facts(table: pd.DataFrame) -> dict[str, Any]:
             for arm in (WITHOUT, WITH):
                 value = _geometric(medians.loc[medians["arm"] == arm, column])
                 found[f"{name}_{SHORT[arm]}_{column}"] = claims.fact([value], 2)
+    found["learned_drift"] = claims.fact(correlations(table, learned=True)["drift"].dropna(), 2)
+    for network, name in BY_NETWORK.items():
+        found |= _of_network(table[table["network"] == network], name)
     found["noisy_drifts"] = _ratio(drift_ratio(table, NOISY, WITHOUT))
     return {
         **found,
@@ -307,8 +313,22 @@ def facts(table: pd.DataFrame) -> dict[str, Any]:
         "rates": claims.fact([judged["learning_rate"].nunique()], 0),
         "runs": claims.fact([len(judged)], 0),
         "lost": claims.fact([len(judged) - len(lived)], 0),
+        "guessing": claims.fact([shift.guesses(lived).sum()], 0),
         "steps": claims.fact([table["step"].max()], 0),
     }
+
+
+def _of_network(table: pd.DataFrame, name: str) -> dict[str, Any]:
+    """Describe one network at tuned rates; without values where a record does not hold it."""
+    if table.empty:
+        empty = ("tuned_loss_range", *(f"{SHORT[arm]}_drift" for arm in (NOISY, WITHOUT)))
+        return {f"{each}_{name}": claims.fact([], 2) for each in empty}
+    tuned = shift.at_tuned(shift.runs(table))
+    found = {f"tuned_loss_range_{name}": _ratio(landscape_ratio(table, "loss_range", tuned=True))}
+    for arm in (NOISY, WITHOUT):
+        drift = _geometric(tuned.loc[tuned["arm"] == arm, "drift"])
+        found[f"{SHORT[arm]}_drift_{name}"] = claims.fact([drift], 2)
+    return found
 
 
 def _geometric(values: pd.Series) -> float:

@@ -145,6 +145,22 @@ def nearest_rates(table: pd.DataFrame) -> pd.Series:
     return pd.Series(found, dtype=float)
 
 
+def between_rates(table: pd.DataFrame) -> pd.Series:
+    """Points off the curve without BN at the nearest rate that lies between those run, per seed.
+
+    Each seed's accuracies are interpolated in the logarithm of the rate, at the likely std.
+    """
+    std, rate = likely(table)[0], float(np.exp(np.log(nearest_rates(table)).mean()))
+    rows = table[~table["tunes"] & (table["arm"] == WITHOUT) & (table["std"] == std)]
+    curve, found = paper_curve(WITHOUT, rows["paper_step"].max()), {}
+    for seed, own in rows.groupby("seed"):
+        wide = own.pivot(index="paper_step", columns="learning_rate", values="test_accuracy")
+        logs = np.log(wide.columns.to_numpy(float))
+        values = [np.interp(np.log(rate), logs, row) for row in wide.to_numpy(float)]
+        found[seed] = 100 * drawn.distance(wide.index, values, curve)
+    return pd.Series(found, dtype=float)
+
+
 def spreads_off(table: pd.DataFrame) -> pd.Series:
     """How far the spread of a sigmoid's input is from the paper's, index `RUN`.
 
@@ -322,6 +338,7 @@ def facts(table: pd.DataFrame) -> claims.Facts:
         "likely_lead": claims.fact(likely_leads(table), 1, " points"),
         "best_lead": claims.fact(best_leads(table), 1, " points"),
         "nearest_rate": geometric(nearest_rates(table), 3),
+        "between_rates": claims.fact(between_rates(table), 2, " points"),
         "paper_lead": claims.fact([paper_lead(until)], 1, " points"),
         **_beside_paper(table),
     }

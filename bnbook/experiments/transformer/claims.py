@@ -11,6 +11,7 @@ from bnbook.evidence import claims
 from bnbook.evidence.claims import TIMES, Claim, Premise, control
 from bnbook.tables import choosing
 from bnbook.tables.arms import BN, LAYER_NORM
+from bnbook.tables.start import geometric
 
 COUNTED = "BN, padding counted"
 RMS_NORM, POWER_NORM, NONE = "RMSNorm", "PowerNorm", "no norm"
@@ -77,6 +78,11 @@ def text_over_images(table: pd.DataFrame) -> pd.Series:
         distance(table, arm(kind, BN, PRE), "mean_distance") for kind in (WORDS, PIXELS)
     )
     return text / images
+
+
+def text_over_images_later(table: pd.DataFrame, least: int) -> pd.Series:
+    """`text_over_images` of the readings from a step on."""
+    return text_over_images(table[table["step"] >= least])
 
 
 def bn_over_power_norm(table: pd.DataFrame) -> pd.Series:
@@ -199,6 +205,9 @@ def facts(table: pd.DataFrame) -> claims.Facts:
         apart = distance(table, name, "mean_distance").dropna()
         found[f"mean_distance_{_slug(name)}"] = claims.fact(apart, 3)
         found[f"end_excess_{_slug(name)}"] = claims.fact(excess[name].dropna(), 2)
+    steps = sorted(choosing.shown(table)["step"].unique())
+    for when, least in (("after_first", steps[:2][-1]), ("last", steps[-1])):
+        found[f"words_{when}"] = geometric(text_over_images_later(table, least).dropna(), 2, "×")
     rates = choosing.chosen(table)
     for name in (arm(WORDS, BN, PRE), arm(PIXELS, BN, PRE), CONVNET):
         found[f"rate_{_slug(name)}"] = claims.fact([rates[name]], 3)
