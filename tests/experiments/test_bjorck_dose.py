@@ -133,6 +133,7 @@ def test_claims_on_the_papers_own_picture(whole):
     assert claims.rate_gain(table).mean(axis=1).tolist() == pytest.approx([8, 8, 8])
     assert claims.explained(table)["part"].tolist() == pytest.approx([8, 8, 8])
     assert claims.speedup(table).tolist() == [2 * 3 * 2 / 2] * 3  # half of 60 over a quarter of 20
+    assert claims.least_speedup(table).tolist() == [15 / 5] * 3  # readings at quarters
     found = verdicts(CLAIMS, table)
     del found["share_rises"]  # the rate brings all of the gain in each network
     assert found.pop("rises") == "reproduced"

@@ -223,3 +223,17 @@ def test_runs_that_guess_can_be_left_out_of_correlations_and_pairs():
     assert learned.equals(whole.drop(CONV, level="network"))
     without = analysis.correlations(table[~plain])
     assert analysis.correlations(table, learned=True).equals(without)
+
+
+def test_medians_do_not_follow_a_reading_far_above_the_rest_and_one_rate_is_bns():
+    table = made_up()
+    truth = analysis.by_median(table, "change")
+    plain = (table["network"] == CONV) & (table["arm"] == WITHOUT)
+    far = table[plain].groupby(["seed", "learning_rate"]).head(1).index
+    table.loc[far, "change"] = 1e3
+    assert analysis.by_median(table, "change").tolist() == pytest.approx(truth.tolist())
+    assert (analysis.ratio(table, CONV, "change") < 0.1 * truth).all()
+    rate = shift.tuned_rates(shift.runs(table))[LINEAR_25, WITH]
+    both = table[(table["network"] != LINEAR_25) | (table["learning_rate"] == rate)]
+    expected = analysis.cosine_gap(both).tolist()
+    assert analysis.cosine_at_one_rate(table).tolist() == pytest.approx(expected)

@@ -21,6 +21,7 @@ from bnbook.experiments.bjorck_dose.cells import CELL, NETWORK, Rates
 from bnbook.tables import papers, right, tuning
 from bnbook.tables.arms import WITH, WITHOUT
 from bnbook.tables.rate_map import rate_fact
+from bnbook.tables.start import geometric
 
 Network = tuple[int, float]
 """Residual blocks a stage, and gain."""
@@ -152,11 +153,22 @@ def speedup(table: pd.DataFrame) -> pd.Series:
     return _steps(table, found.low) / _steps(table, found.high)
 
 
-def _steps(table: pd.DataFrame, cell: pd.DataFrame) -> pd.Series:
-    """Return the first measured step of a cell with `FAST` training accuracy, by seed."""
+def least_speedup(table: pd.DataFrame) -> pd.Series:
+    """`speedup` at its least by the steps measured: at r0 the last one before `FAST` is reached."""
+    found = compared(table)
+    return _steps(table, found.low, before=True) / _steps(table, found.high)
+
+
+def _steps(table: pd.DataFrame, cell: pd.DataFrame, before: bool = False) -> pd.Series:
+    """Return the first measured step of a cell with `FAST` training accuracy, by seed.
+
+    Or the last one `before` it.
+    """
     rows = cell.reset_index()[[*CELL, "seed", "length"]]
     runs = table.merge(rows, on=[*CELL, "seed", "length"])
     reached = runs[runs["training_accuracy"] >= FAST].groupby("seed")["step"].min()
+    if before:
+        reached = runs[runs["step"] < runs["seed"].map(reached)].groupby("seed")["step"].max()
     return reached.reindex(rows["seed"]).astype(float)
 
 
@@ -417,6 +429,7 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     }
     ended = _ends(table)
     tuned = ended[(ended["n"] == n) & (ended["gain"] == gain) & ended["tunes"].astype(bool)]
+    described["least_faster"] = geometric(least_speedup(table).dropna(), 2, "×")
     described["growth_tuned"] = claims.fact(_growth(tuned), 2)
     for each in sorted({*DOSES, *found.index}):
         own = _of_network(_compared(ended, each), found[found.index == each])

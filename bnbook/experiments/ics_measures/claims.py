@@ -77,6 +77,24 @@ def effects(table: pd.DataFrame, learned: bool = False) -> pd.DataFrame:
     return pd.DataFrame({n: wide[n, WITH] / wide[n, WITHOUT] for n in shift.AGREEING}).dropna()
 
 
+def by_median(table: pd.DataFrame, column: str) -> pd.Series:
+    """`ratio` of the convolutional network with medians over training and layers, not means."""
+    rates, rows = shift.tuned_rates(shift.runs(table)), shift.judged(table)
+    rows = rows[(rows["network"] == CONV) & rows["arm"].isin(ARMS)]
+    own = [rates[CONV, arm] for arm in rows["arm"]]
+    wide = rows[rows["learning_rate"] == own].groupby(["seed", "arm"])[column].median().unstack()
+    return pd.Series(wide[WITH] / wide[WITHOUT])
+
+
+def cosine_at_one_rate(table: pd.DataFrame) -> pd.Series:
+    """`cosine_gap` with both networks at the rate that is tuned for BN."""
+    of_runs = shift.runs(table)
+    rows, rate = shift.judged(of_runs), shift.tuned_rates(of_runs)[LINEAR_25, WITH]
+    own = rows[(rows["network"] == LINEAR_25) & (rows["learning_rate"] == rate)]
+    wide = own.pivot_table(index="seed", columns="arm", values="cosine")
+    return pd.Series(wide[WITH] - wide[WITHOUT])
+
+
 def cosine_gap(table: pd.DataFrame) -> pd.Series:
     """Cosine of G and G' with BN less without, in the deep linear network, per seed."""
     values = tuned(table, LINEAR_25, "cosine")
@@ -227,6 +245,9 @@ def facts(table: pd.DataFrame) -> dict[str, Any]:
     return {
         **found,
         **shift_ratios.facts(table),
+        "conv_change_median": _factor(by_median(table, "change")),
+        "conv_relative_median": _factor(by_median(table, "relative")),
+        "linear_one_rate": claims.fact(cosine_at_one_rate(table).dropna(), 2),
         "pairs": claims.fact([len(same)], 0),
         "learned_pairs": claims.fact([len(learned)], 0),
         "guessing": claims.fact([shift.guesses(lived).sum()], 0),
