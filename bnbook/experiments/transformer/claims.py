@@ -80,11 +80,6 @@ def text_over_images(table: pd.DataFrame) -> pd.Series:
     return text / images
 
 
-def text_over_images_later(table: pd.DataFrame, least: int) -> pd.Series:
-    """`text_over_images` of the readings from a step on."""
-    return text_over_images(table[table["step"] >= least])
-
-
 def bn_over_power_norm(table: pd.DataFrame) -> pd.Series:
     """Distance of BN's batch variance over that of PowerNorm's quadratic mean, on characters."""
     own, other = (
@@ -207,7 +202,8 @@ def facts(table: pd.DataFrame) -> claims.Facts:
         found[f"end_excess_{_slug(name)}"] = claims.fact(excess[name].dropna(), 2)
     steps = sorted(choosing.shown(table)["step"].unique())
     for when, least in (("after_first", steps[:2][-1]), ("last", steps[-1])):
-        found[f"words_{when}"] = geometric(text_over_images_later(table, least).dropna(), 2, "×")
+        later = text_over_images(table[table["step"] >= least])
+        found[f"words_{when}"] = geometric(later.dropna(), 2, "×")
     rates = choosing.chosen(table)
     for name in (arm(WORDS, BN, PRE), arm(PIXELS, BN, PRE), CONVNET):
         found[f"rate_{_slug(name)}"] = claims.fact([rates[name]], 3)
