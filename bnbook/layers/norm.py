@@ -66,11 +66,12 @@ class BatchNorm(_BatchNorm):
     while the squared deviations of a feature and their sum stay finite, in float32 deviations below
     :math:`1.8 \cdot 10^{19} / \sqrt m`; beyond, outputs are :math:`\beta` and the running variance
     infinite, and where even the sum of the values is infinite they are NaN. A mean of :math:`a`
-    standard deviations costs a share :math:`2^{-24} a` of the precision, so that a constant feature
-    of float32 gives :math:`\beta` only while its value is small beside
-    :math:`2^{24} \sqrt\epsilon`, about 50,000. In half precision values are counted from the
-    feature's first one, and a constant feature gives :math:`\beta` whatever its value. Where the
-    range is too small, use float64.
+    standard deviations costs a share :math:`2^{-24} a` of the precision, many times that where many
+    values are summed. A constant feature of float32 whose mean has the error :math:`\delta` is off
+    by :math:`\gamma \delta / \sqrt{\delta^2 + \epsilon}`: it gives :math:`\beta` only while its
+    value is small beside :math:`2^{24} \sqrt\epsilon`, about 50,000, and for many values beside a
+    part of that. In half precision values are counted from the feature's first one, and a constant
+    feature gives :math:`\beta` whatever its value. Where the range is too small, use float64.
 
     To torch this is one of its own: the base class, which has the parameters and buffers, is that
     by which ``swa_utils.update_bn`` and others know a BN layer, and loads checkpoints without
@@ -223,8 +224,8 @@ class FusedBatchNorm(BatchNorm):
 
     Where the two differ is torch's doing: third derivatives by the kernel are wrong, without a word
     (its second backward pass takes statistics for constants), and on the CPU a constant feature of
-    value c comes out further from :math:`\beta`, by several times :math:`2^{-24} |c| /
-    \sqrt\epsilon` and without bound. Deviations have the range that they have in `BatchNorm`.
+    value c comes out at a distance from :math:`\beta` that grows with c without bound, where that
+    of `BatchNorm` ends at :math:`\gamma`. Deviations have the range that they have in `BatchNorm`.
     """
 
     affine_in_evaluation = True

@@ -511,6 +511,22 @@ def test_constant_features_far_from_zero(value, shape):
     assert FusedBatchNorm(1)(x).abs().max() <= 64 * rounding, "its statistics are nobody's choice"
 
 
+@pytest.mark.parametrize("shape", [(3,), (999,), (60, 12, 12)])
+def test_a_constant_feature_is_off_by_the_error_of_its_mean(shape):
+    """Of values with all their digits; beyond few of them the error is more than one rounding."""
+    torch.manual_seed(0)
+    value = torch.rand(200) * 10 ** torch.empty(200).uniform_(-1, 7)
+    x = value.view(1, -1, *[1] * (len(shape) - 1)).repeat(shape[0], 1, *shape[1:])
+    off = BatchNorm(200)(x).transpose(0, 1).flatten(1).abs().amax(1)
+    error = (x.mean((0, *range(2, x.dim()))) - value).double()
+    expected = error.abs() / (error**2 + 1e-5).sqrt()
+    torch.testing.assert_close(off.double(), expected, rtol=1e-5, atol=1e-12)
+    assert off.max() <= 1 + 1e-6
+    roundings = (error.abs() / (2**-24 * value)).max()
+    assert roundings <= 2 if len(x) == 3 else roundings > 3
+    assert LeanBatchNorm(200)(x).abs().max() == 0
+
+
 def test_where_the_sum_of_the_values_is_infinite():
     x = torch.full((64, 1), 3e38)
     assert BatchNorm(1)(x).isnan().all()
