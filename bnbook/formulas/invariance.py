@@ -71,7 +71,7 @@ def rescaled_eps(eps: float, a: float) -> float:
     Parameters
     ----------
     eps, a : float
-        Above 0. A negative a also turns the sign of the output.
+        Above 0. With a factor -a the output would change its sign as well.
 
     Returns
     -------

@@ -124,7 +124,7 @@ class NormaliserFreeBlock(nn.Module):
     r"""A residual block that is told the variance of its input instead of measuring it.
 
     .. math::
-        h' = S h + \alpha\, a\, W_2 * \phi\big(W_1 * \phi(h / \beta) + b_1\big) + b_2 , \qquad
+        h' = S h + \alpha\, a\,\big(W_2 * \phi(W_1 * \phi(h / \beta) + b_1) + b_2\big) , \qquad
         \phi(x) = \sqrt{2 / (1 - 1/\pi)}\, \max(0, x) .
 
     Source: Brock, De & Smith 2021, section 3; the factor a, which starts at zero, after SkipInit.
