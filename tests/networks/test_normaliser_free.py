@@ -99,6 +99,26 @@ def test_the_variance_is_as_expected():
     assert ends == pytest.approx([1, 1.25, 1.5, 1.75, 2, 2.25, 2.5, 1.5, 1.75])
 
 
+def test_a_normaliser_free_block_is_its_equation_biases_included():
+    torch.manual_seed(0)
+    model = normaliser_free.NormaliserFreeResNet((0,), scale=0.7, alpha=0.3, **SIZES)
+    outer, x = model.blocks[1], images().expand(-1, 4, -1, -1)
+    first, second = outer.block.conv1, outer.block.conv2
+    with torch.no_grad():
+        first.bias.normal_()
+        second.bias.normal_()
+    w1, w2 = (conv.standardised()[0] for conv in (first, second))
+    b1, b2 = (conv.bias.flatten() for conv in (first, second))
+    conv = torch.nn.functional.conv2d
+
+    def phi(values):
+        return math.sqrt(2 / (1 - 1 / math.pi)) * values.clamp(min=0)
+
+    inner = phi(conv(phi(x / math.sqrt(outer.expected)), w1, b1, padding=1))
+    assert outer.expected == pytest.approx(1.09)
+    torch.testing.assert_close(outer(x), x + 0.3 * 0.7 * conv(inner, w2, b2, padding=1))
+
+
 def test_selu_starts_with_lecuns_weights_and_its_block_is_its_equation():
     model = normaliser_free.SelfNormalisingResNet((0,), **SIZES)
     he = models.ResNet(None, (0,), init_std=ensemble.he, **SIZES)
