@@ -3,7 +3,8 @@ r"""Products of Gaussian random matrices: the Fuss-Catalan law (Bjorck et al. 20
 Let :math:`X = X_1 X_2 \cdots X_M` with independent N x N Gaussian matrices of mean 0 and variance
 :math:`\sigma_i^2 / N`. As N grows, the eigenvalues of :math:`X X^T`, which are the *squared*
 singular values of X, in units of :math:`\prod_i \sigma_i^2`, follow the law whose density
-:math:`\rho_M(x)` is here.
+:math:`\rho_M(x)` is here. What stands in the paper is as recalled (not verified there); tests hold
+the law against its moments and other closed forms.
 
 x is written through an angle :math:`0 < \varphi < \pi / (M + 1)`, falling from the upper edge to 0.
 Near x = 0, where the density is infinite, everything is computed from
