@@ -76,6 +76,18 @@ def gain(table: pd.DataFrame, length: int) -> pd.DataFrame | pd.Series:
     return right.lead(*(cell(table, length, WITH, rate) for rate in (large, small)))
 
 
+def tuned_gain(table: pd.DataFrame, length: int) -> pd.DataFrame | pd.Series:
+    """BN at r1 minus none at r0 after a training of some length, in points."""
+    small, large = rates(table)
+    return right.lead(cell(table, length, WITH, large), cell(table, length, WITHOUT, small))
+
+
+def lead_at_large(table: pd.DataFrame, length: int) -> pd.DataFrame | pd.Series:
+    """BN minus none at r1 after a training of some length, in points."""
+    large = rates(table).large
+    return right.lead(*(cell(table, length, arm, large) for arm in (WITH, WITHOUT)))
+
+
 def same_rate(table: pd.DataFrame) -> pd.DataFrame | pd.Series:
     """BN minus none at r0 after the longest training."""
     return lead(table, longest(table))
@@ -250,6 +262,9 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         "long_epochs": claims.fact(epochs.reindex([long]), 0),
         "short_lead": claims.fact(by_seed(lead(table, short)).dropna(), 1, " points"),
         "long_lead": claims.fact(by_seed(lead(table, long)).dropna(), 1, " points"),
+        "short_gain": claims.points_fact(tuned_gain(table, short), 1),
+        "long_gain": claims.points_fact(tuned_gain(table, long), 1),
+        "long_lead_large": claims.points_fact(lead_at_large(table, long), 1),
         **{
             f"{name}{what}": claims.fact(100 * rows[f"{column}_accuracy"].dropna(), 1, " %")
             for name, rows in ended.items()

@@ -13,6 +13,7 @@ from bnbook.evidence.claims import TIMES, Premise, control
 from bnbook.tables import choosing, right
 from bnbook.tables.arms import BN, LAYER_NORM, WITHOUT
 from bnbook.tables.right import Points
+from bnbook.tables.start import geometric
 
 RAW, TABLE, IMAGES = "raw table", "table", "images"
 """What is learned: a table as it is, the same with standardised columns, and images."""
@@ -33,10 +34,10 @@ def parts(name: str) -> tuple[str, str]:
 ARMS = tuple(arm(task, norm) for task in TASKS for norm in NORMS)
 
 
-def speed(table: pd.DataFrame, task: str) -> pd.Series:
-    """Steps without BN over those with it, to the training loss at which the worse one ends."""
-    steps = choosing.steps_to(table, "loss", [arm(task, norm) for norm in (WITHOUT, BN)])
-    return pd.Series(steps[arm(task, WITHOUT)] / steps[arm(task, BN)])
+def speed(table: pd.DataFrame, task: str, norm: str = BN) -> pd.Series:
+    """Steps without a norm over those with one, to the training loss of the worse one's end."""
+    steps = choosing.steps_to(table, "loss", [arm(task, each) for each in (WITHOUT, norm)])
+    return pd.Series(steps[arm(task, WITHOUT)] / steps[arm(task, norm)])
 
 
 def tuning_runs(table: pd.DataFrame, task: str, norm: str) -> pd.DataFrame:
@@ -126,6 +127,7 @@ def facts(table: pd.DataFrame) -> claims.Facts:
         found |= claims.loss_facts(task, own_losses, 4, " nats")
         found[f"gain_{task.replace(' ', '_')}_bn"] = claims.points_fact(gain(table, task), 1)
     alone = right.by_seed(gain(table, IMAGES))
+    found["speed_images_layernorm"] = geometric(speed(table, IMAGES, LAYER_NORM), 2, "×")
     found["gain_images_bn_seeds"] = claims.points_fact(alone, 1)
     for task in (IMAGES, TABLE):
         found[f"fastest_{task}"] = claims.fact(fastest(table, task), 2, "×")
