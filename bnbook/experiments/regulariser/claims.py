@@ -239,6 +239,16 @@ PRINTED = {
 """The arms whose accuracy the page prints, by their names in facts."""
 
 
+def same_rate(table: pd.DataFrame) -> pd.Series:
+    """BN minus none at the rate chosen without it, points of test accuracy; seeds that choose."""
+    rate = choosing.chosen(table)[WITHOUT]
+    rows = choosing.last(table[table["tunes"] & (table["learning_rate"] == rate)])
+    with_bn, without = (
+        rows[rows["arm"] == arm].set_index("seed")["test_accuracy"] for arm in (WITH, WITHOUT)
+    )
+    return pd.Series(100 * (with_bn - without), dtype=float)
+
+
 def facts(table: pd.DataFrame) -> claims.Facts:
     """Return what the page quotes beside the claims."""
     accuracy, apart, rates = ends(table, "test_accuracy"), gap(table), choosing.chosen(table)
@@ -256,6 +266,7 @@ def facts(table: pd.DataFrame) -> claims.Facts:
             f"l2_{which}": claims.points_fact(difference(table, Arm(bn, decay=True), Arm(bn)), 1),
         }
     return found | {
+        "same_rate": claims.fact([same_rate(table).mean()], 1, " points"),
         "shuffling_without": claims.points_fact(shuffling_gain(table, bn=False), 1),
         "bn_accuracy": claims.points_fact(difference(table, _NORMALISED, _BARE), 1),
         "bn_accuracy_fixed": claims.points_fact(
