@@ -102,9 +102,9 @@ def train(runs: Sequence[Config], session: Session) -> list[pd.DataFrame]:
     model = network(config, seeds, images.shape[1:]).to(images.device)
     batches, streams = fit.streams(len(labels), config.batch_size, config.steps, seeds)
     last = convnets.train(runs, session, model, split.train, batches, streams)
-    found = evaluated(model, split, config)
+    found, trained = evaluated(model, split, config), ("step", "diverged_at", "loss")
     return [
-        convnets.tidy(run, rows(found, run, member), last, member, arm=arm, batch_size=m)
+        convnets.tidy(run, rows(found, run, member), last, member, trained, arm=arm, batch_size=m)
         for member, run in enumerate(runs)
     ]
 
@@ -151,7 +151,12 @@ def rows(found: Sequence[Mapping[str, Any]], run: Config, member: int) -> list[d
 COLUMNS = {
     "arm": "the network, and over what its statistics are taken",
     "batch_size": "images normalised together, m",
-    **convnets.COLUMNS,
+    "seed": "of the initial weights and the minibatches",
+    "tunes": "whether the seed chooses rates; those that do are shown nowhere",
+    "learning_rate": "of SGD, at the first step",
+    "step": "steps of the run",
+    "diverged_at": "step whose loss was not finite, -1 for none",
+    "loss": "mean training loss over all steps, in nats",
     "layer": "normalised layer, from 1; accuracies are of the whole network",
     "draws_of_mean": "independent draws that an image is worth to a channel's mean, median over the"
     " layer's channels",
