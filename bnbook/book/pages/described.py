@@ -229,6 +229,9 @@ CHANGES: Mapping[str, Callable[[Config], Rows]] = {
     "finetune_frozen": _fine_tuned,
     "ioffe_optimisers": _optimisers,
     "ioffe_placement": _relu_and_sigmoid,
+    "positions": lambda config: {
+        "channels": f"{_listed(config['widths'])}; fully connected {_listed(config['hidden'])}"
+    },
     "small_batches": _counts,
     "without_bn": lambda _: {"initial weights": f"He's; with SELU LeCun's; {FIXUP}"},
 }
