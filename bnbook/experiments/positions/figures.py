@@ -23,7 +23,7 @@ from bnbook.plots.style import Look
 
 LOOKS = {
     CONVNET: Look("#0072B2", "o"),
-    ONE_POSITION: Look("#009E73", "^", (6, 1, 1, 1)),
+    ONE_POSITION: Look("#009E73", "^", (1, 1)),
     CONNECTED: Look("#CC79A7", "X", (5, 2, 1, 2)),
 }
 """Of the networks, which all have BN."""
