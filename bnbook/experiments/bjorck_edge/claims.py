@@ -287,7 +287,7 @@ CLAIMS = (
     _expected(
         id="bjorck.edge.classifier_slope",
         statement="Across networks without BN the largest rate that trains is proportional to that"
-        " below which the classifier is safe at the start.",
+        " which the classifier's curvature at the start allows.",
         quantity="distance from 1 of the slope of the logarithm of the measured rate against that"
         " of the predicted one; a quarter is a decade over four decades",
         revised=SIGNED,
@@ -297,8 +297,8 @@ CLAIMS = (
     ),
     _expected(
         id="bjorck.edge.classifier_level",
-        statement="On average over networks the largest rate that trains without BN is that below"
-        " which the classifier is safe at the start, to half a decade.",
+        statement="On average over networks the largest rate that trains without BN is that which"
+        " the classifier's curvature at the start allows, to half a decade.",
         revised=f"{AVERAGED} {SIGNED}",
         quantity="distance from 0 of the mean logarithm of measured over predicted rate",
         measure=partial(level_error, prediction="classifier_rate"),

@@ -4,8 +4,8 @@ Residual networks of 8 to 110 layers with Xavier's weights, with BN and without,
 layers whose branches start smaller or larger, the doses of `bjorck_dose`. Each runs for a few
 hundred steps at a constant rate; what counts as training, and how the largest such rate is found,
 is told in `bnbook.experiments.bjorck_edge.search`. Before, the start is measured, and two rates are
-predicted from it: that below which the classifier is safe whatever its softmax says, and that which
-the largest eigenvalue of the whole network's Hessian allows.
+predicted from it: that which the classifier's curvature allows, whatever its softmax says, and that
+which the largest eigenvalue of the whole network's Hessian allows.
 
 Known of the paper at second hand: that shallower networks without BN allow larger rates, the
 threshold, momentum and weight decay as in He et al. 2016. Remembered: Xavier's initial weights.
