@@ -138,6 +138,7 @@ def test_claims_on_the_papers_own_picture(whole):
     del found["share_rises"]  # the rate brings all of the gain in each network
     assert found.pop("rises") == "reproduced"
     assert found.pop("fails_to_train") == "inconclusive"  # 3 of 3 is 0.29 to 1
+    assert found.pop("without_too") == "not tested"  # no network trains at BN's rate without it
     assert set(found.values()) == {"reproduced"}
 
 
@@ -333,6 +334,33 @@ def test_the_chapter_prints_the_networks_of_the_record_run_or_not(whole):
 def test_claims_turn_when_the_truth_is_otherwise(options, claim, verdict):
     table, _ = played(lambda run: world(run, **options))
     assert verdicts(CLAIMS, table)[claim] == verdict
+
+
+@pytest.mark.parametrize(("per_decade", "verdict"), [(-0.5, "not reproduced"), (3, "reproduced")])
+def test_what_the_larger_rate_brings_without_bn_where_it_trains(monkeypatch, per_decade, verdict):
+    """Validation chooses 0.001 without BN and 0.1 with it; test images say what that brings."""
+
+    def make(run):
+        rows = world(run)
+        if run.arm == WITHOUT and run.gain == 1.0:
+            decades = math.log10(run.learning_rate / 0.001)
+            test = (45 + per_decade * decades + 0.1 * run.seed) / 100
+            return rows.assign(validation_accuracy=0.4 - abs(decades) / 100, test_accuracy=test)
+        return rows
+
+    monkeypatch.setattr(f"{__name__}.edge", lambda n, gain: 1.0 if (n, gain) == (5, 1.0) else 0.002)
+    table, _ = played(make)
+    found = claims.without_too(table)
+    assert found["part"].tolist() == pytest.approx([2 * per_decade] * 3)
+    assert found["whole"].tolist() == pytest.approx([8.0] * 3)
+    assert verdicts(CLAIMS, table)["without_too"] == verdict
+    config = {"networks": NETWORKS}
+    assert claims.shallow_settled(table, config)
+    assert claims.shallow_settled(table[table["n"] == 5], config)
+    assert not claims.shallow_settled(table[(table["gain"] != 2.0) | (table["seed"] != 2)], config)
+    assert claims.facts(table)["larger_rate_without"]["value"] == pytest.approx(2 * per_decade)
+    poor = table["training_accuracy"].where((table["arm"] == WITH) | (table["gain"] != 1.0), 0.9)
+    assert verdicts(CLAIMS, table.assign(training_accuracy=poor))["without_too"] == "not tested"
 
 
 def test_without_the_papers_regime_nothing_is_tested():

@@ -241,6 +241,40 @@ def at_no_gain(table: pd.DataFrame) -> pd.Series:
     return _lines(table, lambda own: own["whole"])["intercept"]
 
 
+def without_too(table: pd.DataFrame) -> pd.DataFrame:
+    """What the larger rate brings without BN, and what it brings with BN, in points, by seed.
+
+    Means over the shallowest networks that train at both rates with BN and without.
+    """
+    found = [each for each in _shallowest(table) if _trains_at_both(each)]
+    parts = [
+        pd.DataFrame(
+            {
+                "part": _percent(each.far) - _percent(each.none),
+                "whole": _percent(each.high) - _percent(each.low),
+            }
+        )
+        for each in found
+    ]
+    if not parts:
+        return pd.DataFrame(columns=["part", "whole"], dtype=float)
+    return pd.concat(parts).groupby(level="seed").mean()
+
+
+def _shallowest(table: pd.DataFrame) -> list[Compared]:
+    ended = _ends(table)
+    least = ended["n"].min()
+    return [_compared(ended, each) for each in doses(table).index if each[0] == least]
+
+
+def _trains_at_both(found: Compared) -> bool:
+    return all(len(cell) and cell["training_accuracy"].min() >= END for cell in _four_cells(found))
+
+
+def _four_cells(found: Compared) -> tuple[pd.DataFrame, ...]:
+    return found.none, found.far, found.low, found.high
+
+
 def _apart(found: Compared) -> Finding:
     return claims.at_least(found.rates.large / found.rates.small, APART, " times")
 
@@ -293,8 +327,27 @@ def settled(table: pd.DataFrame, config: Mapping[str, Any]) -> bool:
     )  # fmt: skip
 
 
+def shallow_settled(table: pd.DataFrame, config: Mapping[str, Any]) -> bool:
+    """Whether the shallowest networks of the config have the seeds that every network has.
+
+    More seeds run only where the network without BN fails at the larger rate.
+    """
+    least = min(n for n, _ in config["networks"])
+    ended = _ends(table)
+    return all(
+        len(cell) >= cells.ALONG
+        for n, gain in config["networks"]
+        if n == least
+        for cell in _four_cells(_compared(ended, (n, gain)))
+    )
+
+
 def _of_judged(condition: Callable[[Compared], Finding]) -> Callable[[pd.DataFrame], Finding]:
     return lambda table: condition(compared(table))
+
+
+def _some_train_at_both(table: pd.DataFrame) -> Finding:
+    return claims.at_least(sum(map(_trains_at_both, _shallowest(table))), 1, " networks")
 
 
 def _several(table: pd.DataFrame) -> Finding:
@@ -408,6 +461,27 @@ CLAIMS = (
         revised="It was written when the numbers of four networks were known.",
         **_OVER_NETWORKS,
     ),
+    control(
+        id="bjorck.dose.without_too",
+        section="a consequence of section 2.1: that it is the rate which generalises",
+        statement="Where a network trains at both rates without BN too, the larger one gives it"
+        " most of what it gives with BN.",
+        quantity="what the network without BN gains from the best rate without BN to that with it,"
+        " over what the network with BN gains there, mean over the networks of fewest layers that"
+        " train at both",
+        measure=without_too,
+        bound=0.5,
+        scale="ratio",
+        premises=(
+            Premise(
+                "a network or more ends above 95 % training accuracy at both rates, with BN and"
+                " without",
+                _some_train_at_both,
+            ),
+        ),
+        revised="It was written when the numbers were known.",
+        settled=shallow_settled,
+    ),
 )
 
 
@@ -431,6 +505,9 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     tuned = ended[(ended["n"] == n) & (ended["gain"] == gain) & ended["tunes"].astype(bool)]
     described["least_faster"] = geometric(least_speedup(table).dropna(), 2, "×")
     described["growth_tuned"] = claims.fact(_growth(tuned), 2)
+    both = without_too(table)
+    described["larger_rate_without"] = claims.fact(both["part"].dropna(), 1, " points")
+    described["larger_rate_with"] = claims.fact(both["whole"].dropna(), 1, " points")
     for each in sorted({*DOSES, *found.index}):
         own = _of_network(_compared(ended, each), found[found.index == each])
         name = f"layers{6 * each[0] + 2}_{str(each[1]).replace('.', '_')}"
