@@ -16,7 +16,7 @@ READERS = [
 PRINTED = re.compile(r"\{fact\}`(\w+)\.(\w+)")
 TIMED = ("bench", "bench_deep")
 """Read whole, by directives that draw tables of timings."""
-GROWING = ("bjorck_epochs110", "bjorck_ghost", "bjorck_layers110", "bjorck_one_layer")
+GROWING = ("bjorck_epochs110", "bjorck_layers110", "bjorck_one_layer")
 """In the queue; their pages are written anew as their records grow."""
 LEDGER = {n: c for n, c in ledger.read(ROOT / "results").items() if n not in (*TIMED, *GROWING)}
 
