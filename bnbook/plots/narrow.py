@@ -42,33 +42,37 @@ def is_on() -> bool:
 
 
 def panels(
-    figure: Figure, rows: int, columns: int, size: tuple[float, float], options: Mapping[str, Any]
-) -> None:
-    """Give a figure the panels that it asked for, under each other; two in a row where many are."""
+    figure: Figure, rows: int, columns: int, size: tuple[float, float],
+    options: Mapping[str, Any], count: int,
+) -> None:  # fmt: skip
+    """Give a figure the panels that it asked for, under each other; two in a row where many are.
+
+    Those that are small on a wide screen count as many.
+    """
     width, height = size
-    across = 1 if columns <= 3 else 2
-    down = -(-rows * columns // across)
+    across = 2 if columns > 3 or width < 2.5 * columns else 1
+    down = -(-count // across)
     if columns > 1:
         each = WIDTH / across * (height / rows) / (width / columns)
         height = down * min(max(each, 1.9), 3.2)
         options = {k: v for k, v in options.items() if not k.endswith("_ratios")}
         options |= {k: options[k] is True for k in ("sharex", "sharey") if k in options}
     figure.set_size_inches(min(width, WIDTH), height)
-    axes = figure.subplots(down, across, **{**options, "squeeze": False})
-    for spare in axes.flat[rows * columns :]:
-        spare.remove()
-    figure.asked = (columns, across)  # type: ignore[attr-defined]
+    figure.subplots(down, across, **options)
+    figure.asked = (count, columns, across)  # type: ignore[attr-defined]
 
 
 def finish(figure: Figure) -> Figure:
     """Name the axes of panels that had a neighbour's names, and make letters and legends fit."""
     if not hasattr(figure, "asked"):
         return figure
-    columns, across = figure.asked
+    count, columns, across = figure.asked
     if columns > across:
-        for at, ax in enumerate(figure.axes):
+        own = figure.axes[:count]
+        for at, ax in enumerate(own):
             ax.tick_params(labelbottom=True)
-            _name(ax, figure.axes[at - at % columns], at % across == 0)
+            _name(ax, own[at - at % columns], at % across == 0)
+            _borrow(ax, own[at % columns], own[range(at, count, columns)[-1]])
     for text in figure.findobj(Text):
         if text.get_text() and float(text.get_fontsize()) < SMALLEST:
             text.set_fontsize(SMALLEST)
@@ -87,6 +91,14 @@ def _name(ax: Axes, first: Axes, is_left: bool) -> None:
         ax.set_ylabel(first.get_ylabel())
     if not ax.get_xlabel() and any(label.get_visible() for label in ax.get_xticklabels()):
         ax.set_xlabel(first.get_xlabel())
+
+
+def _borrow(ax: Axes, top: Axes, bottom: Axes) -> None:
+    """Give a panel the title and the name below it that only the ends of its column have."""
+    if not ax.get_title("left"):
+        ax.set_title(top.get_title("left"), loc="left")
+    if not ax.get_xlabel():
+        ax.set_xlabel(bottom.get_xlabel())
 
 
 def _fold_titles(ax: Any, inches: float) -> None:
@@ -131,6 +143,13 @@ def _fold(legend: Any, columns: int) -> None:
     labels = [text.get_text() for text in legend.get_texts()]
     title = legend.get_title().get_text()
     legend.set_ncols(columns)
-    legend._init_legend_box(legend.legend_handles, labels)
+    legend._init_legend_box(_handles(legend, labels), labels)
     legend._legend_box.set_offset(legend._findoffset)
     legend.set_title(title)
+
+
+def _handles(legend: Any, labels: list[str]) -> list[Any]:
+    """Return what a legend names; of points with bars it keeps the bars alone itself."""
+    whole = {each.get_label(): each for ax in legend.figure.axes for each in ax.containers}
+    kept = zip(labels, legend.legend_handles, strict=True)
+    return [whole.get(label, handle) for label, handle in kept]

@@ -84,7 +84,7 @@ LOOKS = {
     HE: Look("#CC79A7", "D", (1, 1)),
     AS_LONG: Look("#56B4E9", "v", (6, 1, 1, 1)),
     LAST_ONLY: Look("#CC79A7", "X", (3, 1, 1, 1, 1, 1)),
-    WARM_UP: Look("#E69F00", "D", (1, 1)),
+    WARM_UP: Look("#8A8A1F", "D", (1, 1)),
     CLIPPED: Look("#555555", "P", (1, 1, 4, 1)),
     FIXUP: Look("#009E73", "^", (6, 1, 1, 1)),
     SKIPINIT: Look("#56B4E9", "v", (3, 1)),
@@ -159,18 +159,23 @@ class Shown(Figure):
 
 
 def new_figure(
-    rows: int, columns: int, width: float, height: float, *, whole: bool = False, **options: Any
-) -> Figure:
+    rows: int, columns: int, width: float, height: float, *, count: int | None = None,
+    whole: bool = False, **options: Any,
+) -> Figure:  # fmt: skip
     """Return a figure in the book's style, without pyplot's global state.
 
-    One that is `whole` is the same on a phone, where it scrolls: a table that has no room there.
+    `count` is the number of panels where the last row is not full. One that is `whole` is the same
+    on a phone, where it scrolls: a table that has no room there.
     """
+    count = rows * columns if count is None else count
     use()
     figure = Shown(figsize=(width, height))
     if narrow.is_on() and not whole:
-        narrow.panels(figure, rows, columns, (width, height), options)
+        narrow.panels(figure, rows, columns, (width, height), options, count)
     else:
         figure.subplots(rows, columns, **options)
+    for spare in figure.axes[count:]:
+        spare.remove()
     return figure
 
 

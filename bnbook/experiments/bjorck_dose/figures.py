@@ -93,10 +93,13 @@ def rates(table: pd.DataFrame) -> Figure:
     """Draw final test accuracy against rate at each dose that both arms ran, by growth."""
     runs, found = cells.settled(cells.ends(table)), claims.doses(table)
     found = found[runs.groupby(cells.NETWORK)["arm"].nunique().reindex(found.index) == 2]
-    columns = min(4, len(found))
-    rows = -(-len(found) // columns)
-    figure = style.new_figure(rows, columns, 2.4 * columns, 2.4 * rows, sharex=True, sharey=True)
-    for ax, dose in zip(figure.axes, found.reset_index().to_dict("records"), strict=False):
+    count = len(found)
+    rows = -(-count // 4)
+    columns = -(-count // rows)
+    figure = style.new_figure(
+        rows, columns, 2.4 * columns, 2.4 * rows, count=count, sharex=True, sharey=True
+    )
+    for ax, dose in zip(figure.axes, found.reset_index().to_dict("records"), strict=True):
         own = runs[(runs["n"] == dose["n"]) & (runs["gain"] == dose["gain"])]
         own = own.assign(percent=100 * own["test_accuracy"])
         for arm in (WITHOUT, WITH):
@@ -105,9 +108,7 @@ def rates(table: pd.DataFrame) -> Figure:
         ax.set(xscale="log", title=f"{6 * dose['n'] + 2} layers, growth {dose['growth']:.2f}")
         ax.set(xlabel="learning rate", ylabel="test accuracy (%)")
     for at, ax in enumerate(figure.axes):
-        if at >= len(found):
-            ax.set_axis_off()
-        elif at + columns >= len(found):  # nothing below it
+        if at + columns >= count:  # nothing below it
             ax.tick_params(labelbottom=True)
         else:
             ax.set_xlabel("")

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize, SymLogNorm
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
+from matplotlib.ticker import MaxNLocator
 
 from bnbook.experiments.bjorck_fig4 import claims
 from bnbook.plots import style
@@ -38,6 +39,7 @@ def draw_map(
         extent=(-0.5, shown.shape[1] - 0.5, -half, 100 + half),
     )  # fmt: skip
     ax.set(xlabel="channel", ylabel="update applied (%)", title=f"layer {layer}, {column}")
+    ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     return image
 
 
@@ -106,7 +108,7 @@ def draw_loss(ax: Axes, table: pd.DataFrame) -> None:
             style.draw_line(ax, losses, arm, lw=1.1, alpha=0.8, label=label)
     ax.axhline(claims.THRESHOLD, color="0.4", lw=1, ls=":")
     ax.set(yscale="log", xlabel="update applied (%)", ylabel="loss (nats)", xlim=(0, 100))
-    ax.legend(loc="center left")
+    ax.legend(loc="upper left")
 
 
 def maps(table: pd.DataFrame) -> Figure:

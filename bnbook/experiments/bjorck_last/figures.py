@@ -55,7 +55,8 @@ def draw_family(ax: Axes, placed: pd.DataFrame, extremes: pd.DataFrame, family: 
         if style.DASHES[str(arm)]:
             line.set_dashes(style.DASHES[str(arm)])
     ax.set(yscale="log", xlabel=AXES[family], ylabel="largest usable rate")
-    ax.set_xticks(sorted(rows["number"].unique()))
+    numbers = sorted(rows["number"].unique())
+    ax.set_xticks(numbers, labels=[("\n" if n == last else "") + f"{n:g}" for n in numbers])
     style.label_decades(ax.yaxis)
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from bnbook.formulas import gradient_growth_linear, gradient_growth_relu
 from bnbook.plots import style
@@ -70,6 +71,7 @@ def draw_gradients(
             line_of_theory = expected(str(g)) ** (last - mean.index.to_numpy())
             ax.plot(mean.index, line_of_theory, color=look.colour, lw=0.7)
     ax.set(yscale="log", xlabel="layer", ylabel="squared gradient norm, last layer = 1")
+    ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
 
 
 def draw_widths(ax: Axes, growth: pd.Series) -> None:

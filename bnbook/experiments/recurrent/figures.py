@@ -1,5 +1,7 @@
 """Figures of BN in an LSTM, from the experiment's table."""
 
+import re
+
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -47,7 +49,7 @@ def draw_lengths(ax: Axes, table: pd.DataFrame) -> None:
             band = style.bands({at + offset: choosing.ends(table, column)[arm(TEXT, norm)]})
             colour = look.colour if filled else "white"
             style.draw_bars(ax, band, look, ms=7, mfc=colour, ls="")
-    labels = [norm.replace(", ", ",\n") for norm in NORMS]
+    labels = [re.sub(r"(recurrent|the|,) ", r"\1\n", norm) for norm in NORMS]
     ax.set_xticks(range(len(NORMS)), labels=labels, fontsize=8)
     ax.set(ylabel="test loss (bits a character)")
     ax.yaxis.grid(visible=True, color="0.9")
