@@ -15,9 +15,9 @@ SPLITS = {"training_accuracy": "training accuracy (%)", "test_accuracy": "test a
 
 
 def accuracy_limits(table: pd.DataFrame) -> tuple[float, float]:
-    """Limits of an axis of accuracies in per cent: from 0 to the next 20 above all of them."""
+    """Limits of an axis of accuracies in per cent: from 0 to the next 10 above all of them."""
     highest = table.filter(items=[*SPLITS]).max().max()
-    return 0, min(101.0, 20 * math.ceil(5 * highest + 0.05))
+    return 0, min(101.0, 10 * math.ceil(10 * highest + 0.1))
 
 
 def draw_accuracy(

@@ -11,10 +11,11 @@ from bnbook.plots import style
 def draw_pairs(ax: Axes, table: pd.DataFrame) -> None:
     """Draw final test accuracies in per cent; on the diagonal both precisions agree."""
     accuracy = (100 * claims.paired(table, "test_accuracy")).reset_index()
-    for (name, rate), own in accuracy.groupby(claims.CELL):
-        arm, filled = str(name), rate == accuracy["learning_rate"].max()
+    largest = accuracy["learning_rate"] == accuracy["learning_rate"].max()
+    for (name, filled), own in accuracy.groupby(["arm", largest]):
+        arm, rates = str(name), " to ".join(f"{r:g}" for r in _ends(own["learning_rate"]))
         ax.scatter(
-            own[claims.FLOAT32], own[claims.BFLOAT16], label=f"{arm}, rate {rate:g}",
+            own[claims.FLOAT32], own[claims.BFLOAT16], label=f"{arm}, rate {rates}",
             marker=style.MARKERS[arm], edgecolors=style.COLOURS[arm], s=36,
             facecolors=style.COLOURS[arm] if filled else "none",
         )  # fmt: skip
@@ -24,6 +25,10 @@ def draw_pairs(ax: Axes, table: pd.DataFrame) -> None:
     ax.set(xlabel="test accuracy in float32 (%)", ylabel="test accuracy in bfloat16 (%)")
     ax.legend(loc="lower right")
     sns.despine(ax=ax)
+
+
+def _ends(rates: pd.Series) -> list[float]:
+    return sorted({rates.min(), rates.max()})
 
 
 pairs = style.alone(draw_pairs, 5.4, 4.6)

@@ -127,7 +127,6 @@ def draw_steps(ax: Axes, table: pd.DataFrame, arms: Collection[str], level: floa
         style.draw_band(ax, band, arm, marker=style.MARKERS[arm], ms=4)
     ax.set(
         xscale="log", yscale="log", xlabel="learning rate", ylabel=f"steps to {100 * level:.0f} %",
-        ylim=(max(1, 0.5 * table.loc[table["step"] > 0, "step"].min()), 1.5 * table["step"].max()),
     )  # fmt: skip
     style.label_decades(ax.yaxis)
 

@@ -51,7 +51,7 @@ def bound(table: pd.DataFrame) -> Figure:
 
 def looks(sizes: Any) -> dict[int, dict[str, Any]]:
     """Colours and markers of sizes of the minibatch, from small to large."""
-    colours = mpl.colormaps["cividis"](np.linspace(0, 0.85, len(sizes)))
+    colours = mpl.colormaps["viridis"](np.linspace(0, 0.6, len(sizes)))
     return {
         int(size): {"color": colour, "marker": _MARKS[at % len(_MARKS)], "ms": 5}
         for at, (size, colour) in enumerate(zip(sorted(sizes), colours, strict=True))
@@ -81,11 +81,11 @@ def draw_by_rate(ax: Axes, runs: pd.DataFrame, scaled: bool = False) -> None:
 def draw_lines(ax: Axes, along: pd.DataFrame) -> None:
     """Draw test accuracy against the size of the minibatch, one line for each noise scale."""
     shared = along[along.notna().sum(axis=1) > 1]
-    colours = mpl.colormaps["viridis"](np.linspace(0, 0.9, max(1, len(shared))))
-    for (scale, values), colour in zip(shared.iterrows(), colours, strict=True):
+    colours = mpl.colormaps["gray"](np.linspace(0, 0.6, len(shared)))
+    for (scale, values), colour, mark in zip(shared.iterrows(), colours, "sDPX*", strict=False):
         found = 100 * values.dropna()
         label = rf"$\alpha/|B|$ = {scale:.2g}"
-        ax.plot(found.index, found, "o-", ms=4, color=colour, label=label)
+        ax.plot(found.index, found, marker=mark, ms=5, color=colour, label=label)
     ax.set(xscale="log", xlabel="images in a minibatch", ylabel="final test accuracy (%)")
     sizes = list(along.columns)
     ax.set_xticks(sizes, [f"{size:g}" for size in sizes])

@@ -39,12 +39,17 @@ def draw_domains(ax: Axes, table: pd.DataFrame) -> None:
 def draw_numbers(ax: Axes, table: pd.DataFrame) -> None:
     """Draw what new statistics gain against the number of images that they are taken of."""
     sizes = sorted(int(n) for n in table.loc[table["adapting"] > 0, "adapting"].unique())
-    for domain in DOMAINS:
+    for domain, side in zip(DOMAINS, ("low", "high", "high", "low"), strict=True):
         before = claims.error(table, BN, domain)
         gains = {n: before - claims.error(table, BN, domain, ADAPTED, n) for n in sizes}
         look = Look("#0072B2", "o", _DASHES[domain])
         band = style.bands(gains)
-        style.draw_bars(ax, band, look, ms=4, capsize=2, elinewidth=1, label=domain)
+        style.draw_bars(ax, band, look, ms=4, capsize=2, elinewidth=1)
+        ax.annotate(
+            domain, (sizes[-1], band[side].iloc[-1]), xytext=(4, 3 if side == "high" else -3),
+            textcoords="offset points", ha="right", va="bottom" if side == "high" else "top",
+            fontsize=9,
+        )  # fmt: skip
     ax.axhline(0, color="0.5", lw=0.8)
     ax.set(xscale="log", xlabel="unlabelled images", ylabel="points gained")
     ax.xaxis.set_minor_locator(NullLocator())
@@ -57,7 +62,6 @@ def shift(table: pd.DataFrame) -> Figure:
     first, second = figure.axes
     draw_domains(first, table)
     draw_numbers(second, table)
-    second.legend(fontsize=8)
     style.legend(first, 3)
     return figure
 

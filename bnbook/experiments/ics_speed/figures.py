@@ -38,6 +38,7 @@ def speed(table: pd.DataFrame) -> Figure:
             ax, rows[rows["learning_rate"] == own], "step", "loss", "arm", markers=style.MARKERS,
             ms=5,
         )  # fmt: skip
+        style.label_decades(ax.yaxis)
         ax.set(xlabel="training step", ylabel="training loss (nats)")
         ax.set_title(network)
     style.legend(figure.axes[0], 4, fontsize=7)
@@ -67,6 +68,7 @@ def predicts(table: pd.DataFrame) -> Figure:
         draw_scatter(ax, rows, tuned, measure)
     top = 1.2 * float(rows["loss"].clip(upper=6).max())
     figure.axes[0].set(ylabel="loss over training (nats)", ylim=(0.9 * rows["loss"].min(), top))
+    style.label_decades(figure.axes[0].yaxis)
     style.legend(figure.axes[0], 4, fontsize=7)
     return figure
 
@@ -83,6 +85,7 @@ def landscape(table: pd.DataFrame) -> Figure:
             ax.set(yscale="log")
             shown = rows[(rows["learning_rate"] == chosen) & (rows[column] > 0)]
             style.draw_means(ax, shown, "step", column, "arm", markers=style.MARKERS, ms=5)
+            style.label_decades(ax.yaxis)
             ax.set_title(f"{LABELS[column]}, {title}", fontsize=8)
             ax.set(xlabel="training step" if at else "")
     style.legend(figure.axes[0], 4, fontsize=7)

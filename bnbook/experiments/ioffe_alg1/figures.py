@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator
 
 from bnbook.plots import style
 
@@ -69,9 +70,9 @@ def draw_trap(ax: Axes, found: pd.DataFrame, tolerance: float) -> None:
         "passes", (tolerance, len(found) - 0.45), xytext=(-5, 0), textcoords="offset points",
         ha="right", va="bottom", color="0.3", fontsize=9,
     )  # fmt: skip
-    ax.set(xscale="log", xlabel=r"relative error (below $10^{-18}$: left edge)")
+    ax.set(xscale="log", xlabel="relative error")
+    ax.xaxis.set_major_locator(LogLocator(numticks=7))
     ax.set(yticks=heights, yticklabels=found.index, ylim=(-0.6, len(found) - 0.1))
-    ax.set(xlim=(SMALLEST / 3, 30))
 
 
 moments = style.alone(draw_moments, 6.4, 3.4)

@@ -57,7 +57,9 @@ def draw_angles(ax: Axes, angles: pd.DataFrame) -> None:
     ends = np.array([mean["expected"].min() / 1.2, mean["expected"].max() * 1.2])
     ax.plot(ends, ends, color="0.4", lw=0.9, dashes=(4, 2))
     ax.set(xscale="log", yscale="log", xlabel="√(2 × rate × decay)", ylabel="angle of a step (rad)")
-    ax.legend(title="decay", loc="upper left")
+    for axis in (ax.xaxis, ax.yaxis):
+        style.label_decades(axis)
+    ax.legend(title="decay", title_fontsize=9, loc="upper left")
 
 
 def draw_products(ax: Axes, table: pd.DataFrame, against: str) -> None:
@@ -142,6 +144,6 @@ def products(table: pd.DataFrame) -> Figure:
 
 def _colours(values: pd.Index) -> dict[float, tuple[str, str]]:
     """Give every value of an ordered index a colour, light to dark, and a marker."""
-    shades = mpl.colormaps["viridis_r"](np.linspace(0.15, 0.95, len(values)))
+    shades = mpl.colormaps["viridis_r"](np.linspace(0.4, 1, len(values)))
     pairs = zip(values, shades, MARKERS, strict=False)
     return {float(value): (mpl.colors.to_hex(shade), marker) for value, shade, marker in pairs}

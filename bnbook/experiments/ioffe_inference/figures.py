@@ -51,7 +51,7 @@ def _styles(table: pd.DataFrame) -> dict[int, Look]:
 
 
 def _plain(value: float, _: int) -> str:
-    return f"{value:g}"
+    return f"{value:g}".replace("-", "−")
 
 
 def draw_momentum(ax: Axes, table: pd.DataFrame, column: str) -> None:
@@ -140,6 +140,7 @@ def momentum(table: pd.DataFrame) -> Figure:
     draw_momentum(gap, table, "gap")
     gap.axhline(0, color="0.4", lw=0.8)
     gap.set_yscale("symlog", linthresh=1)
+    gap.yaxis.set_major_formatter(FuncFormatter(_plain))
     gap.set(ylabel="accuracy lost (points)", title="test accuracy")
     draw_momentum(mean, table, "mean_error")
     mean.set(ylabel="error (% of a std)", title="mean, first layer")

@@ -62,6 +62,8 @@ def draw_rounding(ax: Axes, table: pd.DataFrame) -> None:
 def draw_course(ax: Axes, runs: pd.DataFrame, column: str, arms: Collection[str]) -> None:
     """Draw a measurement of networks against training steps, mean and 95 % interval over seeds."""
     rows = runs[(runs["step"] > 0) & runs["arm"].isin(list(arms))]
+    if column == "test_accuracy":
+        rows = rows.assign(test_accuracy=100 * rows[column])
     if column in GEOMETRIC:
         rows = rows[rows[column] > 0]
         ax.set_yscale("log")
@@ -109,7 +111,7 @@ rounding = style.alone(draw_rounding, 6.4, 3.6)
 
 
 def network(runs: pd.DataFrame, rate: float) -> Figure:
-    """All networks at one rate: biases, weights, training loss and two accuracies."""
+    """All networks at one rate: biases, weights, training loss and test accuracy."""
     figure = style.new_figure(2, 2, 8, 5.4, sharex=True)
     chosen = runs[runs["learning_rate"] == rate]
     arms = [arm for arm in style.COLOURS if (chosen["arm"] == arm).any()]
@@ -117,12 +119,12 @@ def network(runs: pd.DataFrame, rate: float) -> Figure:
         "bias_norm": "norm of the biases",
         "weight_norm": "norm of the weights",
         "loss": "training loss (nats)",
-        "test_accuracy": "test accuracy",
+        "test_accuracy": "test accuracy (%)",
     }
     for row, (ax, (column, name)) in enumerate(zip(figure.axes, columns.items(), strict=True)):
         draw_course(ax, chosen, column, arms)
         ax.set(ylabel=name, xlabel="training step" if row > 1 else "")
-    figure.axes[3].set_ylim(0, 1.01)
+    figure.axes[3].set_ylim(0, 101)
     style.legend(figure.axes[0], 2)
     return figure
 

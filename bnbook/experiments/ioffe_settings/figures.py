@@ -48,7 +48,7 @@ def draw_curves(ax: Axes, runs: Mapping[str, pd.DataFrame], end: float) -> None:
     """Draw test accuracy of some runs of each arm over the paper's curves."""
     for arm, rows in runs.items():
         curve = drawn.accuracy(arm, end)
-        style.draw_paper(ax, curve.steps, 100 * curve.values, arm, label=f"the paper, {arm}")
+        style.draw_paper(ax, curve.steps, 100 * curve.values, arm, label=f"the paper: {arm}")
         band = 100 * style.mean_band(rows, "paper_step", "test_accuracy")
         style.draw_band(ax, band[band["mean"].notna()], arm, label=arm)
     ax.set(xlabel="training step", ylabel="test accuracy (%)", xlim=(0, end), ylim=(70, 99))

@@ -47,7 +47,9 @@ def _three(
 
 def curves(table: pd.DataFrame) -> Figure:
     """Training loss against steps."""
-    return _three(table, draw_curves, "training loss (nats)")
+    figure = _three(table, draw_curves, "training loss (nats)")
+    style.label_decades(figure.axes[0].yaxis)  # less than one
+    return figure
 
 
 def rates(table: pd.DataFrame) -> Figure:

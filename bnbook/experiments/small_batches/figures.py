@@ -112,9 +112,10 @@ def draw_papers(ax: Axes, curves: Mapping[str, tuple[Sequence[int], Sequence[flo
     for (name, (sizes, errors)), marker in zip(curves.items(), ("o", "X", "s"), strict=False):
         label = {ALGORITHM_2: "population", MIXED: "test minibatches of m"}.get(name, name)
         ax.plot(sizes, errors, marker=marker, ms=5, label=label, color="0.6", lw=1.8)
+        end = 0 if marker == "X" else -1  # flat curves have their name at the right
         ax.annotate(
-            label, (sizes[-1], errors[-1]), xytext=(10, 2), textcoords="offset points",
-            fontsize=8, color="0.35",
+            label, (sizes[end], errors[end]), xytext=(-10 * end, 8), textcoords="offset points",
+            ha="left" if end else "right", fontsize=8, color="0.35",
         )  # fmt: skip
 
 

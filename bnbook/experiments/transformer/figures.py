@@ -68,6 +68,7 @@ def draw_distance(ax: Axes, table: pd.DataFrame, column: str) -> None:
         for each, width, text in ((column, 1.8, label), (f"{column}_95", 0.8, "")):
             style.draw_line(ax, own[each], look, lw=width, marker=".", ms=4, label=text or "_")
     ax.set(xlabel="step", yscale="log")
+    style.label_decades(ax.yaxis)
 
 
 def draw_decoding(ax: Axes, table: pd.DataFrame) -> None:
