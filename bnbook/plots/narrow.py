@@ -71,8 +71,8 @@ def finish(figure: Figure) -> Figure:
         own = figure.axes[:count]
         for at, ax in enumerate(own):
             ax.tick_params(labelbottom=True)
-            _name(ax, own[at - at % columns], at % across == 0)
             _borrow(ax, own[at % columns], own[range(at, count, columns)[-1]])
+            _name(ax, own[at - at % columns], at % across == 0)
     for text in figure.findobj(Text):
         if text.get_text() and float(text.get_fontsize()) < SMALLEST:
             text.set_fontsize(SMALLEST)
@@ -97,8 +97,7 @@ def _borrow(ax: Axes, top: Axes, bottom: Axes) -> None:
     """Give a panel the title and the name below it that only the ends of its column have."""
     if not ax.get_title("left"):
         ax.set_title(top.get_title("left"), loc="left")
-    if not ax.get_xlabel():
-        ax.set_xlabel(bottom.get_xlabel())
+    ax.set_xlabel(ax.get_xlabel() or bottom.get_xlabel(), visible=True)
 
 
 def _fold_titles(ax: Any, inches: float) -> None:

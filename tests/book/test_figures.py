@@ -2,8 +2,10 @@
 
 import re
 
+import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
+from matplotlib.lines import Line2D
 from matplotlib.text import Text
 
 from bnbook.book import build
@@ -48,6 +50,32 @@ def test_a_narrow_figure_has_all_panels_and_names_and_fits(rows, columns, option
     inside = [*figure.legends, *(ax._left_title for ax in figure.axes)]
     for part in inside:
         assert part.get_window_extent().x1 <= figure.bbox.width + 1
+
+
+def test_panels_below_each_other_have_the_names_at_the_ends_of_their_column():
+    with narrow.drawing():
+        figure = style.new_figure(2, 3, 12, 6, count=5, sharex="col")
+        for at, ax in enumerate(figure.axes):
+            ax.set_title(f"column {at}" if at < 3 else "")
+            ax.set_xlabel(f"axis {at % 3}" if at + 3 >= 5 else "")
+        narrow.finish(figure)
+    assert [ax.get_title("left")[-1] for ax in figure.axes] == ["0", "1", "2", "0", "1"]
+    assert [ax.get_xlabel() for ax in figure.axes] == [f"axis {at % 3}" for at in range(5)]
+    assert len({round(ax.get_position().y0, 3) for ax in figure.axes}) == 5
+
+
+def test_a_folded_legend_names_points_with_bars_by_their_marks():
+    with narrow.drawing():
+        figure = style.new_figure(1, 1, 8, 3)
+        for at, marker in enumerate("os^"):
+            band = pd.DataFrame({"mean": [1.0], "low": [0.5], "high": [2.0]}, index=[at])
+            look = style.Look("#000000", marker)
+            style.draw_bars(figure.axes[0], band, look, ls="", label=f"a rather long name {at}")
+        style.legend(figure.axes[0])
+        narrow.finish(figure)
+    (legend,) = figure.legends
+    assert legend._ncols < 3
+    assert {line.get_marker() for line in legend.findobj(Line2D)} >= set("os^")
 
 
 def test_a_figure_that_is_whole_stays_as_it_is():

@@ -90,7 +90,7 @@ def draw_lines(ax: Axes, along: pd.DataFrame) -> None:
     sizes = list(along.columns)
     ax.set_xticks(sizes, [f"{size:g}" for size in sizes])
     ax.minorticks_off()
-    ax.legend(fontsize=7)
+    ax.legend(fontsize=8)
 
 
 def lines(table: pd.DataFrame) -> Figure:

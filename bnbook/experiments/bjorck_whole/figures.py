@@ -21,7 +21,7 @@ def rates(table: pd.DataFrame) -> Figure:
     runs = runs.assign(percent=100 * runs["test_accuracy"])
     lengths = list(runs.groupby("length"))
     figure = style.new_figure(
-        1, len(lengths), max(4.6, 2.6 * len(lengths)), 3.4, sharex=True, sharey=True
+        1, len(lengths), max(4.6, 2.1 * len(lengths)), 3.2, sharex=True, sharey=True
     )
     for at, (ax, (_, own)) in enumerate(zip(figure.axes, lengths, strict=True)):
         ax.set(xscale="log", ylim=accuracy_limits(table))

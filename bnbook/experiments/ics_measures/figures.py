@@ -39,7 +39,7 @@ def draw_measure(ax: Axes, rows: pd.DataFrame, column: str) -> None:
             ax.plot(
                 at + beside, own.mean(), ms=8, mfc="none", label=arm if not at else None, **look
             )
-    ax.set_xticks(range(len(SHORT)), [name.replace(" ", "\n") for name in SHORT], fontsize=8)
+    ax.set_xticks(range(len(SHORT)), [name.replace(" ", "\n") for name in SHORT], fontsize=9)
     ax.set_title(LABELS[column], fontsize=9)
     if column != "cosine":
         ax.set_yscale("log")
@@ -68,9 +68,9 @@ def agree(table: pd.DataFrame) -> Figure:
                     label=f"{network}, {arm}",
                 )  # fmt: skip
         ax.set(xscale="log", yscale="log")
-        ax.set_xlabel(LABELS[a], fontsize=8)
-        ax.set_ylabel(LABELS[b], fontsize=8)
-    style.legend(figure.axes[0], 4, fontsize=7)
+        ax.set_xlabel(LABELS[a], fontsize=9)
+        ax.set_ylabel(LABELS[b], fontsize=9)
+    style.legend(figure.axes[0], 4)
     return figure
 
 

@@ -1,5 +1,7 @@
 """Figures of shift against speed, from the experiment's table."""
 
+import itertools
+
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -17,7 +19,6 @@ LABELS = {
     "gradient_change": "change of the gradient",
     "smoothness": "effective smoothness",
 }
-MARKS = ("o", "s")
 
 
 def once(table: pd.DataFrame) -> pd.DataFrame:
@@ -28,7 +29,7 @@ def once(table: pd.DataFrame) -> pd.DataFrame:
 def speed(table: pd.DataFrame) -> Figure:
     """Training loss of every arm at its tuned rate, a panel for each network."""
     networks = list(table["network"].unique())
-    figure = style.new_figure(1, len(networks), 3 + 3 * len(networks), 3.8, squeeze=False)
+    figure = style.new_figure(1, len(networks), 2 + 3 * len(networks), 3.8, squeeze=False)
     rates = shift.tuned_rates(shift.runs(table))
     for ax, network in zip(figure.axes, networks, strict=True):
         rows = once(table[(table["network"] == network) & (table["step"] > 0)])
@@ -41,35 +42,40 @@ def speed(table: pd.DataFrame) -> Figure:
         style.label_decades(ax.yaxis)
         ax.set(xlabel="training step", ylabel="training loss (nats)")
         ax.set_title(network)
-    style.legend(figure.axes[0], 4, fontsize=7)
+    style.legend(figure.axes[0], 4)
     return figure
 
 
 def draw_scatter(ax: Axes, rows: pd.DataFrame, tuned: pd.DataFrame, measure: str) -> None:
     """Draw the loss over training against a measure; the runs at tuned rates are filled."""
     for arm in ARMS:
-        for network, mark in zip(rows["network"].unique(), MARKS, strict=False):
-            own, best = (
-                each[(each["arm"] == arm) & (each["network"] == network)] for each in (rows, tuned)
-            )
-            ax.plot(own[measure], own["loss"], mark, ms=4, mfc="none", color=style.COLOURS[arm],
-                    alpha=0.5, label=arm if mark == MARKS[0] else None)  # fmt: skip
-            ax.plot(best[measure], best["loss"], mark, ms=5, color=style.COLOURS[arm])
+        own, best = (each[each["arm"] == arm] for each in (rows, tuned))
+        look = {"marker": style.MARKERS[arm], "color": style.COLOURS[arm], "ls": ""}
+        ax.plot(own[measure], own["loss"], ms=4, mfc="none", alpha=0.5, **look)
+        ax.plot(best[measure], best["loss"], ms=5, label=arm, **look)
     ax.set(xscale="log", yscale="log")
-    ax.set_xlabel(LABELS[measure], fontsize=8)
 
 
 def predicts(table: pd.DataFrame) -> Figure:
-    """Loss over training against each measure, all arms and rates."""
-    figure = style.new_figure(1, 3, 9, 4, sharey=True)
+    """Loss over training against each measure, all arms and rates, a row for each network."""
     of_runs = shift.runs(table)
     rows, tuned = shift.alive(of_runs), shift.at_tuned(of_runs)
-    for ax, measure in zip(figure.axes, shift.AGREEING, strict=True):
-        draw_scatter(ax, rows, tuned, measure)
+    networks = list(rows["network"].unique())
+    figure = style.new_figure(
+        len(networks), 3, 9, 1 + 2.7 * len(networks), sharex="col", sharey=True
+    )
+    panels = itertools.product(networks, shift.AGREEING)
+    for ax, (network, measure) in zip(figure.axes, panels, strict=True):
+        own, best = (each[each["network"] == network] for each in (rows, tuned))
+        draw_scatter(ax, own, best, measure)
+        ax.set(title=network, ylabel="loss over training (nats)" if ax in figure.axes[::3] else "")
+        if network == networks[-1]:
+            ax.set_xlabel(LABELS[measure], fontsize=9)
     top = 1.2 * float(rows["loss"].clip(upper=6).max())
-    figure.axes[0].set(ylabel="loss over training (nats)", ylim=(0.9 * rows["loss"].min(), top))
-    style.label_decades(figure.axes[0].yaxis)
-    style.legend(figure.axes[0], 4, fontsize=7)
+    for ax in figure.axes:
+        ax.set_ylim(0.9 * rows["loss"].min(), top)
+        style.label_decades(ax.yaxis)
+    style.legend(figure.axes[0], 4)
     return figure
 
 
@@ -86,7 +92,7 @@ def landscape(table: pd.DataFrame) -> Figure:
             shown = rows[(rows["learning_rate"] == chosen) & (rows[column] > 0)]
             style.draw_means(ax, shown, "step", column, "arm", markers=style.MARKERS, ms=5)
             style.label_decades(ax.yaxis)
-            ax.set_title(f"{LABELS[column]}, {title}", fontsize=8)
+            ax.set_title(f"{LABELS[column]}, {title}", fontsize=9)
             ax.set(xlabel="training step" if at else "")
-    style.legend(figure.axes[0], 4, fontsize=7)
+    style.legend(figure.axes[0], 4)
     return figure

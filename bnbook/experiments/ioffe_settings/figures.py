@@ -52,7 +52,6 @@ def draw_curves(ax: Axes, runs: Mapping[str, pd.DataFrame], end: float) -> None:
         band = 100 * style.mean_band(rows, "paper_step", "test_accuracy")
         style.draw_band(ax, band[band["mean"].notna()], arm, label=arm)
     ax.set(xlabel="training step", ylabel="test accuracy (%)", xlim=(0, end), ylim=(70, 99))
-    ax.legend(loc="lower right")
 
 
 def draw_spreads(ax: Axes, runs: Mapping[str, pd.DataFrame], end: float) -> None:
@@ -81,4 +80,5 @@ def search(
     draw_spreads(figure.axes[3], runs, end)
     figure.axes[2].set_title("both at the ringed setting")
     figure.axes[3].set_title("input to a sigmoid, the same runs")
+    style.legend(figure.axes[2])
     return figure
