@@ -1,6 +1,7 @@
 """Figures of shift against speed, from the experiment's table."""
 
 import itertools
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -50,7 +51,7 @@ def draw_scatter(ax: Axes, rows: pd.DataFrame, tuned: pd.DataFrame, measure: str
     """Draw the loss over training against a measure; the runs at tuned rates are filled."""
     for arm in ARMS:
         own, best = (each[each["arm"] == arm] for each in (rows, tuned))
-        look = {"marker": style.MARKERS[arm], "color": style.COLOURS[arm], "ls": ""}
+        look: dict[str, Any] = {"marker": style.MARKERS[arm], "color": style.COLOURS[arm], "ls": ""}
         ax.plot(own[measure], own["loss"], ms=4, mfc="none", alpha=0.5, **look)
         ax.plot(best[measure], best["loss"], ms=5, label=arm, **look)
     ax.set(xscale="log", yscale="log")
