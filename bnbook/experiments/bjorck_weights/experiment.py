@@ -107,7 +107,7 @@ EXPERIMENT = Experiment(
         ),
         "standard": Config(
             data="cifar10", seeds=(0, 1, 2, 3, 4), learning_rates=(0.001, 0.1), side=16, n=5,
-            pad=0, train_images=5000, validation=1000, test_images=5000, points=10, steps=2000,
+            pad=0, train_images=5000, validation=1000, test_images=5000, points=10, steps=4000,
         ),
     },
     axes=AXES,
