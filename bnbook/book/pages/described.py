@@ -225,6 +225,9 @@ def _scenes(config: Config) -> Rows:
 CHANGES: Mapping[str, Callable[[Config], Rows]] = {
     "batch_leak": _scenes,
     "bjorck_map": _groups_and_starts,
+    "bjorck_weights": lambda _: {
+        "initial weights": "Xavier's; in two networks smaller or larger by a factor"
+    },
     "domain_shift": _one_count,
     "finetune_frozen": _fine_tuned,
     "ioffe_optimisers": _optimisers,
