@@ -354,10 +354,12 @@ def test_what_the_larger_rate_brings_without_bn_where_it_trains(monkeypatch, per
     assert found["part"].tolist() == pytest.approx([2 * per_decade] * 3)
     assert found["whole"].tolist() == pytest.approx([8.0] * 3)
     assert verdicts(CLAIMS, table)["without_too"] == verdict
-    config = {"networks": NETWORKS}
+    config = {"networks": NETWORKS, "learning_rates": RATES, "lengths": LENGTHS, "seeds": SEEDS,
+              "tuning_seeds": TUNING, "goal": GOAL}  # fmt: skip
     assert claims.shallow_settled(table, config)
     assert claims.shallow_settled(table[table["n"] == 5], config)
     assert not claims.shallow_settled(table[(table["gain"] != 2.0) | (table["seed"] != 2)], config)
+    assert not claims.shallow_settled(table[table["seed"] != TUNING[0]], config)
     assert claims.facts(table)["larger_rate_without"]["value"] == pytest.approx(2 * per_decade)
     poor = table["training_accuracy"].where((table["arm"] == WITH) | (table["gain"] != 1.0), 0.9)
     assert verdicts(CLAIMS, table.assign(training_accuracy=poor))["without_too"] == "not tested"

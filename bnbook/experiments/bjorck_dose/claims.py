@@ -328,17 +328,15 @@ def settled(table: pd.DataFrame, config: Mapping[str, Any]) -> bool:
 
 
 def shallow_settled(table: pd.DataFrame, config: Mapping[str, Any]) -> bool:
-    """Whether the shallowest networks of the config have the seeds that every network has.
+    """Whether the shallowest networks of the config have all runs of the seeds that all have.
 
     More seeds run only where the network without BN fails at the larger rate.
     """
     least = min(n for n, _ in config["networks"])
-    ended = _ends(table)
-    return all(
-        len(cell) >= cells.ALONG
-        for n, gain in config["networks"]
-        if n == least
-        for cell in _four_cells(_compared(ended, (n, gain)))
+    shallow = [(n, gain) for n, gain in config["networks"] if n == least]
+    grid, seeds = (config["learning_rates"], config["lengths"]), config["seeds"][: cells.ALONG]
+    return not cells.wanted(
+        _ends(table), shallow, *grid, config["tuning_seeds"], seeds, config["goal"]
     )
 
 
