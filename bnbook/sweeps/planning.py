@@ -10,7 +10,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Hashable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -139,12 +139,29 @@ def estimate(
 ) -> float | None:
     """Return the seconds that runs will take to train, measurements aside, or None.
 
-    A step of one ensemble of each kind is measured, not compiled; nothing, where runs do not train
-    in steps, or when that takes longer than the limit in seconds.
+    A step of one ensemble of each kind is measured, by kernels of our own where they apply, for
+    torch to compile one would take minutes; nothing, where runs do not train in steps, or when that
+    takes longer than the limit in seconds.
     """
-    plan = replace(plan, compiled=False)
     if experiment.measure:
         return None
+    with _uncompiled(plan):
+        return _estimated(experiment, parts, device, plan, limit)
+
+
+def _uncompiled(plan: Plan) -> AbstractContextManager[Any]:
+    """Let torch compile nothing; our kernels, and a GPU's graphs, are used all the same."""
+    if not plan.compiled:
+        return nullcontext()
+    import torch
+
+    eager: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+    return eager
+
+
+def _estimated(
+    experiment: Experiment, parts: Sequence[Any], device: str, plan: Plan, limit: float
+) -> float | None:
     kinds: dict[Hashable, list[Any]] = {}
     for part in parts:
         kinds.setdefault(experiment.fuses(part), []).append(part)

@@ -122,7 +122,23 @@ def test_a_network_that_never_learns_asks_for_nothing_more():
     table, _ = played(never, ((5, 2.0),))
     assert set(table["seed"]) == {100}
     assert set(table["length"]) == set(LENGTHS)  # guessing may be slowness
-    assert all(map(math.isnan, cells.chosen(cells.ends(table))))
+    small, large = cells.chosen(cells.ends(table))
+    assert small == RATES[0]
+    assert math.isnan(large)
+
+
+def test_without_bn_learning_nowhere_the_smallest_rate_is_compared_and_nothing_tested():
+    def never_without(run):
+        dead = {"dead_at": 1, "dead_by": "guessing", "training_accuracy": 0.1}
+        return world(run).assign(**(dead if run.arm == WITHOUT and run.seed in TUNING else {}))
+
+    table, _ = played(never_without, ((5, 2.0),))
+    ended = cells.ends(table)
+    assert cells.chosen(ended) == (RATES[0], 0.1)
+    judged = ended[~ended["tunes"]]
+    ran = set(zip(judged["arm"], judged["learning_rate"], judged["seed"], strict=True))
+    assert ran == {(a, r, s) for a in (WITHOUT, WITH) for r in (RATES[0], 0.1) for s in SEEDS}
+    assert set(verdicts(CLAIMS, table).values()) <= {"not tested", "inconclusive"}
 
 
 def test_claims_on_the_papers_own_picture(whole):

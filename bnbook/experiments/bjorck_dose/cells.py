@@ -7,7 +7,8 @@ may be slow and not dead: it gets the longer lengths too, of which the rule leav
 
 Rates are chosen by validation accuracy of the tuning seeds, which are shown nowhere: every other
 rate of the grid with the first of them, then the neighbours of the best, then the two best with the
-second. r0 is the best rate without BN, r1 the best one with BN. The other seeds then run four
+second. r0 is the best rate without BN, r1 the best one with BN; where no run that chooses learns
+without BN, r0 is the smallest rate of the grid, which is the paper's. The other seeds then run four
 cells: both arms at r0 and at r1; and further ones, if any, the one without BN at r1 alone.
 """
 
@@ -49,7 +50,7 @@ Cells = list[tuple[str, float, int]]
 
 
 class Rates(NamedTuple):
-    """The best rates without BN and with it; NaN where no run learns."""
+    """The best rates without BN and with it; NaN where no run learns with BN, or none has run."""
 
     small: float
     large: float
@@ -81,7 +82,8 @@ def chosen(ended: pd.DataFrame) -> Rates:
     """Return r0 and r1 of one network, from its tuning runs."""
     tuned = settled(ended[ended["tunes"].astype(bool)])
     small, large = (best(tuned, arm) for arm in (WITHOUT, WITH))
-    return Rates(small[0] if small else math.nan, large[0] if large else math.nan)
+    least = tuned.loc[tuned["arm"] == WITHOUT, "learning_rate"].min()  # NaN before the first
+    return Rates(small[0] if small else float(least), large[0] if large else math.nan)
 
 
 def wanted(
@@ -175,7 +177,7 @@ def _rounds(
     yield [(arm, rate, seed) for seed in (first, second) for arm in arms
            for rate in network.best(arm, 2)]  # fmt: skip
     small, large = chosen(network.ended)
-    if math.isnan(small) or math.isnan(large):
+    if math.isnan(large):
         return
     yield [(WITH, small, first)]
     yield [(arm, rate, seed) for seed in seeds for rate in dict.fromkeys((small, large))
