@@ -16,8 +16,8 @@ READERS = [
 PRINTED = re.compile(r"\{fact\}`(\w+)\.(\w+)")
 TIMED = ("bench", "bench_deep")
 """Read whole, by directives that draw tables of timings."""
-GROWING = ("bjorck_epochs110", "bjorck_layers110", "bjorck_one_layer")
-"""In the queue; their pages are written anew as their records grow."""
+GROWING = ("bjorck_one_layer",)
+"""In the queue; its page is written anew as its record grows."""
 LEDGER = {n: c for n, c in ledger.read(ROOT / "results").items() if n not in (*TIMED, *GROWING)}
 
 

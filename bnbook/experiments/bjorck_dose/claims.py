@@ -198,21 +198,22 @@ def response(table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
 
 
-def along(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of `response` from which lines over networks are taken.
+def trained(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of `response` of the networks that are trained to the end."""
+    ended, found = _ends(table), response(table)
+    whole = [each for each in doses(table).index if _ended(_compared(ended, each))[0]]
+    return found[found.set_index(NETWORK).index.isin(whole)]
 
-    Of networks that are trained to the end and that `cells.ALONG` seeds have, the seeds that have
-    all.
+
+def along(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of `trained` from which lines over networks are taken.
+
+    Of the networks that `cells.ALONG` seeds have, the seeds that have all.
     """
-    ended, found = _ends(table), response(table).dropna()
-    sizes = found.groupby(NETWORK, as_index=False).size()
-    whole = [
-        (n, gain)
-        for n, gain, seeds in sizes.itertuples(index=False)
-        if seeds >= cells.ALONG and _ended(_compared(ended, (n, gain)))[0]
-    ]
-    kept = found[found.set_index(NETWORK).index.isin(whole)]
-    return kept[kept.groupby("seed")["n"].transform("size") == len(whole)]
+    found = trained(table).dropna()
+    kept = found[found.groupby(NETWORK)["seed"].transform("size") >= cells.ALONG]
+    count = len(kept[NETWORK].drop_duplicates())
+    return kept[kept.groupby("seed")["n"].transform("size") == count]
 
 
 def _lines(table: pd.DataFrame, x: Callable[[pd.DataFrame], Any]) -> pd.DataFrame:

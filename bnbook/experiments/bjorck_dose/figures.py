@@ -26,9 +26,12 @@ def of_paper() -> dict[str, float]:
 
 
 def response(table: pd.DataFrame) -> Figure:
-    """Draw BN's gain in two parts against the growth at the start, with the paper's levels."""
+    """Draw BN's gain in two parts against the growth at the start, with the paper's levels.
+
+    Of the networks that are trained to the end.
+    """
     figure = style.new_figure(1, 1, 6.4, 4)
-    draw_response(figure.axes[0], claims.response(table))
+    draw_response(figure.axes[0], claims.trained(table))
     figure.axes[0].get_legend().remove()  # type: ignore[union-attr]
     style.legend(figure.axes[0], 3)
     return figure
@@ -45,7 +48,7 @@ def draw_response(ax: Axes, found: pd.DataFrame) -> None:
         )  # fmt: skip
         ax.axhline(levels[part], color=colour, ls=":", lw=1)
     if found[list(PARTS)].isna().all(axis=None):
-        nothing = "no network has been judged yet"
+        nothing = "no network is trained to the end yet"
         ax.text(0.5, 0.5, nothing, ha="center", color="0.4", transform=ax.transAxes)
     ax.axhline(0, color="0.8", lw=0.8, zorder=0)
     ax.set(

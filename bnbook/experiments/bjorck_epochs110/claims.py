@@ -141,8 +141,6 @@ def facts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         "small_rate": significant([small]),
         "middle_rate": significant([middle]),
         "large_rate": significant([large]),
-        "runs": claims.fact([table.groupby(searched.RUN).ngroups], 0),
-        "seeds": claims.fact([len(searched.shown(table, WITH, large))], 0),
         "with_middle": claims.fact(accuracy(table, WITH, middle), 1, " %"),
     }
     for arm, short in NAMES.items():

@@ -170,16 +170,12 @@ CLAIMS = (
 def facts(table: pd.DataFrame) -> claims.Facts:
     """Return the numbers that the chapter quotes beside the claims, by name."""
     found, rates = runs(table), largest(table)
-    grid = sorted(table["learning_rate"].unique())
     other = (found["above_at"] >= 0) & ~found["diverged"]  # no number diverges by both readings
     said = {
-        "layers": claims.count(6 * int(table["n"].max()) + 2),
         "seeds": claims.count(table["seed"].nunique()),
         "steps": claims.count(table["step"].max()),
-        "rates": claims.count(len(grid)),
+        "rates": claims.count(table["learning_rate"].nunique()),
         "runs": claims.count(len(found)),
-        "smallest_rate": significant(grid[:1]),
-        "largest_rate": significant(grid[-1:]),
         "other_reading": claims.count(other.sum()),
     }
     for arm, short in NAMES.items():
@@ -187,18 +183,14 @@ def facts(table: pd.DataFrame) -> claims.Facts:
         first = own.groupby("seed")["first_loss"].first()
         named = {short: rates[short]} if short in rates else {}
         said |= {
-            f"{short}_first_loss": claims.fact(first, 1),
             f"{short}_first_least": claims.fact(first.nsmallest(1), 1),
             f"{short}_first_most": claims.fact(first.nlargest(1), 1),
-            f"{short}_first_above": claims.count((first > TIMES).sum()),
             f"{short}_runs": claims.count(len(own)),
-            f"{short}_seeds_usual": claims.count(len(at(table, arm, USUAL))),
             f"{short}_largest": significant(named.get(short, pd.Series(dtype=float)).dropna()),
+            f"{short}_learned_usual": claims.count(at(table, arm, USUAL)["learned"].sum()),
         }
-        for what in ("diverged", "learned", "guessing"):
-            said |= {
-                f"{short}_{what}": claims.count(own[what].sum()),
-                f"{short}_{what}_usual": claims.count(at(table, arm, USUAL)[what].sum()),
-                f"{short}_{what}_small": claims.count(at(table, arm, SMALL)[what].sum()),
-            }
+        said |= {
+            f"{short}_{what}": claims.count(own[what].sum())
+            for what in ("diverged", "learned", "guessing")
+        }
     return said
