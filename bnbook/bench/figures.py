@@ -56,9 +56,7 @@ def draw_ratios(ax: Axes, table: pd.DataFrame, workload: str) -> None:
 def plain_ticks(ax: Axes, at: list[float]) -> None:
     """Mark these numbers on a logarithmic x axis, written out, as far as it reaches them."""
     low, high = ax.get_xlim()
-    shown = [tick for tick in at if low <= tick <= high]
-    ax.set_xticks(shown, [f"{tick:g}" for tick in shown])
-    ax.minorticks_off()
+    style.label_numbers(ax.xaxis, [tick for tick in at if low <= tick <= high])
 
 
 def draw_growth(ax: Axes, summary: pd.DataFrame, curve: str) -> None:

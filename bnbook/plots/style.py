@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Concatenate, NamedTuple, ParamSpec
 
@@ -323,6 +323,13 @@ def alone(
         return made
 
     return figure
+
+
+def label_numbers(axis: Axis, at: Iterable[float]) -> None:
+    """Label these numbers of a logarithmic axis, and no others."""
+    shown = list(at)
+    axis.set_ticks(shown, labels=[f"{number:g}" for number in shown])
+    axis.set_minor_locator(NullLocator())
 
 
 def label_decades(axis: Axis) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, NullLocator
+from matplotlib.ticker import NullFormatter
 
 from bnbook.experiments.bjorck_edge import search
 from bnbook.experiments.bjorck_edge.claims import PREDICTIONS
@@ -65,9 +65,7 @@ def draw_depth(ax: Axes, edges: pd.DataFrame, arm: str) -> None:
         logs = pd.Series(np.log(edges[name].to_numpy(float)), index=edges["layers"])
         means = pd.Series(np.exp(logs.groupby(level=0).mean()))
         ax.plot(means.index, means, color="black", lw=1, ls=dashes, label=SAID[name])
-    shown = sorted(edges["layers"].unique())
-    ax.set_xticks(shown, [str(each) for each in shown])
-    ax.xaxis.set_minor_locator(NullLocator())
+    style.label_numbers(ax.xaxis, sorted(edges["layers"].unique()))
 
 
 def predicted(table: pd.DataFrame) -> Figure:

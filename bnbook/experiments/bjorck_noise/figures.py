@@ -73,9 +73,7 @@ def draw_by_rate(ax: Axes, runs: pd.DataFrame, scaled: bool = False) -> None:
     label = r"$\alpha / |B|$" if scaled else r"learning rate $\alpha$"
     ax.set(xscale="log", xlabel=label, ylabel="final test accuracy (%)")
     if not scaled:
-        rates = sorted(runs["learning_rate"].unique())
-        ax.set_xticks(rates, [f"{rate:g}" for rate in rates])
-        ax.minorticks_off()
+        style.label_numbers(ax.xaxis, sorted(runs["learning_rate"].unique()))
 
 
 def draw_lines(ax: Axes, along: pd.DataFrame) -> None:
@@ -87,9 +85,7 @@ def draw_lines(ax: Axes, along: pd.DataFrame) -> None:
         label = rf"$\alpha/|B|$ = {scale:.2g}"
         ax.plot(found.index, found, marker=mark, ms=5, color=colour, label=label)
     ax.set(xscale="log", xlabel="images in a minibatch", ylabel="final test accuracy (%)")
-    sizes = list(along.columns)
-    ax.set_xticks(sizes, [f"{size:g}" for size in sizes])
-    ax.minorticks_off()
+    style.label_numbers(ax.xaxis, along.columns.to_numpy(float))
     ax.legend(fontsize=8)
 
 

@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
 
 from bnbook.experiments.bjorck_products import claims
 from bnbook.formulas import (
@@ -131,8 +130,7 @@ def draw_distances(ax: Axes, table: pd.DataFrame, M: int) -> None:
     ax.plot(sizes, 1 / sizes, color="0.4", lw=0.9, label="1/N")
     ax.set(xscale="log", yscale="log", xlabel="size N", ylabel="distance from the law")
     ax.set_title(f"M = {M}")
-    ax.set_xticks(sizes, [f"{size:.0f}" for size in sizes])
-    ax.xaxis.set_minor_locator(NullLocator())
+    style.label_numbers(ax.xaxis, sizes)
 
 
 def draw_spread(ax: Axes, spread: pd.DataFrame, wiring: str) -> None:

@@ -3,7 +3,6 @@
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
 
 from bnbook.experiments.domain_shift import claims
 from bnbook.experiments.domain_shift.claims import DOMAINS, DRIFT, MOVING
@@ -52,8 +51,7 @@ def draw_numbers(ax: Axes, table: pd.DataFrame) -> None:
         )  # fmt: skip
     ax.axhline(0, color="0.5", lw=0.8)
     ax.set(xscale="log", xlabel="unlabelled images", ylabel="points gained")
-    ax.xaxis.set_minor_locator(NullLocator())
-    ax.set_xticks(sizes, labels=[str(n) for n in sizes])
+    style.label_numbers(ax.xaxis, sizes)
 
 
 def shift(table: pd.DataFrame) -> Figure:

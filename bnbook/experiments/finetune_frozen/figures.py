@@ -5,7 +5,6 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
 
 from bnbook.experiments.finetune_frozen import claims
 from bnbook.experiments.finetune_frozen.claims import ESTIMATED, FROZEN, MOVING, TARGETS
@@ -39,8 +38,7 @@ def draw_target(ax: Axes, table: pd.DataFrame, target: str) -> None:
             at *= 1.15
             ax.axhline(own.mean(), color=look.colour, lw=1.4).set_dashes(look.dashes)
             style.draw_bars(ax, style.bands({at: own}), look, ls="", label=mode, **_BARS)
-    ax.xaxis.set_minor_locator(NullLocator())
-    ax.set_xticks(sizes, labels=[str(m) for m in sizes])
+    style.label_numbers(ax.xaxis, sizes)
 
 
 def finetuning(table: pd.DataFrame) -> Figure:

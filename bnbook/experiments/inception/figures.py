@@ -75,8 +75,7 @@ def figure3(table: pd.DataFrame) -> Figure:
     )  # fmt: skip
     left.axvline(1, color="0.8", lw=0.8, zorder=0)
     left.set(xscale="log", xlabel="times fewer steps to Inception's best accuracy")
-    left.set_xticks([1, 2, 5, 10, 20], ["1", "2", "5", "10", "20"], minor=False)
-    left.minorticks_off()
+    style.label_numbers(left.xaxis, (1, 2, 5, 10, 20))
     draw_rows(
         right, {arm: claims.lead(table, arm, INCEPTION) for arm in arms},
         {arm: best - claims.BEST[INCEPTION] for arm, best in claims.BEST.items()},

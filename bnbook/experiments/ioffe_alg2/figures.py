@@ -36,9 +36,8 @@ def draw_mates(ax: Axes, noise: pd.DataFrame) -> None:
         xscale="log", yscale="log", xlabel="values in a minibatch, m",
         ylabel="spread over batch mates (std)",
     )  # fmt: skip
-    ax.set_xticks(noise.index[::2], labels=[f"{m}" for m in noise.index[::2]])
-    ax.set_yticks([0.05, 0.1, 0.2, 0.5, 1], labels=["0.05", "0.1", "0.2", "0.5", "1"])
-    ax.minorticks_off()
+    style.label_numbers(ax.xaxis, noise.index[::2])
+    style.label_numbers(ax.yaxis, (0.05, 0.1, 0.2, 0.5, 1))
     ax.set_ylim(0.7 * noise["value"].min(), 1)
     ax.legend(loc="upper right")
 

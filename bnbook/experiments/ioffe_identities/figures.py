@@ -30,9 +30,7 @@ def draw_spectrum(ax: Axes, table: pd.DataFrame) -> None:
         ylabel="smallest / largest eigenvalue", ylim=(FLOOR / 3, 3),
     )  # fmt: skip
     crowded = [m for m in rows["m"].unique() if width < m < 2 * width]
-    ticks = sorted(set(rows["m"]) - set(crowded))
-    ax.set_xticks(ticks, labels=[str(m) for m in ticks])
-    ax.minorticks_off()
+    style.label_numbers(ax.xaxis, sorted(set(rows["m"]) - set(crowded)))
     ax.legend(loc="lower right")
 
 

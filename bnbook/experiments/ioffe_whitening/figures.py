@@ -22,7 +22,7 @@ def draw_times(ax: Axes, seconds: pd.DataFrame, over: str | None = None) -> None
         ax, rows.reset_index(), "width", "time", "arm", hue_order=ORDER, markers=style.MARKERS, ms=5
     )
     widths = sorted(seconds.index.get_level_values("width").unique())
-    ax.set_xticks(widths[::2], [f"{width:g}" for width in widths[::2]])
+    style.label_numbers(ax.xaxis, widths[::2])
     ax.minorticks_off()
     ax.set_ylabel("forward and backward (ms)" if over is None else f"time over that of a {over}")
 
@@ -41,9 +41,8 @@ def draw_ranks(ax: Axes, ranks: pd.DataFrame) -> None:
         ax.plot(expected.index, expected, color=colour, lw=1.2)
         ax.plot(rows["width"], rows["rank"], marker, ms=6, mfc="none", color=colour, label=f"{m}")
     ax.set(xscale="log", yscale="log", xlabel="width, d", ylabel="rank of the covariance")
-    for axis in (ax.set_xticks, ax.set_yticks):
-        axis(widths[::2], [f"{width:g}" for width in widths[::2]])
-    ax.minorticks_off()
+    for axis in (ax.xaxis, ax.yaxis):
+        style.label_numbers(axis, widths[::2])
     ax.legend(title="examples, m", title_fontsize=9, loc="upper left")
 
 

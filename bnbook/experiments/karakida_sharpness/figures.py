@@ -5,7 +5,6 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
 
 from bnbook.experiments.karakida_sharpness import claims
 from bnbook.plots import style
@@ -33,9 +32,7 @@ def draw_widths(ax: Axes, table: pd.DataFrame, case: str) -> None:
         markers={arm: look.marker for arm, look in LOOKS.items()},
         dashes={arm: look.dashes for arm, look in LOOKS.items()},
     )  # fmt: skip
-    shown = sorted(rows["width"].unique())
-    ax.set_xticks(shown, [str(width) for width in shown])
-    ax.xaxis.set_minor_locator(NullLocator())
+    style.label_numbers(ax.xaxis, sorted(rows["width"].unique()))
 
 
 def widths(table: pd.DataFrame) -> Figure:

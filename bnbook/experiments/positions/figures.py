@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, NullLocator
 
 from bnbook.experiments.positions.claims import (
     ARMS,
@@ -37,7 +36,7 @@ def draw_errors(ax: Axes, table: pd.DataFrame) -> None:
         band = style.bands({m: own for m in sizes if len(own := error(table, arm, m))})
         style.draw_bars(ax, band, LOOKS[arm], label=arm, **_BARS)
     ax.set(xscale="log", xlabel="images normalised together, m", ylabel="test error (%)")
-    _ticks(ax, sizes)
+    style.label_numbers(ax.xaxis, sizes)
 
 
 def draw_rises(ax: Axes, table: pd.DataFrame) -> None:
@@ -53,13 +52,7 @@ def draw_rises(ax: Axes, table: pd.DataFrame) -> None:
         xlabel="independent draws in a channel's mean",
         ylabel=f"rise of the error from m = {LARGEST} (points)",
     )
-    _ticks(ax, [2, 4, 8, 16, 32])
-
-
-def _ticks(ax: Axes, at: list[int]) -> None:
-    ax.xaxis.set_major_locator(FixedLocator(at))
-    ax.xaxis.set_minor_locator(NullLocator())
-    ax.set_xticks(at, labels=[str(tick) for tick in at])
+    style.label_numbers(ax.xaxis, (2, 4, 8, 16, 32))
 
 
 def errors(table: pd.DataFrame) -> Figure:

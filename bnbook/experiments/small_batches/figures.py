@@ -6,7 +6,6 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, NullLocator
 
 from bnbook.experiments.small_batches.claims import GROUPS, group_norm
 from bnbook.plots import style
@@ -85,8 +84,7 @@ def draw_groups(ax: Axes, table: pd.DataFrame) -> None:
             dashes
         )
     ax.set(xscale="log", xlabel="groups", ylabel="test error (%)")
-    ax.xaxis.set_major_locator(FixedLocator(list(band.index)))
-    ax.xaxis.set_minor_locator(NullLocator())
+    ax.minorticks_off()
     names = {1: "1,\nLayerNorm", each: "each channel,\nInstanceNorm"}
     ax.set_xticks(list(band.index), labels=[names.get(at, str(at)) for at in band.index])
 
@@ -127,10 +125,7 @@ def _errors(table: pd.DataFrame, statistics: str | None, of: str) -> pd.DataFram
 
 def _axis(ax: Axes, sizes: pd.Series) -> None:
     ax.set(xscale="log", xlabel="images normalised together, m")
-    ticks = sorted(set(sizes))
-    ax.xaxis.set_major_locator(FixedLocator(ticks))
-    ax.xaxis.set_minor_locator(NullLocator())
-    ax.set_xticks(ticks, labels=[str(tick) for tick in ticks])
+    style.label_numbers(ax.xaxis, sorted(set(sizes)))
 
 
 def _draw(ax: Axes, rows: pd.DataFrame, label: str, look: Look) -> None:
