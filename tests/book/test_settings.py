@@ -83,7 +83,7 @@ def told(name, profile="standard", **changes):
 
 def test_the_gain_of_the_branches_is_the_configs():
     page = (ROOT / "book/37-one-layer.md").read_text("utf-8")
-    for profile, said in (("standard", "{} times Xavier's"), ("quick", "and {} times, which is")):
+    for profile, said in (("standard", "{} times Xavier's"), ("quick", "not He's, {} times")):
         gain = experiments.find("bjorck_one_layer").profiles[profile].gain
         weights = told("bjorck_one_layer", profile)[""]["initial weights"]
         assert f"in the branches {gain:g} times the variance (He's is 2)" in weights

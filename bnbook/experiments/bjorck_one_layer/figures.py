@@ -36,6 +36,10 @@ def draw_each(ax: Axes, values: pd.DataFrame) -> None:
         ax.plot(own, [row] * len(own), look.marker, ms=4, mew=0, alpha=0.5, color=look.colour)
         if len(own):
             ax.plot(own.median(), row, look.marker, ms=9, mfc="none", mew=1.6, mec=look.colour)
+    if values.isna().all(axis=None):
+        nothing = "no seed that is shown has run yet"
+        ax.text(0.5, 0.5, nothing, ha="center", color="0.4", transform=ax.transAxes)
+        ax.set_xticks([])
     ax.set(ylim=(-0.6, len(LABELS) - 0.4))
     ax.set_yticks(range(len(LABELS)), list(LABELS.values()))
     ax.grid(axis="y", color="0.9")
