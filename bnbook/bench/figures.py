@@ -12,8 +12,8 @@ from bnbook.plots import style
 COLOURS = {
     "ours": "#0072B2",
     "ours, one process": "#56B4E9",
-    "tutorial loop": "#D55E00",
-    "loop, data in memory": "#E69F00",
+    "tutorial loop": "#000000",
+    "loop, data in memory": "#8C564B",
     "Lightning": "#CC79A7",
     "skorch": "#882255",
     "jax.vmap": "#009E73",
