@@ -72,8 +72,8 @@ def rounds(config: Config, table: pd.DataFrame) -> list[Config]:
     """Return the single runs that come next, given the rows of those that ended.
 
     Every network has the first `cells.ALONG` seeds of the config, and one that then meets the
-    premises of the claims has the first `cells.JUDGED`; there the others run without BN at BN's best
-    rate, to see whether they fail. A search sees its own network alone.
+    premises of the claims has the first `cells.JUDGED`; there the others run without BN at BN's
+    best rate, to see whether they fail. A search sees its own network alone.
     """
     ended, found = cells.ends(table), []
     for network in config.networks:

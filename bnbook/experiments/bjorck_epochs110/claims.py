@@ -1,7 +1,8 @@
 """Fifteen epochs of 110 layers: what its table says, written before any recorded run.
 
 The paper's claims about accuracy are of networks trained to the end, which these are not: they are
-tested at full length by dose and response, at 32 layers. Here it is asked what fifteen epochs can say.
+tested at full length by dose and response, at 32 layers. Here it is asked what fifteen epochs can
+say.
 """
 
 from __future__ import annotations

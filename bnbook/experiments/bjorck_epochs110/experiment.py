@@ -12,8 +12,8 @@ Xavier's weights. Chosen here: images of 16 x 16 pixels, 15 epochs (the paper tr
 the grid, and how rates are chosen.
 
 A step was timed at 0.16 s with BN and 0.11 s without on one core (bfloat16, compiled), so that a
-run takes 16 and 11 minutes if it lives, and all about six and a half hours of one core. The record took 13 minutes of one H100, several
-networks in a process.
+run takes 16 and 11 minutes if it lives, and all about six and a half hours of one core. The record
+took 13 minutes of processes that shared one H100, several networks in each.
 """
 
 from __future__ import annotations
