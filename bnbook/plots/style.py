@@ -325,6 +325,11 @@ def alone(
     return figure
 
 
+def say_empty(ax: Axes, why: str) -> None:
+    """Say in the middle of a panel why nothing is drawn there."""
+    ax.text(0.5, 0.5, why, ha="center", color="0.4", transform=ax.transAxes)
+
+
 def label_numbers(axis: Axis, at: Iterable[float]) -> None:
     """Label these numbers of a logarithmic axis, and no others."""
     shown = list(at)

@@ -48,8 +48,7 @@ def draw_response(ax: Axes, found: pd.DataFrame) -> None:
         )  # fmt: skip
         ax.axhline(levels[part], color=colour, ls=":", lw=1)
     if found[list(PARTS)].isna().all(axis=None):
-        nothing = "no network is trained to the end yet"
-        ax.text(0.5, 0.5, nothing, ha="center", color="0.4", transform=ax.transAxes)
+        style.say_empty(ax, "no network is trained to the end yet")
     ax.axhline(0, color="0.8", lw=0.8, zorder=0)
     ax.set(
         xlabel="growth of the second moment at the start, factor a block",

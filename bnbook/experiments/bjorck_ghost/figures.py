@@ -47,7 +47,7 @@ def draw_curves(ax: Axes, table: pd.DataFrame, column: str) -> None:
     if not ax.lines:
         ax.set(xlim=(0, 1), ylim=(0, 100))
         ax.plot([], [])
-        ax.text(0.5, 50, "no network has been judged yet", ha="center", color="0.4")
+        style.say_empty(ax, "no network has been judged yet")
 
 
 FIGURES = {"curves": curves}

@@ -37,8 +37,7 @@ def draw_each(ax: Axes, values: pd.DataFrame) -> None:
         if len(own):
             ax.plot(own.median(), row, look.marker, ms=9, mfc="none", mew=1.6, mec=look.colour)
     if values.isna().all(axis=None):
-        nothing = "no seed that is shown has run yet"
-        ax.text(0.5, 0.5, nothing, ha="center", color="0.4", transform=ax.transAxes)
+        style.say_empty(ax, "no seed that is shown has run yet")
         ax.set_xticks([])
     ax.set(ylim=(-0.6, len(LABELS) - 0.4))
     ax.set_yticks(range(len(LABELS)), list(LABELS.values()))

@@ -60,7 +60,7 @@ def draw_lead(ax: Axes, found: pd.DataFrame) -> None:
     ax.axhline(0, color="0.8", lw=0.8, zorder=0)
     if found.empty:
         ax.set(xlim=(1, 100), ylim=(-5, 15))
-        ax.text(10, 5, "no cell has been run yet", ha="center", color="0.4")
+        style.say_empty(ax, "no cell has been run yet")
         return
     colours = dict(zip(PARTS, ("#56b4e9", "#0072b2"), strict=True))
     for part, label in PARTS.items():
